@@ -1,0 +1,262 @@
+package session
+
+import (
+	"sort"
+
+	"tandem/core/metric"
+	"tandem/core/tenant"
+)
+
+// Counts are the counters that are contributions too: they can be taken back (SPEC 11).
+type Counts struct{ Conflict, UnknownVariation int64 }
+
+// Folder folds beacons into a state and adds what they contribute. It holds scratch memory and where contributions
+// go; Fold itself is a pure function of the state, the events and the chain.
+type Folder struct {
+	Chain *tenant.Chain
+	Sums  *metric.Sums // where contributions go
+	// Beacons: add the contributions of beacons. Ends: add those of visits that end. The stream takes them apart,
+	// since an end counts only once the watermark is past it.
+	Beacons, Ends bool
+	Sign          int64 // 1, or -1 to take contributions back
+	// Seen, if not nil, is told of every (minute, key, visitor) in place of the sketches: what a sketch holds cannot
+	// be taken back, so the shard must compare.
+	Seen   func(minute int64, k metric.Key, visitor uint64)
+	Counts Counts
+	// Closed counts the visits and sessions that the last Fold saw closed by a later beacon.
+	Closed int
+
+	deltas []delta
+}
+
+// delta is a change of a slot's total by the beacon at hand.
+type delta struct {
+	slot int
+	by   int64
+}
+
+// Fold folds the events, in order, each strictly later than the state's last beacon, and returns with the state
+// after them. Fold(s, a++b) = Fold(Fold(s, a), b) wherever the cut does not divide beacons of one ts.
+func (f *Folder) Fold(s *State, events []Event) {
+	f.Closed = 0
+	for i := 0; i < len(events); {
+		j := i + 1
+		for j < len(events) && events[j].TS == events[i].TS {
+			j++
+		}
+		f.group(s, events[i:j])
+		i = j
+	}
+}
+
+// group folds the beacons of one ts. Scopes go by ts, so the markers of all of them are set before any is measured.
+func (f *Folder) group(s *State, g []Event) {
+	ts := g[0].TS
+	rev := f.Chain.At(ts)
+	newVisit := s.Empty
+	if !s.Empty {
+		gap := ts - s.LastTS
+		switch {
+		case f.Chain.Cut(s.LastTS, ts):
+			f.cut(s)
+			newVisit = true
+		case gap > rev.Config.SessionTTL:
+			f.endVisit(s)
+			s.restart()
+			f.Closed++
+			newVisit = true
+		case gap > rev.Config.VisitGap:
+			f.endVisit(s)
+			f.Closed++
+			newVisit = true
+		}
+	}
+	newSession := s.Empty
+	if newSession {
+		s.begin(f.Chain, ts, g[0].Tags)
+	}
+	if newVisit {
+		s.VisitFirst, s.VisitPages, s.VisitEnded = ts, 0, false
+	}
+	f.markers(s, rev, g)
+	for i := range g {
+		f.beacon(s, rev, &g[i], i == 0 && newVisit, i == 0 && newSession, i == 0)
+	}
+	s.LastTS = ts
+	s.VisitTags = g[len(g)-1].Tags
+}
+
+// cut closes a session at a cut. Its visit's end may lie beyond beacons that are no longer of it, so the end waits.
+func (f *Folder) cut(s *State) {
+	f.Closed++
+	if !s.VisitEnded {
+		e := f.end(s)
+		i := sort.Search(len(s.Pending), func(i int) bool { return s.Pending[i].At > e.At })
+		s.Pending = append(s.Pending, End{})
+		copy(s.Pending[i+1:], s.Pending[i:])
+		s.Pending[i] = e
+	}
+	s.restart()
+}
+
+// markers sets the markers that the beacons of one ts set (SPEC 4).
+func (f *Folder) markers(s *State, rev *tenant.Rev, g []Event) {
+	ts := g[0].TS
+	for i := range g {
+		for _, a := range g[i].Exps {
+			if a.Variation < 0 {
+				if f.Beacons {
+					f.Counts.UnknownVariation += f.Sign
+				}
+				continue
+			}
+			ex := &f.Chain.Exps[a.Inst]
+			if ts < ex.Start || ts >= ex.End {
+				continue
+			}
+			if m := s.mark(a.Inst); m != nil {
+				if m.Variation != a.Variation && f.Beacons {
+					f.Counts.Conflict += f.Sign
+				}
+				continue
+			}
+			m := Mark{Inst: a.Inst, Variation: a.Variation, Assigned: ts, Tags: g[0].Tags, FmTags: g[0].Tags}
+			if len(ex.Qualify) == 0 {
+				m.IsQualified, m.Qualified = true, ts
+			}
+			m.end, m.life = f.Chain.ScopeEnds(a.Inst, a.Variation, ts)
+			s.addMark(m)
+		}
+	}
+	for i := range s.Marks {
+		m := &s.Marks[i]
+		if m.IsQualified {
+			continue
+		}
+		ex := &f.Chain.Exps[m.Inst]
+		if ts >= ex.End {
+			continue
+		}
+		for k := range g {
+			if !g[k].Holds(rev.CondPos(ex.Qualify[m.Step])) {
+				continue
+			}
+			if m.Step++; m.Step == len(ex.Qualify) {
+				m.IsQualified, m.Qualified, m.FmTags = true, ts, g[0].Tags
+				break
+			}
+		}
+	}
+}
+
+func (s *State) mark(inst int) *Mark {
+	for i := range s.Marks {
+		if s.Marks[i].Inst == inst {
+			return &s.Marks[i]
+		}
+	}
+	return nil
+}
+
+// addMark keeps the marks in order of instance, and their totals with them.
+func (s *State) addMark(m Mark) {
+	i := len(s.Marks)
+	for i > 0 && s.Marks[i-1].Inst > m.Inst {
+		i--
+	}
+	s.Marks = append(s.Marks, m)
+	s.totals = grow(s.totals, 2*s.slots)
+	if i == len(s.Marks)-1 {
+		return
+	}
+	copy(s.Marks[i+1:], s.Marks[i:])
+	s.Marks[i] = m
+	at, n := (1+2*i)*s.slots, 2*s.slots
+	copy(s.totals[at+n:], s.totals[at:])
+	clear(s.totals[at : at+n])
+}
+
+// beacon measures one beacon in every scope that it is in (SPEC 5, 6). firstOfGroup: no beacon of this ts came
+// before it, so that a scope that begins at this ts begins with it.
+func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, firstOfSession, firstOfGroup bool) {
+	var p *tenant.Point1
+	lastP := int64(noTime)
+	if e.Point != 0 {
+		p = rev.Point(e.Point)
+		if p.Page {
+			s.VisitPages++
+		}
+		lastP = s.saw(e.Point, e.TS)
+		f.change(p, e)
+	}
+	w := measure{f: f, e: e, p: p}
+	if f.Beacons {
+		w.minute = f.Sums.At(floorDiv(e.TS, 60000))
+	}
+	w.scope(0, 0, s.Tags, s.siteTotals(), firstOfVisit, firstOfSession, lastP == noTime)
+	for i := range s.Marks {
+		m := &s.Marks[i]
+		if e.TS >= m.end {
+			continue
+		}
+		x := f.Chain.Exps[m.Inst].X
+		assigned, fm := s.markTotals(i)
+		first := firstOfGroup && e.TS == m.Assigned
+		w.scope(tenant.AssignedScope(x), m.Variation, m.Tags, assigned, firstOfVisit || first, first, lastP < m.Assigned)
+		if m.IsQualified {
+			first = firstOfGroup && e.TS == m.Qualified
+			w.scope(tenant.FmScope(x), m.Variation, m.FmTags, fm, firstOfVisit || first, first, lastP < m.Qualified)
+		}
+	}
+}
+
+const noTime = -1 << 62
+
+// saw notes a beacon of the point and returns the time of the one before, or noTime.
+func (s *State) saw(inst int, ts int64) int64 {
+	for i := range s.Points {
+		if s.Points[i].Inst == inst {
+			before := s.Points[i].TS
+			s.Points[i].TS = ts
+			return before
+		}
+	}
+	i := len(s.Points)
+	for i > 0 && s.Points[i-1].Inst > inst {
+		i--
+	}
+	s.Points = append(s.Points, LastSeen{})
+	copy(s.Points[i+1:], s.Points[i:])
+	s.Points[i] = LastSeen{inst, ts}
+	return noTime
+}
+
+// change lists what the beacon adds to running totals.
+func (f *Folder) change(p *tenant.Point1, e *Event) {
+	f.deltas = f.deltas[:0]
+	for _, slot := range p.Counts {
+		f.deltas = append(f.deltas, delta{slot, 1})
+	}
+	for _, v := range e.Values {
+		for _, slot := range p.Values[v.Index].Sums {
+			f.deltas = append(f.deltas, delta{slot, v.N})
+		}
+	}
+}
+
+func (f *Folder) delta(slot int) int64 {
+	for _, d := range f.deltas {
+		if d.slot == slot {
+			return d.by
+		}
+	}
+	return 0
+}
+
+func floorDiv(a, b int64) int64 {
+	q := a / b
+	if a%b < 0 {
+		q--
+	}
+	return q
+}

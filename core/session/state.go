@@ -1,0 +1,375 @@
+package session
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"tandem/core/tenant"
+)
+
+// State is what Fold must know of a session's past (SPEC 7, summary): it is enough to fold any beacon that is
+// strictly later than LastTS. The zero value is a session without beacons; Reset makes one again.
+type State struct {
+	Empty   bool // no beacon yet; then only Pending means anything
+	FirstTS int64
+	LastTS  int64
+	Tags    uint32 // of the session's first beacon
+
+	VisitFirst int64
+	VisitTags  uint32 // of the visit's last beacon
+	VisitPages int
+	VisitEnded bool // its end was counted
+
+	Points  []LastSeen // by instance
+	Marks   []Mark     // by experiment instance
+	Pending []End      // ends still to come of visits from before a cut, by time
+
+	slots  int
+	totals []int64 // (1 + 2 * marks) * slots: of the site, then assigned and fm of each mark
+}
+
+// LastSeen is the time of the last beacon of a point instance.
+type LastSeen struct {
+	Inst int
+	TS   int64
+}
+
+// Mark holds the markers of one experiment instance (SPEC 4).
+type Mark struct {
+	Inst, Variation int
+	Assigned        int64 // t_assigned
+	Step            int   // conditions met
+	Qualified       int64 // t_qualified; valid if IsQualified
+	IsQualified     bool
+	Tags, FmTags    uint32 // of the first beacon in either scope
+
+	end, life int64 // tenant.ScopeEnds; of the chain, not stored
+}
+
+// End is the end of a visit that a cut has closed before its time had come.
+type End struct {
+	At      int64 // ms
+	Tags    uint32
+	Pages   int
+	Seconds int64
+	Scopes  []EndScope
+}
+
+// EndScope is a scope that held a beacon of the visit.
+type EndScope struct{ Scope, Variation int }
+
+// Reset empties the state and keeps its memory.
+func (s *State) Reset() {
+	s.Pending = s.Pending[:0]
+	s.restart()
+}
+
+func (s *State) restart() {
+	*s = State{Empty: true, Points: s.Points[:0], Marks: s.Marks[:0], Pending: s.Pending, slots: s.slots, totals: s.totals[:0]}
+}
+
+// begin gives the state its first beacon.
+func (s *State) begin(chain *tenant.Chain, ts int64, tags uint32) {
+	s.Empty, s.FirstTS, s.Tags = false, ts, tags
+	s.slots = len(chain.Slots)
+	s.totals = grow(s.totals[:0], s.slots)
+}
+
+func grow(t []int64, n int) []int64 {
+	at := len(t)
+	t = slices.Grow(t, n)[:at+n]
+	clear(t[at:])
+	return t
+}
+
+func (s *State) siteTotals() []int64 { return s.totals[:s.slots] }
+
+func (s *State) markTotals(i int) (assigned, fm []int64) {
+	at := (1 + 2*i) * s.slots
+	return s.totals[at : at+s.slots], s.totals[at+s.slots : at+2*s.slots]
+}
+
+// Copy makes s the same as o.
+func (s *State) Copy(o *State) {
+	points, marks, pending, totals := s.Points, s.Marks, s.Pending, s.totals
+	*s = *o
+	s.Points = append(points[:0], o.Points...)
+	s.Marks = append(marks[:0], o.Marks...)
+	s.Pending = append(pending[:0], o.Pending...)
+	s.totals = append(totals[:0], o.totals...)
+}
+
+// Gone says that the session can be forgotten at watermark w: a beacon from w on cannot be of it, and no visit of it
+// has still to end.
+func (s *State) Gone(chain *tenant.Chain, w int64) bool {
+	if len(s.Pending) > 0 {
+		return false
+	}
+	if s.Empty {
+		return true
+	}
+	cfg := chain.At(s.LastTS).Config
+	return s.VisitEnded && (w-s.LastTS > cfg.SessionTTL || chain.Cut(s.LastTS, w))
+}
+
+// Due returns the time of the next visit end that has not been counted, or 0 if there is none. It comes if no beacon
+// joins the visit before.
+func (s *State) Due(chain *tenant.Chain) int64 {
+	due := int64(0)
+	if len(s.Pending) > 0 {
+		due = s.Pending[0].At
+	}
+	if !s.Empty && !s.VisitEnded {
+		if at := s.LastTS + chain.At(s.LastTS).Config.VisitGap; due == 0 || at < due {
+			due = at
+		}
+	}
+	return due
+}
+
+// A state in bytes, integers as varints (u, s as in an event's); times but the first are counted back from LastTS:
+//
+//	u flags  [u n  n ends]  then, unless empty:
+//	s LastTS  u LastTS-FirstTS  u LastTS-VisitFirst  u Tags  u VisitTags  u VisitPages
+//	u n  n * (u inst, u LastTS-ts)  totals
+//	u n  n marks: u inst  u variation  u LastTS-Assigned  u markFlags  [u Step]  [u LastTS-Qualified]  [u Tags]
+//	              [u FmTags]  [totals assigned]  [totals fm]
+//	end: s At  u Tags  u Pages  u Seconds  u n  n * (u scope, u variation)
+//	totals: u n  n * (u slot, s total), zeros left out
+const (
+	stateEmpty = 1 << iota
+	stateEnded
+	statePending
+)
+
+const (
+	markQualified  = 1 << iota // t_qualified is there
+	markAtOnce                 // t_qualified = t_assigned; fm has the tags and totals of assigned
+	markSiteTags               // Tags are the session's
+	markSiteTotals             // assigned's totals are the site's
+	markSameTags               // FmTags = Tags
+	markSameTotals             // fm's totals are assigned's
+)
+
+// AppendState appends the state's bytes: equal states, equal bytes.
+func AppendState(b []byte, s *State) []byte {
+	flags := 0
+	if s.Empty {
+		flags |= stateEmpty
+	}
+	if s.VisitEnded {
+		flags |= stateEnded
+	}
+	if len(s.Pending) > 0 {
+		flags |= statePending
+	}
+	b = append(b, byte(flags))
+	if len(s.Pending) > 0 {
+		b = binary.AppendUvarint(b, uint64(len(s.Pending)))
+		for i := range s.Pending {
+			b = appendEnd(b, &s.Pending[i])
+		}
+	}
+	if s.Empty {
+		return b
+	}
+	u := func(v int64) { b = binary.AppendUvarint(b, uint64(v)) }
+	b = binary.AppendVarint(b, s.LastTS)
+	u(s.LastTS - s.FirstTS)
+	u(s.LastTS - s.VisitFirst)
+	u(int64(s.Tags))
+	u(int64(s.VisitTags))
+	u(int64(s.VisitPages))
+	u(int64(len(s.Points)))
+	for _, p := range s.Points {
+		u(int64(p.Inst))
+		u(s.LastTS - p.TS)
+	}
+	b = appendTotals(b, s.siteTotals())
+	u(int64(len(s.Marks)))
+	for i := range s.Marks {
+		m := &s.Marks[i]
+		assigned, fm := s.markTotals(i)
+		flags := s.markFlags(m, assigned, fm)
+		u(int64(m.Inst))
+		u(int64(m.Variation))
+		u(s.LastTS - m.Assigned)
+		b = append(b, byte(flags))
+		if flags&markQualified == 0 {
+			u(int64(m.Step))
+		} else if flags&markAtOnce == 0 {
+			u(s.LastTS - m.Qualified)
+		}
+		if flags&markSiteTags == 0 {
+			u(int64(m.Tags))
+		}
+		if flags&markSameTags == 0 {
+			u(int64(m.FmTags))
+		}
+		if flags&markSiteTotals == 0 {
+			b = appendTotals(b, assigned)
+		}
+		if flags&markSameTotals == 0 {
+			b = appendTotals(b, fm)
+		}
+	}
+	return b
+}
+
+func (s *State) markFlags(m *Mark, assigned, fm []int64) int {
+	flags := 0
+	if m.Tags == s.Tags {
+		flags |= markSiteTags
+	}
+	if slices.Equal(assigned, s.siteTotals()) {
+		flags |= markSiteTotals
+	}
+	if m.FmTags == m.Tags {
+		flags |= markSameTags
+	}
+	if slices.Equal(fm, assigned) {
+		flags |= markSameTotals
+	}
+	if m.IsQualified {
+		flags |= markQualified
+		if m.Qualified == m.Assigned {
+			flags |= markAtOnce
+		}
+	}
+	return flags
+}
+
+func appendTotals(b []byte, totals []int64) []byte {
+	n := 0
+	for _, t := range totals {
+		if t != 0 {
+			n++
+		}
+	}
+	b = binary.AppendUvarint(b, uint64(n))
+	for i, t := range totals {
+		if t != 0 {
+			b = binary.AppendVarint(binary.AppendUvarint(b, uint64(i)), t)
+		}
+	}
+	return b
+}
+
+func appendEnd(b []byte, e *End) []byte {
+	b = binary.AppendVarint(b, e.At)
+	for _, v := range []int64{int64(e.Tags), int64(e.Pages), e.Seconds, int64(len(e.Scopes))} {
+		b = binary.AppendUvarint(b, uint64(v))
+	}
+	for _, x := range e.Scopes {
+		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(x.Scope)), uint64(x.Variation))
+	}
+	return b
+}
+
+// Decode reads what AppendState wrote, whole, with the chain or one that it goes on from.
+func (s *State) Decode(chain *tenant.Chain, b []byte) error {
+	s.Reset()
+	in := reader{b: b}
+	flags := in.u()
+	s.Empty = flags&stateEmpty != 0
+	s.VisitEnded = flags&stateEnded != 0
+	if flags&statePending != 0 {
+		for range in.count(5) {
+			s.Pending = append(s.Pending, in.end())
+		}
+	}
+	if s.Empty {
+		return in.done()
+	}
+	back := func() int64 { return s.LastTS - int64(in.u()) }
+	s.LastTS = in.s()
+	s.FirstTS = back()
+	s.VisitFirst = back()
+	s.Tags = uint32(in.u())
+	s.VisitTags = uint32(in.u())
+	s.VisitPages = int(in.u())
+	for range in.count(2) {
+		inst := in.u()
+		if inst >= uint64(len(chain.Points)) {
+			return errCorrupt
+		}
+		s.Points = append(s.Points, LastSeen{int(inst), back()})
+	}
+	s.slots = len(chain.Slots)
+	s.totals = grow(s.totals[:0], s.slots)
+	in.totals(s.siteTotals())
+	n := in.count(4)
+	s.totals = grow(s.totals, 2*n*s.slots)
+	for i := range n {
+		var m Mark
+		m.Inst, m.Variation = int(in.u()), int(in.u())
+		m.Assigned = back()
+		if m.Inst >= len(chain.Exps) || m.Variation >= len(chain.XNames[chain.Exps[m.Inst].X].Variations) {
+			return errCorrupt
+		}
+		flags := in.u()
+		m.IsQualified = flags&markQualified != 0
+		switch {
+		case !m.IsQualified:
+			m.Step = int(in.u())
+		case flags&markAtOnce != 0:
+			m.Qualified = m.Assigned
+		default:
+			m.Qualified = back()
+		}
+		if m.IsQualified {
+			m.Step = len(chain.Exps[m.Inst].Qualify)
+		} else if m.Step >= len(chain.Exps[m.Inst].Qualify) {
+			return errCorrupt
+		}
+		m.Tags = s.Tags
+		if flags&markSiteTags == 0 {
+			m.Tags = uint32(in.u())
+		}
+		m.FmTags = m.Tags
+		if flags&markSameTags == 0 {
+			m.FmTags = uint32(in.u())
+		}
+		assigned, fm := s.markTotals(i)
+		if flags&markSiteTotals != 0 {
+			copy(assigned, s.siteTotals())
+		} else {
+			in.totals(assigned)
+		}
+		if flags&markSameTotals != 0 {
+			copy(fm, assigned)
+		} else {
+			in.totals(fm)
+		}
+		m.end, m.life = chain.ScopeEnds(m.Inst, m.Variation, m.Assigned)
+		s.Marks = append(s.Marks, m)
+	}
+	return in.done()
+}
+
+func (r *reader) totals(t []int64) {
+	for range r.count(2) {
+		i := r.u()
+		v := r.s()
+		if i >= uint64(len(t)) {
+			r.err = errCorrupt
+			return
+		}
+		t[i] = v
+	}
+}
+
+func (r *reader) end() End {
+	e := End{At: r.s(), Tags: uint32(r.u()), Pages: int(r.u()), Seconds: int64(r.u())}
+	for range r.count(2) {
+		e.Scopes = append(e.Scopes, EndScope{int(r.u()), int(r.u())})
+	}
+	return e
+}
+
+func (r *reader) done() error {
+	if r.err == nil && len(r.b) != 0 {
+		return errCorrupt
+	}
+	return r.err
+}

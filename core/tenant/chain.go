@@ -1,0 +1,340 @@
+package tenant
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"sort"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// Chain is a tenant's revisions compiled to dense ids. Ids are given out in the order of the revisions and of their
+// files and are never reused, so a chain that grows at its end keeps every id (state and parsed columns stay valid).
+//
+// A definition that ends and begins anew (SPEC 10) has several instances under one name. Markers, totals and "first
+// of" belong to instances; rows belong to names. A Chain is immutable: any number of goroutines may read it.
+type Chain struct {
+	Tenant string
+	Revs   []Rev // by From; each in force over [From, To)
+
+	Points []PointInst // Points[0] is "no measured point"
+	Slots  []Slot
+	Exps   []ExpInst
+	XNames []XName
+	Groups []Group  // how metrics are laid out in pages of cells
+	Tags   []string // text of each tag set: "device=mobile,login=none"
+	Conds  []*Condition
+
+	tagIDs   map[string]uint32
+	groupIDs map[string]int
+	xIDs     map[string]int
+	condIDs  map[string]int
+	valInsts int
+}
+
+// Rev is one revision in force over [From, To), in ms of event time.
+type Rev struct {
+	Config   *Config
+	From, To int64
+	Cut      int    // revisions of different Cut are divided by a cut (SPEC 10)
+	Digest   uint64 // of everything that parsing under this revision depends on, ids included
+
+	points  map[string]*Point1
+	byInst  []*Point1 // by point instance; nil: not in this revision
+	exps    map[string]*Exp1
+	expInst []*Exp1 // by experiment instance; nil: not in this revision
+
+	CondIDs  []int   // the conditions of this revision, by id
+	condPos  []int   // by condition id: its place in CondIDs
+	Operands []Name  // what the conditions and the tags read from a beacon
+	CondOps  [][]int // per condition of CondIDs: its names as indices into Operands
+	tags     []tag1
+	tagSets  []uint32 // mixed radix of the tags' values -> tag set id
+	attrs    map[string][]int
+	values   map[string][]int
+}
+
+type tag1 struct {
+	op     int // operand that carries it
+	values map[string]int
+	radix  int
+}
+
+// PointInst is one instance of a point: its life under one definition.
+type PointInst struct {
+	Name string
+	From int64
+}
+
+// Slot is a running total of a session that some metric needs: the count of a point instance, or the sum of one of
+// its values, over the beacons from From on.
+type Slot struct {
+	Point int    // instance
+	Value string // "": the count
+	From  int64
+}
+
+// ExpInst is one instance of an experiment, active over [Start, End).
+type ExpInst struct {
+	X          int // index into XNames
+	From       int64
+	Start, End int64
+	Qualify    []int // condition ids
+	To         int64 // where the definition is dropped or redefined, whatever its end
+	varying    bool  // some revision of the instance lists fewer variations than the name ever had
+}
+
+// XName is an experiment's name with every variation that it ever listed.
+type XName struct {
+	Name       string
+	Variations []string
+	varIDs     map[string]int
+}
+
+// Point1 is a point as one revision measures it.
+type Point1 struct {
+	Inst   int
+	Page   bool
+	Group  int // cells: P, P.beta, P.tot, P.hit, P.sq
+	Stat   int // slot of the count that `stats` reads, -1
+	Counts []int
+	Values []Value1
+	Pairs  []Pair1
+	index  map[string]int
+}
+
+// Value1 is a value as one revision measures it.
+type Value1 struct {
+	Name     string
+	Decimals int
+	Cap      int64 // 0: none
+	Group    int   // cells: P.V, P.V.cap, P.V.cap.sq
+	Hist     int   // first of HistGroups groups of 8 buckets each, -1
+	CapSlot  int   // slot of the sum that the cap reads, -1
+	Sums     []int // slots that grow by the value
+}
+
+// Pair1 is an entry of `cross` as one revision measures it. A cap of 0 leaves its side unclamped (a count).
+type Pair1 struct {
+	Group      int
+	A, B       int // slots
+	CapA, CapB int64
+}
+
+// Exp1 is an experiment as one revision knows it.
+type Exp1 struct {
+	Inst   int
+	X      int
+	listed []bool // by variation id
+	vars   map[string]int
+}
+
+// Listed says whether the revision lists the variation.
+func (e *Exp1) Listed(v int) bool { return v < len(e.listed) && e.listed[v] }
+
+// Cells of the groups that every chain has, and their place in a page.
+const (
+	GroupVisit = 0 // visit, visit.beta
+	GroupEnd   = 1 // visit.end, bounce, visit.pages, visit.seconds
+	GroupSeen  = 2 // visitors: one cell, a sketch
+	HistGroups = 37
+	HistCells  = 8
+)
+
+// Group is a run of metrics that stand side by side in a page of cells.
+type Group struct{ Names []string }
+
+// Bounds of the packed keys of cells (core/metric). A chain beyond them is refused: start a new one.
+const (
+	maxGroups  = 1 << 15
+	maxXNames  = 1<<14 - 1
+	maxTagSets = 1 << 20
+	maxVars    = 1 << 12
+)
+
+// Compile compiles the revisions of one tenant, ordered by From, the first of which may have none.
+func Compile(configs []*Config) (*Chain, error) {
+	if len(configs) == 0 {
+		return nil, fmt.Errorf("no revision of any config")
+	}
+	c := &Chain{
+		Tenant:   configs[0].Tenant,
+		Points:   []PointInst{{}},
+		tagIDs:   map[string]uint32{},
+		groupIDs: map[string]int{},
+		xIDs:     map[string]int{},
+		condIDs:  map[string]int{},
+	}
+	c.group("visit", "visit", "visit.beta")
+	c.group("visit.end", "visit.end", "bounce", "visit.pages", "visit.seconds")
+	c.group("visitors", "visitors")
+	b := builder{Chain: c, pairs: map[string]life{}, slots: map[Slot]int{}}
+	for i, cfg := range configs {
+		from, to := int64(math.MinInt64), int64(math.MaxInt64)
+		if cfg.HasFrom {
+			from = cfg.From
+		}
+		if i+1 < len(configs) {
+			if to = configs[i+1].From; to <= from || !configs[i+1].HasFrom {
+				return nil, fmt.Errorf("%s: revisions are not in the order of `from`", c.Tenant)
+			}
+		}
+		if err := b.revision(cfg, from, to); err != nil {
+			return nil, fmt.Errorf("%s: %w", c.Tenant, err)
+		}
+	}
+	b.ends()
+	if len(c.Groups) > maxGroups || len(c.XNames) > maxXNames || len(c.Tags) > maxTagSets {
+		return nil, fmt.Errorf("%s: the chain of revisions has %d metric groups, %d experiment names and %d tag sets; at most %d, %d and %d fit",
+			c.Tenant, len(c.Groups), len(c.XNames), len(c.Tags), maxGroups, maxXNames, maxTagSets)
+	}
+	return c, nil
+}
+
+func (c *Chain) group(key string, names ...string) int {
+	if g, ok := c.groupIDs[key]; ok {
+		return g
+	}
+	g := len(c.Groups)
+	c.Groups = append(c.Groups, Group{Names: names})
+	c.groupIDs[key] = g
+	return g
+}
+
+// At returns the revision in force at ts (ms), or nil before the first.
+func (c *Chain) At(ts int64) *Rev {
+	if last := &c.Revs[len(c.Revs)-1]; ts >= last.From {
+		return last
+	}
+	i := sort.Search(len(c.Revs), func(i int) bool { return c.Revs[i].From > ts })
+	if i == 0 {
+		return nil
+	}
+	return &c.Revs[i-1]
+}
+
+// Point returns the point of that instance in this revision, or nil.
+func (r *Rev) Point(inst int) *Point1 {
+	if inst < len(r.byInst) {
+		return r.byInst[inst]
+	}
+	return nil
+}
+
+// Exp returns the experiment of that instance in this revision, or nil.
+func (r *Rev) Exp(inst int) *Exp1 {
+	if inst < len(r.expInst) {
+		return r.expInst[inst]
+	}
+	return nil
+}
+
+// PointNamed returns the point of that name in this revision, or nil.
+func (r *Rev) PointNamed(name []byte) *Point1 { return r.points[string(name)] }
+
+// ExpNamed returns the experiment of that name in this revision, or nil.
+func (r *Rev) ExpNamed(name []byte) *Exp1 { return r.exps[string(name)] }
+
+// ValueNamed returns the index into Values of the value of that name, or -1.
+func (p *Point1) ValueNamed(name []byte) int {
+	if i, ok := p.index[string(name)]; ok {
+		return i
+	}
+	return -1
+}
+
+// Variation returns the id of a variation that this revision lists, or -1.
+func (e *Exp1) Variation(name []byte) int {
+	if v, ok := e.vars[string(name)]; ok {
+		return v
+	}
+	return -1
+}
+
+// AttrOperands returns the operands that read the attr of that name.
+func (r *Rev) AttrOperands(name []byte) []int { return r.attrs[string(name)] }
+
+// ValueOperands returns the operands that read the value of that name.
+func (r *Rev) ValueOperands(name []byte) []int { return r.values[string(name)] }
+
+// TagSet returns the id of the tag set that the operands spell.
+func (r *Rev) TagSet(ops []Operand) uint32 {
+	n := 0
+	for i := range r.tags {
+		t := &r.tags[i]
+		v := 0
+		if op := &ops[t.op]; op.Kind != OperandNil {
+			v = 1
+			if k, ok := t.values[string(op.Text)]; ok {
+				v = k
+			}
+		}
+		n = n*t.radix + v
+	}
+	return r.tagSets[n]
+}
+
+// CondPos returns the place of a condition of this revision in CondIDs.
+func (r *Rev) CondPos(id int) int { return r.condPos[id] }
+
+// ScopeEnds returns until when the scopes of an experiment instance and a variation, assigned at t, hold beacons
+// (end), and until when they are known at all (life): what a revision drops ends there for good (SPEC 10), also
+// where a later one lists the same name again.
+func (c *Chain) ScopeEnds(inst, variation int, t int64) (end, life int64) {
+	ex := &c.Exps[inst]
+	if !ex.varying {
+		return ex.End, ex.To
+	}
+	life = t
+	for i := range c.Revs {
+		r := &c.Revs[i]
+		if r.To <= t {
+			continue
+		}
+		if e := r.Exp(inst); e == nil || !e.Listed(variation) {
+			break
+		}
+		life = r.To
+	}
+	return min(ex.End, life), life
+}
+
+// Scope ids: 0 is the site; an experiment's name has two, assigned and fm.
+func AssignedScope(x int) int { return 1 + 2*x }
+
+// FmScope is the scope of the beacons from t_qualified on (SPEC 5).
+func FmScope(x int) int { return 2 + 2*x }
+
+// ScopeName returns the scope's name and the experiment's, "" for the site.
+func (c *Chain) ScopeName(scope int) (name, experiment string) {
+	if scope == 0 {
+		return "site", ""
+	}
+	x := c.XNames[(scope-1)/2].Name
+	if scope%2 == 1 {
+		return "assigned", x
+	}
+	return "fm", x
+}
+
+// Cut says whether a cut lies between two times.
+func (c *Chain) Cut(a, b int64) bool {
+	if len(c.Revs) == 1 {
+		return false
+	}
+	ra, rb := c.At(a), c.At(b)
+	return ra == nil || rb == nil || ra.Cut != rb.Cut
+}
+
+func digest(before uint64, cfg *Config) uint64 {
+	data, err := json.Marshal(struct {
+		Before uint64
+		Config *Config
+	}{before, cfg})
+	if err != nil {
+		// Config holds only strings, integers and finite weights.
+		panic("BUG: a config that does not marshal: " + err.Error())
+	}
+	return xxhash.Sum64(data)
+}

@@ -1,0 +1,62 @@
+// Package tenant is what a tenant configures: one revision as it is written (Config), its conditions, and the
+// chain of revisions compiled to dense ids (Chain), which is all that parsing and folding ever look at (SPEC 10).
+package tenant
+
+import "math"
+
+// Open ends of an experiment's interval when the config names none, in ms since the epoch.
+const (
+	NoStart int64 = math.MinInt64
+	NoEnd   int64 = math.MaxInt64
+)
+
+// Config is one revision of a tenant's config (SPEC 10), checked: every field holds a value that the page allows.
+// Times are ms since the epoch, durations ms.
+type Config struct {
+	Tenant  string
+	HasFrom bool  // false: in force from the beginning of time
+	From    int64 // full minute; meaningful only with HasFrom
+
+	Retention, VisitGap, SessionTTL, Lateness, MaxAge, MaxSkew int64
+	MaxEventsPerMinute                                         int
+
+	Tags        []Tag        // by name
+	Points      []Point      // in the order of the file
+	Cross       []Pair       // in the order of the file
+	Experiments []Experiment // in the order of the file
+}
+
+// Tag is a tag and its allowed values, in the order of the file. `none` and `other` are implied.
+type Tag struct {
+	Name   string
+	Values []string
+}
+
+// Point is a measurement point.
+type Point struct {
+	Name   string
+	Page   bool // kind: page
+	Stats  bool
+	Values []Value // in the order of the file
+}
+
+// Value is a measured value of a point.
+type Value struct {
+	Name      string
+	Decimals  int   // 0 to 9
+	Cap       int64 // scaled by 10^Decimals, 1 to 4,000,000; 0: none
+	Histogram bool
+}
+
+// Pair is an entry of `cross`: each side is a point's name, or `point.value` of a value that declares a cap.
+type Pair struct{ A, B string }
+
+// Experiment is an experiment. A start or end that the config leaves out is NoStart or NoEnd.
+type Experiment struct {
+	Name       string
+	Variations []string
+	Control    string
+	Weights    []float64 // as many as variations; equal unless given
+	Start, End int64     // full minutes, Start < End
+	Qualify    []string  // conditions as written, checked by ParseCondition; empty: none
+}

@@ -1,0 +1,67 @@
+package archive
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"tandem/schemas/blob"
+)
+
+// ManifestName is the name of the manifest that begins at offset first. The offset has 20 digits, so names sort as offsets.
+func ManifestName(topic string, partition int32, first int64) string {
+	return fmt.Sprintf("%s%020d.json", manifestFolder(topic, partition), first)
+}
+
+func manifestFolder(topic string, partition int32) string {
+	return fmt.Sprintf("manifests/%s/%d/", topic, partition)
+}
+
+// PartitionsName is the name of a topic's partition record.
+func PartitionsName(topic string) string { return fmt.Sprintf("manifests/%s/partitions.json", topic) }
+
+// FileName is the name of the n-th event file of the manifest that begins at offset first:
+//
+//	events/tenant=<t>/dt=YYYY-MM-DD/hh=HH/<topic>-<partition>-<first>-<n>.parquet
+//
+// dt and hh are the UTC hour of at, in ms since the epoch: the file's least progress, or where it has none the ingest time of
+// its first record. Files are not split by event hour (one manifest is usually one file), so a query for an event hour reads
+// the folders of that hour and of the ones after it until the lateness that it wants to cover, and filters by ts.
+func FileName(tenant, topic string, partition int32, first int64, n int, at int64) string {
+	return fmt.Sprintf("events/tenant=%s/%s/%s-%d-%020d-%d.parquet", tenant, time.UnixMilli(at).UTC().Format("dt=2006-01-02/hh=15"), topic, partition, first, n)
+}
+
+// maxAttempts bounds the leftovers of archivers that died at the same offset.
+const maxAttempts = 1000
+
+// Create stores data, as Write made it, under the first free FileName from n on, and returns info with its name, and the n
+// after it. A name that is taken is a leftover of an archiver that died or lost before it committed: no manifest names it,
+// or this archiver loses at Append too. One with the very same bytes is used as it is.
+func Create(b blob.Store, tenant, topic string, partition int32, first int64, n int, at int64, data []byte, info FileInfo) (FileInfo, int, error) {
+	for attempt := range maxAttempts {
+		info.Name = FileName(tenant, topic, partition, first, n+attempt, at)
+		err := b.Create(info.Name, data)
+		if errors.Is(err, blob.ErrExists) {
+			if !holds(b, info) {
+				continue
+			}
+			err = nil
+		}
+		if err != nil {
+			return FileInfo{}, 0, fmt.Errorf("event file: %w", err)
+		}
+		return info, n + attempt + 1, nil
+	}
+	return FileInfo{}, 0, fmt.Errorf("event file %s: this name and the %d before it are taken: delete those that no manifest names", info.Name, maxAttempts-1)
+}
+
+// holds tells if the object is the file that info describes.
+func holds(b blob.Store, info FileInfo) bool {
+	r, err := b.Open(info.Name)
+	if err != nil {
+		return false
+	}
+	defer r.Close()
+	_, err = verify(r, info.Bytes, info.Digest)
+	return err == nil
+}

@@ -1,0 +1,115 @@
+// Package archive holds the event files and the manifests of DESIGN section 5: the raw beacons with their ingest times and
+// parsed forms in Parquet, and the chains of create-only manifests that say which files there are.
+package archive
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+)
+
+// Row is one archived beacon.
+type Row struct {
+	// Hash is the hash of the session id. The archive does not compute it: it only sorts and selects by it.
+	Hash    uint64
+	Session []byte // session id, UTF-8
+	TS      int64  // event time, ms since the epoch
+	ID      []byte // the producer's event id, UTF-8
+	Payload []byte // the beacon as it came, any bytes
+	Ingest  int64  // ingest time, ms since the epoch
+	Offset  int64  // the record's offset in its partition
+	Point   []byte // measurement point, UTF-8, empty if absent
+	Visitor []byte // visitor id, UTF-8, empty if absent
+	Digest  uint64 // parse digest: what Point, Visitor and Event were parsed by
+	// Event is the parsed form, opaque here. It holds only while Digest is the one in force; else parse Payload again.
+	Event []byte
+}
+
+// Sort puts rows into the order of a file: by hash, session, ts, id, payload and ingest time, as in DESIGN section 5, then by offset, so
+// that equal beacons keep the order in which they were taken in. Files and their merges have this one order.
+func Sort(rows []Row) {
+	slices.SortFunc(rows, func(a, b Row) int { return Compare(&a, &b) })
+}
+
+// Compare orders two rows as Sort does: negative if a comes first.
+func Compare(a, b *Row) int {
+	if c := compareKey(a, b); c != 0 {
+		return c
+	}
+	if c := bytes.Compare(a.Payload, b.Payload); c != 0 {
+		return c
+	}
+	return compareTaken(a, b)
+}
+
+// compareKey orders by what identifies a beacon (SPEC section 2), the hash first.
+func compareKey(a, b *Row) int {
+	if a.Hash != b.Hash {
+		return cmp.Compare(a.Hash, b.Hash)
+	}
+	if c := bytes.Compare(a.Session, b.Session); c != 0 {
+		return c
+	}
+	if a.TS != b.TS {
+		return cmp.Compare(a.TS, b.TS)
+	}
+	return bytes.Compare(a.ID, b.ID)
+}
+
+func compareTaken(a, b *Row) int {
+	if a.Ingest != b.Ingest {
+		return cmp.Compare(a.Ingest, b.Ingest)
+	}
+	return cmp.Compare(a.Offset, b.Offset)
+}
+
+// FileInfo says what a reader must know before it opens a file. It stands in the manifest, not in the file, so that a file
+// is trusted only as far as a manifest vouches for it. Ranges are inclusive.
+type FileInfo struct {
+	// Name is the object's name. Write leaves it empty; Create sets it.
+	Name string `json:"name"`
+	// Bytes is the size of the object.
+	Bytes int64 `json:"bytes"`
+	// Digest is the SHA-256 of the object in hex: the readers' decoders can be crashed by wrong bytes, so this is the
+	// defence, and the standard library has it in hardware speed (xxHash would save little next to decompression).
+	Digest string `json:"digest"`
+	// Rows is the number of rows, at least 1.
+	Rows      int64  `json:"rows"`
+	MinHash   uint64 `json:"min_hash,string"` // strings, for JSON readers that hold numbers as doubles
+	MaxHash   uint64 `json:"max_hash,string"`
+	MinTS     int64  `json:"min_ts"` // ms since the epoch
+	MaxTS     int64  `json:"max_ts"`
+	MinOffset int64  `json:"min_offset"`
+	MaxOffset int64  `json:"max_offset"`
+}
+
+func (info *FileInfo) check() error {
+	switch {
+	case info.Bytes <= 0:
+		return fmt.Errorf("bytes is %d, not above 0", info.Bytes)
+	case info.Rows <= 0:
+		return fmt.Errorf("rows is %d, not above 0: a file without rows is not written", info.Rows)
+	case !isDigest(info.Digest):
+		return fmt.Errorf("digest %q is not 64 hex digits", info.Digest)
+	case info.MinHash > info.MaxHash:
+		return fmt.Errorf("min_hash %d is above max_hash %d", info.MinHash, info.MaxHash)
+	case info.MinTS > info.MaxTS:
+		return fmt.Errorf("min_ts %d is above max_ts %d", info.MinTS, info.MaxTS)
+	case info.MinOffset > info.MaxOffset:
+		return fmt.Errorf("min_offset %d is above max_offset %d", info.MinOffset, info.MaxOffset)
+	}
+	return nil
+}
+
+func isDigest(s string) bool {
+	if len(s) != 64 {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if !('0' <= c && c <= '9' || 'a' <= c && c <= 'f') {
+			return false
+		}
+	}
+	return true
+}

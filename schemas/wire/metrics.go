@@ -1,0 +1,307 @@
+package wire
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cespare/xxhash/v2"
+
+	"tandem/schemas/row"
+)
+
+// A metrics message: rows of one minute from one shard, absolute values, whole or in parts. Rows travel many to a
+// message, since at low traffic there are more rows than beacons; that changes nothing of what a row's version means:
+// the offset of the message that it came in. All integers are uvarints unless said otherwise:
+//
+//	byte version (1)  8 bytes xxhash64 of all that follows
+//	byte kind (1 rows, 2 marker)  len+tenant  len+shard topic id  shard partition  generation  first minute
+//	input offset  minute (rows) or watermark (marker), in minutes
+//	rows: u n  n * len+string (the dictionary; [0] is "")
+//	      until the end: byte scope  u experiment  u metric  u part  u parts  u n
+//	      n * (u variation, u tags, zigzag value | u len+sketch)
+//
+// Strings of a row are indices into the dictionary. A scope byte of 0x80 or more marks cells that are sketches.
+const (
+	metricsVersion = 1
+	kindRows       = 1
+	kindMarker     = 2
+	headSize       = 9
+	sketchBit      = 0x80
+
+	// MaxMessage bounds a message: the largest part of a row that travels alone (DESIGN 4).
+	MaxMessage = 256 << 10
+	// cellRoom is kept free for one more cell of sums; a sketch is asked for its size.
+	cellRoom = 64
+)
+
+// Head is what every message of a shard carries.
+type Head struct {
+	Tenant      string
+	Topic       string // the shard's topic id
+	Partition   int32
+	Generation  int64
+	FirstMinute int64 // of the generation
+	Offset      int64 // of the input prefix: with Generation, the version
+}
+
+// Cell is one value of a row.
+type Cell = row.Cell
+
+// Encoder packs the rows of one minute into messages.
+type Encoder struct {
+	dict   map[string]int
+	strs   []string
+	size   int // of the dictionary, bytes
+	rows   []byte
+	emit   func([]byte) error
+	ident  []byte
+	minute int64
+}
+
+// Begin starts the rows of a minute; emit takes each message (a fresh slice).
+func (e *Encoder) Begin(h *Head, minute int64, emit func([]byte) error) {
+	e.ident = appendHead(e.ident[:0], kindRows, h, minute)
+	e.minute, e.emit = minute, emit
+	e.clear()
+}
+
+func (e *Encoder) clear() {
+	if e.dict == nil {
+		e.dict = map[string]int{}
+	}
+	clear(e.dict)
+	e.strs, e.rows, e.size = append(e.strs[:0], ""), e.rows[:0], 1
+	e.dict[""] = 0
+}
+
+func appendHead(b []byte, kind byte, h *Head, minute int64) []byte {
+	b = append(b, metricsVersion, 0, 0, 0, 0, 0, 0, 0, 0, kind)
+	b = appendString(b, h.Tenant)
+	b = appendString(b, h.Topic)
+	for _, v := range []int64{int64(h.Partition), h.Generation, h.FirstMinute, h.Offset, minute} {
+		b = binary.AppendUvarint(b, uint64(v))
+	}
+	return b
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func seal(b []byte) []byte {
+	binary.LittleEndian.PutUint64(b[1:], xxhash.Sum64(b[headSize:]))
+	return b
+}
+
+// Row adds a row. Cells are in the order of the encoder's caller, the same for equal rows.
+func (e *Encoder) Row(scope byte, experiment, metric string, sketch bool, cells []Cell) error {
+	if sketch {
+		scope |= sketchBit
+	}
+	room := func() int { return MaxMessage - len(e.ident) - e.size - len(e.rows) - 1024 }
+	if room() < 16<<10 && len(e.rows) > 0 {
+		if err := e.Flush(); err != nil {
+			return err
+		}
+	}
+	// Cut the row into parts that fit a message each. The common row is one part in the message at hand.
+	parts := e.parts(cells, room())
+	for p, from := 0, 0; p < len(parts); p++ {
+		if p > 0 {
+			if err := e.Flush(); err != nil {
+				return err
+			}
+		}
+		e.rows = append(e.rows, scope)
+		for _, v := range []int{e.str(experiment), e.str(metric), p, len(parts), parts[p] - from} {
+			e.rows = binary.AppendUvarint(e.rows, uint64(v))
+		}
+		for i := range cells[from:parts[p]] {
+			c := &cells[from+i]
+			e.rows = binary.AppendUvarint(e.rows, uint64(e.str(c.Variation)))
+			e.rows = binary.AppendUvarint(e.rows, uint64(e.str(c.Tags)))
+			if sketch {
+				e.rows = append(binary.AppendUvarint(e.rows, uint64(len(c.Sketch))), c.Sketch...)
+			} else {
+				e.rows = binary.AppendVarint(e.rows, c.Value)
+			}
+		}
+		from = parts[p]
+	}
+	return nil
+}
+
+// parts returns where each part of the row ends. Sizes count every string as new.
+func (e *Encoder) parts(cells []Cell, room int) []int {
+	var ends []int
+	size := 0
+	for i := range cells {
+		n := len(cells[i].Variation) + len(cells[i].Tags) + len(cells[i].Sketch) + cellRoom
+		if size+n > room && size > 0 {
+			ends = append(ends, i)
+			size, room = 0, MaxMessage-len(e.ident)-2048
+		}
+		size += n
+	}
+	return append(ends, len(cells))
+}
+
+func (e *Encoder) str(s string) int {
+	if i, ok := e.dict[s]; ok {
+		return i
+	}
+	i := len(e.strs)
+	e.strs = append(e.strs, s)
+	e.dict[s] = i
+	e.size += len(s) + 3
+	return i
+}
+
+// Flush emits what there is.
+func (e *Encoder) Flush() error {
+	if len(e.rows) == 0 {
+		return nil
+	}
+	b := make([]byte, 0, len(e.ident)+e.size+len(e.rows)+8)
+	b = append(b, e.ident...)
+	b = binary.AppendUvarint(b, uint64(len(e.strs)))
+	for _, s := range e.strs {
+		b = appendString(b, s)
+	}
+	b = append(b, e.rows...)
+	e.clear()
+	return e.emit(seal(b))
+}
+
+// AppendMarker appends a marker: this shard has published, at this version, all that it will of minutes before the
+// watermark (in minutes).
+func AppendMarker(h *Head, watermark int64) []byte {
+	return seal(appendHead(nil, kindMarker, h, watermark))
+}
+
+// Message is a message that was read. Its strings and cells alias the bytes.
+type Message struct {
+	Head
+	Marker bool
+	Minute int64 // of the rows; for a marker the watermark
+	dict   []string
+	rows   []byte
+}
+
+// Row is one row, or a part of one. Its cells are read by Cells.
+type Row struct {
+	Scope       byte
+	Experiment  string
+	Metric      string
+	Part, Parts int
+	Sketch      bool
+	Cells       []Cell
+}
+
+// ErrCorrupt marks a metrics message that is not what was written.
+var ErrCorrupt = errors.New("metrics message is corrupt")
+
+type cursor struct {
+	b   []byte
+	bad bool
+}
+
+func (c *cursor) u() uint64 {
+	v, n := binary.Uvarint(c.b)
+	if n <= 0 {
+		c.bad = true
+		c.b = nil
+		return 0
+	}
+	c.b = c.b[n:]
+	return v
+}
+
+func (c *cursor) bytes() []byte {
+	n := c.u()
+	if n > uint64(len(c.b)) {
+		c.bad = true
+		return nil
+	}
+	b := c.b[:n]
+	c.b = c.b[n:]
+	return b
+}
+
+// ReadMessage checks the digest and reads the head.
+func ReadMessage(b []byte) (*Message, error) {
+	if len(b) < headSize+1 || b[0] != metricsVersion {
+		return nil, fmt.Errorf("%w: %d bytes, not of version %d", ErrCorrupt, len(b), metricsVersion)
+	}
+	if xxhash.Sum64(b[headSize:]) != binary.LittleEndian.Uint64(b[1:]) {
+		return nil, fmt.Errorf("%w: digest differs", ErrCorrupt)
+	}
+	m := &Message{Marker: b[headSize] == kindMarker}
+	c := cursor{b: b[headSize+1:]}
+	m.Tenant, m.Topic = string(c.bytes()), string(c.bytes())
+	m.Partition, m.Generation, m.FirstMinute = int32(c.u()), int64(c.u()), int64(c.u())
+	m.Offset, m.Minute = int64(c.u()), int64(c.u())
+	if !m.Marker {
+		n := c.u()
+		if n > uint64(len(c.b)) {
+			return nil, fmt.Errorf("%w: dictionary", ErrCorrupt)
+		}
+		m.dict = make([]string, n)
+		for i := range m.dict {
+			m.dict[i] = string(c.bytes())
+		}
+	}
+	if c.bad {
+		return nil, fmt.Errorf("%w: head", ErrCorrupt)
+	}
+	m.rows = c.b
+	return m, nil
+}
+
+// Rows calls fn for each row; the row is valid during the call.
+func (m *Message) Rows(fn func(*Row) error) error {
+	c := cursor{b: m.rows}
+	var r Row
+	str := func() string {
+		i := c.u()
+		if i >= uint64(len(m.dict)) {
+			c.bad = true
+			return ""
+		}
+		return m.dict[i]
+	}
+	for len(c.b) > 0 && !c.bad {
+		r.Scope = c.b[0] &^ sketchBit
+		r.Sketch = c.b[0]&sketchBit != 0
+		c.b = c.b[1:]
+		r.Experiment, r.Metric = str(), str()
+		r.Part, r.Parts = int(c.u()), int(c.u())
+		n := c.u()
+		if n > uint64(len(c.b)) {
+			c.bad = true
+			break
+		}
+		r.Cells = r.Cells[:0]
+		for range n {
+			cell := Cell{Variation: str(), Tags: str()}
+			if r.Sketch {
+				cell.Sketch = c.bytes()
+			} else {
+				u := c.u()
+				cell.Value = int64(u>>1) ^ -int64(u&1)
+			}
+			r.Cells = append(r.Cells, cell)
+		}
+		if c.bad || r.Part >= r.Parts {
+			break
+		}
+		if err := fn(&r); err != nil {
+			return err
+		}
+	}
+	if c.bad {
+		return fmt.Errorf("%w: rows", ErrCorrupt)
+	}
+	return nil
+}

@@ -1,0 +1,105 @@
+// Package wire is what crosses Kafka between the jobs: beacons with their origin, progress records, dead letters,
+// metrics messages and markers. Each format is drawn where it is written.
+package wire
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+)
+
+// Header keys of records on beacons topics. A record has exactly one of the two.
+const (
+	HeaderOrigin   = "o" // a beacon: AppendOrigin's bytes
+	HeaderProgress = "p" // a progress record: no bytes; the value is a Progress
+)
+
+// Kinds of sources (DESIGN 4): who gives a raw record its time.
+const (
+	KindLive    = "live"    // the broker: append time
+	KindMirror  = "mirror"  // another cluster's broker, carried along
+	KindHistory = "history" // the producer: records of the past
+)
+
+// Source is one partition of a raw topic.
+type Source struct {
+	Cluster   string `json:"cluster"`
+	Topic     string `json:"topic"`
+	TopicID   string `json:"topic_id"`
+	Partition int32  `json:"partition"`
+	Kind      string `json:"kind"`
+}
+
+// Sources is the list of all sources; a revision only adds to its end, so an index stays good.
+type Sources struct {
+	Revision int      `json:"revision"`
+	List     []Source `json:"list"`
+}
+
+// Progress says how far dispatch has read: of each source that it owns the record time of the last record (exclusive,
+// ms) and the next offset. Everything before either has been appended to this partition.
+type Progress struct {
+	Sources Sources    `json:"sources"`
+	At      []SourceAt `json:"at"`
+}
+
+// SourceAt is the progress of Sources.List[Source].
+type SourceAt struct {
+	Source int   `json:"source"`
+	MS     int64 `json:"ms"`
+	Offset int64 `json:"offset"`
+}
+
+// AppendProgress appends the progress record's value (JSON: few, and read by people).
+func AppendProgress(b []byte, p *Progress) []byte {
+	data, err := json.Marshal(p)
+	if err != nil {
+		panic("BUG: a progress record that does not marshal: " + err.Error())
+	}
+	return append(b, data...)
+}
+
+// ReadProgress reads a progress record.
+func ReadProgress(b []byte) (Progress, error) {
+	var p Progress
+	if err := json.Unmarshal(b, &p); err != nil {
+		return p, fmt.Errorf("progress record: %w", err)
+	}
+	for _, a := range p.At {
+		if a.Source < 0 || a.Source >= len(p.Sources.List) {
+			return p, fmt.Errorf("progress record: source %d of %d", a.Source, len(p.Sources.List))
+		}
+	}
+	return p, nil
+}
+
+// Origin is where a beacon was read: its source and its offset there.
+type Origin struct {
+	Source int
+	Offset int64
+}
+
+// AppendOrigin appends the header value: uvarint source, uvarint offset.
+func AppendOrigin(b []byte, o Origin) []byte {
+	return binary.AppendUvarint(binary.AppendUvarint(b, uint64(o.Source)), uint64(o.Offset))
+}
+
+// ReadOrigin reads what AppendOrigin wrote.
+func ReadOrigin(b []byte) (Origin, error) {
+	s, n := binary.Uvarint(b)
+	if n <= 0 || s > 1<<20 {
+		return Origin{}, fmt.Errorf("origin header is corrupt: % x", b)
+	}
+	o, k := binary.Uvarint(b[n:])
+	if k <= 0 || n+k != len(b) {
+		return Origin{}, fmt.Errorf("origin header is corrupt: % x", b)
+	}
+	return Origin{int(s), int64(o)}, nil
+}
+
+// Headers of a dead letter, whose value is the rejected record whole (SPEC 1).
+const (
+	HeaderReason = "reason"
+	HeaderSource = "source" // "topic/partition/offset" of the raw record
+	HeaderIngest = "ingest" // ms since the epoch, decimal
+)

@@ -1,0 +1,410 @@
+// Package aggregate is stage 2 of the stream (DESIGN 4): for each row of an open minute it keeps the greatest version of
+// every shard and writes their sum to the store. State is one partition of the metrics topic, a function of its messages;
+// Worker drives it.
+package aggregate
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"tandem/core/metric"
+	"tandem/schemas/row"
+	"tandem/schemas/store"
+	"tandem/schemas/wire"
+)
+
+// Tenant is what stage 2 knows of a tenant: how many shards there are must be known before they are heard of.
+type Tenant struct {
+	Name        string
+	Shards      int   // partitions of all its beacons topics
+	RetentionMS int64 // rows expire this long after their minute
+}
+
+// Config of a partition of the metrics topic.
+type Config struct {
+	Layer     string // "stream.dc1"
+	Partition int32
+	Tenants   []Tenant
+}
+
+// Counts are an aggregate's counters.
+type Counts struct {
+	Messages, Rows, Closed, Written int64
+}
+
+// State is the aggregate of one partition.
+type State struct {
+	cfg     Config
+	tenants map[string]*tenantState
+	names   map[string]uint32 // interned variations, tag sets
+	texts   []string
+	bases   map[int64]int64 // by minute: offset of its first message, of any tenant
+
+	Offset int64 // of the next message
+	Counts Counts
+}
+
+type shardID struct {
+	topic     string
+	partition int32
+}
+
+type tenantState struct {
+	Tenant
+	shards  map[shardID]int
+	marks   []int64      // by shard: minutes before it are final there
+	floors  []generation // by shard
+	minutes map[int64]*minuteState
+	closed  int64 // minutes before it are done, and the store knows or is about to be told
+}
+
+// generation is the greatest one heard of a shard; lower ones count for nothing from its first minute on.
+type generation struct {
+	n, first int64
+}
+
+type minuteState struct {
+	rows    map[rowID]*rowState
+	touched []rowID
+}
+
+type rowID struct{ experiment, metric string }
+
+type rowState struct {
+	shards  []contribution
+	last    int64 // offset of the last message that touched it
+	dirty   bool
+	sketch  bool
+	scratch []cell
+}
+
+type contribution struct {
+	shard      int
+	generation int64
+	offset     int64 // version within the generation
+	cells      []cell
+	parts      [][]cell // of a version that is not all there yet
+	partsOf    int64
+	partsGen   int64
+}
+
+type cell struct {
+	variation, tags uint32
+	value           int64
+	sketch          []byte
+}
+
+// New makes the state that begins at the given offset; closed: what the store knows of each tenant.
+func New(cfg Config, offset int64, closed map[string]int64) *State {
+	s := &State{cfg: cfg, tenants: map[string]*tenantState{}, names: map[string]uint32{"": 0}, texts: []string{""},
+		bases: map[int64]int64{}, Offset: offset}
+	for _, t := range cfg.Tenants {
+		s.tenants[t.Name] = &tenantState{Tenant: t, shards: map[shardID]int{}, minutes: map[int64]*minuteState{},
+			closed: closed[t.Name]}
+	}
+	return s
+}
+
+func (s *State) intern(text string) uint32 {
+	if n, ok := s.names[text]; ok {
+		return n
+	}
+	text = strings.Clone(text)
+	n := uint32(len(s.texts))
+	s.texts = append(s.texts, text)
+	s.names[text] = n
+	return n
+}
+
+// Take takes the next message.
+func (s *State) Take(offset int64, value []byte) error {
+	if offset < s.Offset {
+		return fmt.Errorf("metrics partition %d: message %d comes after %d", s.cfg.Partition, offset, s.Offset-1)
+	}
+	s.Offset = offset + 1
+	s.Counts.Messages++
+	m, err := wire.ReadMessage(value)
+	if err != nil {
+		return fmt.Errorf("metrics partition %d, message %d: %w", s.cfg.Partition, offset, err)
+	}
+	t := s.tenants[m.Tenant]
+	if t == nil {
+		return fmt.Errorf("metrics partition %d, message %d: tenant %q is not configured", s.cfg.Partition, offset, m.Tenant)
+	}
+	shard := t.shard(shardID{m.Topic, m.Partition})
+	t.raise(s, shard, generation{m.Generation, m.FirstMinute}, offset)
+	if m.Marker {
+		t.marks[shard] = max(t.marks[shard], m.Minute)
+		return nil
+	}
+	if _, ok := s.bases[m.Minute]; !ok {
+		s.bases[m.Minute] = offset
+	}
+	if m.Minute < max(t.closed, t.passed()) {
+		s.Counts.Closed++
+		return nil
+	}
+	ms := t.minutes[m.Minute]
+	if ms == nil {
+		ms = &minuteState{rows: map[rowID]*rowState{}}
+		t.minutes[m.Minute] = ms
+	}
+	err = m.Rows(func(r *wire.Row) error {
+		s.row(ms, shard, t.floors[shard], m, r, offset)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("metrics partition %d, message %d: %w", s.cfg.Partition, offset, err)
+	}
+	return nil
+}
+
+func (t *tenantState) shard(id shardID) int {
+	if i, ok := t.shards[id]; ok {
+		return i
+	}
+	i := len(t.marks)
+	t.shards[id] = i
+	t.marks = append(t.marks, 0)
+	t.floors = append(t.floors, generation{0, math.MinInt64})
+	return i
+}
+
+// raise notes a shard's generation. Rows held of lower ones go, from its first minute on.
+func (t *tenantState) raise(s *State, shard int, g generation, offset int64) {
+	if g.n <= t.floors[shard].n {
+		return
+	}
+	t.floors[shard] = g
+	for minute, ms := range t.minutes {
+		if minute < g.first {
+			continue
+		}
+		for id, r := range ms.rows {
+			for i := range r.shards {
+				if r.shards[i].shard == shard && r.shards[i].generation < g.n {
+					r.shards = slices.Delete(r.shards, i, i+1)
+					ms.touch(id, r, offset)
+					break
+				}
+			}
+		}
+	}
+}
+
+// passed is the least marker of all shards, or 0 while some have not been heard.
+func (t *tenantState) passed() int64 {
+	if len(t.marks) < t.Shards {
+		return 0
+	}
+	return slices.Min(t.marks)
+}
+
+func (ms *minuteState) touch(id rowID, r *rowState, offset int64) {
+	r.last = offset
+	if !r.dirty {
+		r.dirty = true
+		ms.touched = append(ms.touched, id)
+	}
+}
+
+func (s *State) row(ms *minuteState, shard int, floor generation, m *wire.Message, r *wire.Row, offset int64) {
+	s.Counts.Rows++
+	if m.Generation < floor.n && m.Minute >= floor.first {
+		return
+	}
+	id := rowID{r.Experiment, scopes[r.Scope] + r.Metric}
+	rs := ms.rows[id]
+	if rs == nil {
+		rs = &rowState{sketch: r.Sketch}
+		ms.rows[id] = rs
+	}
+	c := rs.of(shard)
+	if !newer(m.Generation, m.Offset, c.generation, c.offset) {
+		return
+	}
+	if r.Parts == 1 {
+		c.cells = s.cells(c.cells[:0], r.Cells)
+		c.parts = nil
+	} else {
+		if c.partsGen != m.Generation || c.partsOf != m.Offset || len(c.parts) != r.Parts {
+			c.partsGen, c.partsOf, c.parts = m.Generation, m.Offset, make([][]cell, r.Parts)
+		}
+		c.parts[r.Part] = s.cells([]cell{}, r.Cells)
+		for _, p := range c.parts {
+			if p == nil {
+				return // a version counts only when all of it is there
+			}
+		}
+		c.cells = slices.Concat(c.parts...)
+		c.parts = nil
+	}
+	c.generation, c.offset = m.Generation, m.Offset
+	ms.touch(id, rs, offset)
+}
+
+var scopes = [...]string{"site.", "assigned.", "fm."}
+
+func newer(g1, o1, g2, o2 int64) bool {
+	return cmp.Or(cmp.Compare(g1, g2), cmp.Compare(o1, o2)) > 0
+}
+
+func (r *rowState) of(shard int) *contribution {
+	for i := range r.shards {
+		if r.shards[i].shard == shard {
+			return &r.shards[i]
+		}
+	}
+	r.shards = append(r.shards, contribution{shard: shard, generation: -1, offset: -1})
+	return &r.shards[len(r.shards)-1]
+}
+
+func (s *State) cells(dst []cell, from []wire.Cell) []cell {
+	for i := range from {
+		c := &from[i]
+		x := cell{variation: s.intern(c.Variation), tags: s.intern(c.Tags), value: c.Value}
+		if c.Sketch != nil {
+			x.sketch = slices.Clone(c.Sketch)
+		}
+		dst = append(dst, x)
+	}
+	return dst
+}
+
+// Due returns the rows touched since the last call, as they are to be written.
+func (s *State) Due() ([]store.Row, error) {
+	var rows []store.Row
+	for _, t := range s.tenants {
+		for _, minute := range sortedMinutes(t) {
+			ms := t.minutes[minute]
+			if len(ms.touched) == 0 {
+				continue
+			}
+			first := s.bases[minute]
+			for _, id := range ms.touched {
+				r := ms.rows[id]
+				r.dirty = false
+				value, err := s.encode(r)
+				if err != nil {
+					return nil, fmt.Errorf("metrics partition %d: %s %s minute %d: %w", s.cfg.Partition, id.experiment, id.metric, minute, err)
+				}
+				rows = append(rows, store.Row{
+					Series:  store.Series{Tenant: t.Name, Experiment: id.experiment, Metric: id.metric, Layer: s.cfg.Layer},
+					Minute:  minute,
+					Version: r.last - first,
+					Expires: (minute+1)*60000 + t.RetentionMS,
+					Value:   value,
+				})
+			}
+			ms.touched = ms.touched[:0]
+		}
+	}
+	s.Counts.Written += int64(len(rows))
+	return rows, nil
+}
+
+func sortedMinutes(t *tenantState) []int64 {
+	minutes := make([]int64, 0, len(t.minutes))
+	for m := range t.minutes {
+		minutes = append(minutes, m)
+	}
+	slices.Sort(minutes)
+	return minutes
+}
+
+// encode adds up the shards of a row. Zeros are left out: absent means zero.
+func (s *State) encode(r *rowState) ([]byte, error) {
+	all := r.scratch[:0]
+	for i := range r.shards {
+		all = append(all, r.shards[i].cells...)
+	}
+	r.scratch = all
+	slices.SortStableFunc(all, func(a, b cell) int {
+		if a.variation == b.variation && a.tags == b.tags {
+			return 0
+		}
+		return cmp.Or(strings.Compare(s.texts[a.variation], s.texts[b.variation]), strings.Compare(s.texts[a.tags], s.texts[b.tags]))
+	})
+	cells := make([]row.Cell, 0, len(all))
+	for i := 0; i < len(all); {
+		j := i + 1
+		for j < len(all) && all[j].variation == all[i].variation && all[j].tags == all[i].tags {
+			j++
+		}
+		c := row.Cell{Variation: s.texts[all[i].variation], Tags: s.texts[all[i].tags]}
+		if r.sketch {
+			union, err := unite(all[i:j])
+			if err != nil {
+				return nil, err
+			}
+			c.Sketch = union
+		} else {
+			for _, x := range all[i:j] {
+				c.Value += x.value
+			}
+		}
+		if c.Value != 0 || c.Sketch != nil {
+			cells = append(cells, c)
+		}
+		i = j
+	}
+	kind := row.Sums
+	if r.sketch {
+		kind = row.Sketches
+	}
+	return row.Append(nil, kind, cells)
+}
+
+func unite(cells []cell) ([]byte, error) {
+	if len(cells) == 1 {
+		return cells[0].sketch, nil
+	}
+	var union, one metric.Sketch
+	for _, c := range cells {
+		if err := one.UnmarshalBinary(c.sketch); err != nil {
+			return nil, err
+		}
+		union.Merge(&one)
+	}
+	return union.AppendBinary(nil), nil
+}
+
+// Close closes the minutes that all markers have passed, once their rows (Due) are acknowledged, and returns the
+// progress to write to the store.
+func (s *State) Close() []store.Progress {
+	var done []store.Progress
+	for _, t := range s.tenants {
+		if p := t.passed(); p > t.closed {
+			t.closed = p
+			for m := range t.minutes {
+				if m < p {
+					delete(t.minutes, m)
+				}
+			}
+			done = append(done, store.Progress{Layer: s.cfg.Layer, Partition: s.cfg.Partition, Tenant: t.Name, ClosedBefore: p, Version: s.Offset})
+		}
+	}
+	slices.SortFunc(done, func(a, b store.Progress) int { return strings.Compare(a.Tenant, b.Tenant) })
+	return done
+}
+
+// Commit is the least offset of any message of a minute that is open for some tenant: from there a restarted aggregate
+// must read again. To be asked once the progress of Close is acknowledged.
+func (s *State) Commit() int64 {
+	least := int64(math.MaxInt64)
+	for _, t := range s.tenants {
+		least = min(least, t.closed)
+	}
+	commit := s.Offset
+	for minute, first := range s.bases {
+		if minute < least {
+			delete(s.bases, minute)
+			continue
+		}
+		commit = min(commit, first)
+	}
+	return commit
+}

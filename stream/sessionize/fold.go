@@ -1,0 +1,339 @@
+package sessionize
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"tandem/core/metric"
+	"tandem/core/session"
+)
+
+func appendUint32(b []byte, v uint32) []byte { return binary.LittleEndian.AppendUint32(b, v) }
+func putUint32(b []byte, v uint32)           { binary.LittleEndian.PutUint32(b, v) }
+
+// settle folds a session's beacons since the last tick: onto its head if all of them are strictly later than what it
+// has, else by taking the old run back and adding the new one (SPEC 7).
+func (s *Shard) settle(i uint32) error {
+	sc := &s.scratch
+	if err := s.loadPending(i); err != nil {
+		return err
+	}
+	en := &s.table.entries[i]
+	if s.inOrder(en) {
+		slices.SortFunc(sc.pend.Events, func(a, b session.Event) int { return session.Compare(&a, &b) })
+		if !repeats(sc.pend.Events) {
+			return s.extend(i, sc.pend.Events, nil)
+		}
+		// The order of arrival decides which of two repeats is counted, so begin again.
+		if err := s.loadPending(i); err != nil {
+			return err
+		}
+	}
+	sc.old.Reset()
+	if err := decodeRun(&sc.old, s.slab.get(en.open)); err != nil {
+		return s.corrupt(i, err)
+	}
+	sc.new.Reset()
+	changed, err := s.merge()
+	if err != nil || !changed {
+		return err
+	}
+	if added, ok := s.later(); ok {
+		return s.extend(i, added, sc.new.Events)
+	}
+	return s.refold(i)
+}
+
+// loadPending reads the session's beacons since the last tick, in the order in which they came, and empties the list.
+// The entry keeps pointing at them until settle is done with it.
+func (s *Shard) loadPending(i uint32) error {
+	sc, en := &s.scratch, &s.table.entries[i]
+	sc.order = sc.order[:0]
+	for at := en.pending; at != 0; at = binary.LittleEndian.Uint32(s.arena[at-1:]) {
+		sc.order = append(sc.order, at-1)
+	}
+	sc.pend.Reset()
+	for k := len(sc.order) - 1; k >= 0; k-- {
+		at := sc.order[k]
+		n := binary.LittleEndian.Uint32(s.arena[at+4:])
+		if _, err := sc.pend.Decode(s.arena[at+8 : at+8+n]); err != nil {
+			return s.corrupt(i, err)
+		}
+	}
+	return nil
+}
+
+// inOrder says whether all pending beacons are strictly later than the open ones, and too few for any minute to be
+// full.
+func (s *Shard) inOrder(en *entry) bool {
+	least := s.Chain.Revs[0].Config.MaxEventsPerMinute
+	for i := range s.Chain.Revs {
+		least = min(least, s.Chain.Revs[i].Config.MaxEventsPerMinute)
+	}
+	if int(en.nOpen+en.nPend) > least {
+		return false
+	}
+	if en.nOpen == 0 {
+		return true
+	}
+	for i := range s.scratch.pend.Events {
+		if s.scratch.pend.Events[i].TS <= en.last {
+			return false
+		}
+	}
+	return true
+}
+
+func repeats(events []session.Event) bool {
+	for i := 1; i < len(events); i++ {
+		if session.Compare(&events[i-1], &events[i]) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func decodeRun(r *session.Run, b []byte) (err error) {
+	for len(b) > 0 {
+		if b, err = r.Decode(b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// merge brings the pending beacons, in order of arrival, into a copy of the open ones: sections 2's duplicates and
+// overflow. It says whether anything changed.
+func (s *Shard) merge() (changed bool, err error) {
+	sc := &s.scratch
+	run := append(sc.new.Events[:0], sc.old.Events...)
+	for k := range sc.pend.Events {
+		e := &sc.pend.Events[k]
+		at, found := slices.BinarySearchFunc(run, e, func(a session.Event, b *session.Event) int { return session.Compare(&a, b) })
+		if found {
+			s.Counts.Duplicate++
+			smaller, err := s.smaller(e, &run[at])
+			if err != nil {
+				return false, err
+			}
+			if smaller {
+				run[at] = *e
+				changed = true
+			}
+			continue
+		}
+		minute := floorDiv(e.TS, 60000)
+		from, to := at, at
+		for from > 0 && floorDiv(run[from-1].TS, 60000) == minute {
+			from--
+		}
+		for to < len(run) && floorDiv(run[to].TS, 60000) == minute {
+			to++
+		}
+		if to-from >= s.Chain.At(e.TS).Config.MaxEventsPerMinute {
+			s.Counts.Overflow++
+			if at == to {
+				continue
+			}
+			run = slices.Delete(run, to-1, to)
+		}
+		run = slices.Insert(run, at, *e)
+		changed = true
+	}
+	sc.new.Events = run
+	return changed, nil
+}
+
+// smaller says whether a's payload is bytewise smaller than b's.
+func (s *Shard) smaller(a, b *session.Event) (bool, error) {
+	if a.Digest == b.Digest && a.Size == b.Size {
+		return false, nil
+	}
+	pa, err := s.Payload(a.Offset)
+	if err != nil {
+		return false, fmt.Errorf("%s/%d: payload of record %d: %w", s.ID.Topic, s.ID.Partition, a.Offset, err)
+	}
+	pa = bytes.Clone(pa)
+	pb, err := s.Payload(b.Offset)
+	if err != nil {
+		return false, fmt.Errorf("%s/%d: payload of record %d: %w", s.ID.Topic, s.ID.Partition, b.Offset, err)
+	}
+	return bytes.Compare(pa, pb) < 0, nil
+}
+
+// later returns what the new run has beyond the old one, if the old one is its head and all else is strictly later.
+func (s *Shard) later() ([]session.Event, bool) {
+	old, run := s.scratch.old.Events, s.scratch.new.Events
+	if len(run) < len(old) {
+		return nil, false
+	}
+	for k := range old {
+		if session.Compare(&old[k], &run[k]) != 0 || old[k].Offset != run[k].Offset {
+			return nil, false
+		}
+	}
+	if len(old) > 0 && len(run) > len(old) && run[len(old)].TS <= old[len(old)-1].TS {
+		return nil, false
+	}
+	return run[len(old):], true
+}
+
+func (s *Shard) folder() session.Folder {
+	return session.Folder{Chain: s.Chain, Sums: &s.sums, Sign: 1}
+}
+
+// extend folds beacons that are strictly later than all of the session's onto its head.
+func (s *Shard) extend(i uint32, added, run []session.Event) error {
+	sc, en := &s.scratch, &s.table.entries[i]
+	if err := s.loadHead(i, &sc.head); err != nil {
+		return err
+	}
+	f := s.folder()
+	f.Beacons = true
+	f.Fold(&sc.head, added)
+	s.addCounts(&f)
+	sc.buf = sc.buf[:0]
+	if run == nil {
+		sc.buf = append(sc.buf, s.slab.get(en.open)...)
+		run = added
+	}
+	for k := range run {
+		sc.buf = session.AppendEvent(sc.buf, &run[k])
+	}
+	if en.nOpen == 0 {
+		en.first = added[0].TS
+	}
+	s.keep(i, f.Closed > 0, en.first, added[len(added)-1].TS, int(en.nOpen)+len(added))
+	return nil
+}
+
+// refold takes the contributions of the old run back and adds those of the new one, both from the sealed state.
+func (s *Shard) refold(i uint32) error {
+	sc := &s.scratch
+	if err := s.loadSealed(i, &sc.sealed); err != nil {
+		return err
+	}
+	clear(sc.gone)
+	clear(sc.came)
+	f := s.folder()
+	f.Beacons, f.Sign = true, -1
+	f.Seen = func(minute int64, k metric.Key, v uint64) { sc.gone[seenKey{minute, k, v}] = struct{}{} }
+	sc.head.Copy(&sc.sealed)
+	f.Fold(&sc.head, sc.old.Events)
+	f.Sign = 1
+	f.Seen = func(minute int64, k metric.Key, v uint64) {
+		sc.came[seenKey{minute, k, v}] = struct{}{}
+		s.sums.At(minute).Seen(k, v)
+	}
+	sc.head.Copy(&sc.sealed)
+	f.Fold(&sc.head, sc.new.Events)
+	s.addCounts(&f)
+	sc.buf = sc.buf[:0]
+	for k := range sc.new.Events {
+		sc.buf = session.AppendEvent(sc.buf, &sc.new.Events[k])
+	}
+	run := sc.new.Events
+	s.keep(i, f.Closed > 0, run[0].TS, run[len(run)-1].TS, len(run))
+	return s.forget()
+}
+
+// forget forms the sketches anew of every minute from which a visitor may have gone.
+func (s *Shard) forget() error {
+	sc := &s.scratch
+	minutes := map[int64]bool{}
+	for k := range sc.gone {
+		if _, still := sc.came[k]; !still {
+			minutes[k.minute] = true
+		}
+	}
+	if len(minutes) == 0 {
+		return nil
+	}
+	for m := range minutes {
+		s.sums.At(m).ForgetSeen()
+	}
+	var sums metric.Sums // only the sketches of those minutes are wanted
+	f := session.Folder{Chain: s.Chain, Sums: &sums, Beacons: true, Sign: 1}
+	f.Seen = func(minute int64, k metric.Key, v uint64) {
+		if minutes[minute] {
+			s.sums.At(minute).Seen(k, v)
+		}
+	}
+	var run session.Run
+	var st session.State
+	for i := range s.table.entries {
+		en := &s.table.entries[i]
+		if en.core == 0 || en.nOpen == 0 {
+			continue
+		}
+		run.Reset()
+		if err := decodeRun(&run, s.slab.get(en.open)); err != nil {
+			return s.corrupt(uint32(i), err)
+		}
+		if err := s.loadSealed(uint32(i), &st); err != nil {
+			return err
+		}
+		f.Fold(&st, run.Events)
+	}
+	return nil
+}
+
+func (s *Shard) addCounts(f *session.Folder) {
+	s.Counts.Conflict += f.Counts.Conflict
+	s.Counts.UnknownVariation += f.Counts.UnknownVariation
+}
+
+// keep stores the head and the open run (in the scratch buffer) of a session, and when to look at it next.
+func (s *Shard) keep(i uint32, closed bool, first, last int64, n int) {
+	sc, en := &s.scratch, &s.table.entries[i]
+	en.open = s.slab.replace(en.open, sc.buf)
+	sc.buf = session.AppendState(sc.buf[:0], &sc.head)
+	en.head = s.slab.replace(en.head, sc.buf)
+	en.first, en.last, en.nOpen = first, last, uint32(n)
+	en.pending, en.nPend = 0, 0
+	due := floorDiv(last, 60000) + 1
+	if closed || n >= sealAt {
+		due = floorDiv(first, 60000) + 1 // no visit with an open beacon ends before
+	}
+	s.wake(i, due)
+}
+
+func (s *Shard) loadSealed(i uint32, st *session.State) error {
+	_, sealed := split(s.slab.get(s.table.entries[i].core))
+	if len(sealed) == 0 {
+		st.Reset()
+		return nil
+	}
+	if err := st.Decode(s.Chain, sealed); err != nil {
+		return s.corrupt(i, err)
+	}
+	return nil
+}
+
+func (s *Shard) loadHead(i uint32, st *session.State) error {
+	head := s.table.entries[i].head
+	if head == 0 {
+		return s.loadSealed(i, st)
+	}
+	if err := st.Decode(s.Chain, s.slab.get(head)); err != nil {
+		return s.corrupt(i, err)
+	}
+	return nil
+}
+
+func (s *Shard) corrupt(i uint32, err error) error {
+	id := sessionID(s.slab.get(s.table.entries[i].core))
+	return fmt.Errorf("%s/%d: state of session %q: %w", s.ID.Topic, s.ID.Partition, id, err)
+}
+
+// wake has the session looked at once the watermark is past the minute before due.
+func (s *Shard) wake(i uint32, due int64) {
+	en := &s.table.entries[i]
+	if en.due != 0 && en.due <= due {
+		return
+	}
+	en.due = due
+	s.dues[due] = append(s.dues[due], i)
+}

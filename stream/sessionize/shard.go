@@ -1,0 +1,350 @@
+// Package sessionize is stage 1 of the stream (DESIGN 4): a shard for each partition of a beacons topic. Shard is the
+// state machine, a pure function of the records that it was given; Worker drives it.
+package sessionize
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/cespare/xxhash/v2"
+
+	"tandem/core/beacon"
+	"tandem/core/metric"
+	"tandem/core/session"
+	"tandem/core/tenant"
+	"tandem/schemas/wire"
+)
+
+// Limits of a shard. None of them depends on memory or time, only on the prefix of the log, so that every owner does
+// the same.
+const (
+	// MaxTickRecords ends a tick by itself, so that a backlog does not gather in one.
+	MaxTickRecords = 1 << 20
+	// maxPending beacons of one session are folded at once, in the middle of a tick: they are deduplicated then, and
+	// a session that floods holds no more than this beside its limit per minute.
+	maxPending = 4096
+	// sealAt open beacons of a session are sealed as far as the watermark allows although others are still open.
+	sealAt = 256
+)
+
+// Identity names a shard and what its outputs are versions of.
+type Identity struct {
+	Layer       string // "stream.dc1"
+	Topic       string // topic id of the beacons topic
+	Partition   int32
+	Generation  int64
+	FirstMinute int64 // of the generation; rows of minutes before it are not published
+	TickMS      int64 // part of the generation
+}
+
+// Counts are a shard's counters; those of session.Counts among them can be taken back.
+type Counts struct {
+	Beacons, Late, LateClock, Redelivered, Unused, Duplicate, Overflow int64
+	Rejected                                                           [16]int64 // by beacon.Reason
+	session.Counts
+}
+
+// Shard is the state of one partition: a function of the records from the log's start to Offset.
+type Shard struct {
+	ID      Identity
+	Chain   *tenant.Chain
+	Payload PayloadAt
+
+	Offset    int64 // of the next record
+	Sources   wire.Sources
+	Progress  []SourceProgress // by source
+	Watermark int64            // minutes; everything before it is final. 0: not known yet
+	Counts    Counts
+
+	tick    int64 // index of the tick interval that the greatest progress has reached
+	taken   int   // records since the last tick
+	ended   int64 // watermark at the last tick: visit ends and minutes before it are done
+	slab    slab
+	table   *table
+	arena   []byte // beacons since the last tick: 4 bytes place+1 of the session's one before, 4 bytes length, event
+	dirty   []uint32
+	dues    map[int64][]uint32
+	dueMin  int64
+	sums    metric.Sums
+	parser  beacon.Parser
+	parsed  beacon.Beacon
+	reader  session.Reader
+	scratch scratch
+}
+
+// SourceProgress is the progress of a source as this shard has read it.
+type SourceProgress struct {
+	Known  bool
+	MS     int64
+	Offset int64
+}
+
+// PayloadAt reads the payload of an earlier record of the partition again: of beacons that repeat each other with
+// other payloads the bytewise smallest stands, and payloads are not kept.
+type PayloadAt func(offset int64) ([]byte, error)
+
+type scratch struct {
+	event          session.Event
+	old, new, pend session.Run
+	added          session.Run
+	sealed, head   session.State
+	buf, buf2      []byte
+	order          []uint32
+	gone, came     map[seenKey]struct{}
+}
+
+type seenKey struct {
+	minute  int64
+	key     metric.Key
+	visitor uint64
+}
+
+// New returns an empty shard that starts at the given offset.
+func New(id Identity, chain *tenant.Chain, offset int64, payload PayloadAt) *Shard {
+	return &Shard{ID: id, Chain: chain, Offset: offset, Payload: payload, tick: math.MinInt64, dueMin: math.MinInt64,
+		table: newTable(), dues: map[int64][]uint32{},
+		scratch: scratch{gone: map[seenKey]struct{}{}, came: map[seenKey]struct{}{}}}
+}
+
+// Record is one record of a beacons topic.
+type Record struct {
+	Offset   int64
+	Ingest   int64 // ms
+	Payload  []byte
+	Origin   wire.Origin
+	Progress *wire.Progress // not nil: a progress record
+}
+
+// Take takes the next record and says whether a tick ends with it. An error says that the shard cannot go on.
+func (s *Shard) Take(r *Record) (tick bool, err error) {
+	if r.Offset < s.Offset {
+		return false, fmt.Errorf("%s/%d: record %d comes after %d", s.ID.Topic, s.ID.Partition, r.Offset, s.Offset-1)
+	}
+	s.Offset = r.Offset + 1
+	s.taken++
+	if r.Progress != nil {
+		tick = s.progress(r.Progress)
+	} else if err := s.beacon(r); err != nil {
+		return false, err
+	}
+	return tick || s.taken >= MaxTickRecords, nil
+}
+
+func (s *Shard) progress(p *wire.Progress) (tick bool) {
+	if p.Sources.Revision > s.Sources.Revision || s.Sources.List == nil {
+		s.Sources = p.Sources
+	}
+	for len(s.Progress) < len(s.Sources.List) {
+		s.Progress = append(s.Progress, SourceProgress{})
+	}
+	for _, a := range p.At {
+		if a.Source >= len(s.Progress) {
+			continue
+		}
+		q := &s.Progress[a.Source]
+		q.Known = true
+		q.MS, q.Offset = max(q.MS, a.MS), max(q.Offset, a.Offset)
+	}
+	least, greatest, all := int64(math.MaxInt64), int64(math.MinInt64), true
+	for _, q := range s.Progress {
+		if !q.Known {
+			all = false
+			continue
+		}
+		least, greatest = min(least, q.MS), max(greatest, q.MS)
+	}
+	if all && len(s.Progress) > 0 {
+		s.Watermark = Watermark(s.Chain, s.Watermark, least)
+	}
+	if greatest == math.MinInt64 {
+		return false
+	}
+	if n := floorDiv(greatest, s.ID.TickMS); n > s.tick {
+		s.tick = n
+		return true
+	}
+	return false
+}
+
+// Watermark returns the first minute, from the given one on, that is not passed: whose end plus the lateness in force
+// in it lies after the progress (ms, exclusive).
+func Watermark(chain *tenant.Chain, from, progress int64) int64 {
+	lateness := func(minute int64) int64 {
+		if r := chain.At(minute * 60000); r != nil {
+			return r.Config.Lateness
+		}
+		return chain.Revs[0].Config.Lateness
+	}
+	passed := func(m int64) bool { return progress >= (m+1)*60000+lateness(m) }
+	if len(chain.Revs) == 1 {
+		return max(from, floorDiv(progress-lateness(0), 60000))
+	}
+	// The greatest lateness bounds from below how far the watermark is; from there on minute by minute.
+	most := int64(0)
+	for i := range chain.Revs {
+		most = max(most, chain.Revs[i].Config.Lateness)
+	}
+	m := max(from, floorDiv(progress-most, 60000))
+	for passed(m) {
+		m++
+	}
+	return m
+}
+
+func (s *Shard) beacon(r *Record) error {
+	s.Counts.Beacons++
+	if o := r.Origin; o.Source < len(s.Progress) && r.Origin.Offset < s.Progress[o.Source].Offset {
+		s.Counts.Redelivered++
+		return nil
+	}
+	reason := s.parser.Parse(r.Payload, &s.parsed)
+	e := &s.scratch.event
+	var v session.Verdict
+	if reason == beacon.None {
+		chain := s.Chain
+		if string(s.parsed.Tenant) != chain.Tenant {
+			chain = nil
+		}
+		v = s.reader.Read(chain, &s.parsed, r.Ingest, e)
+		reason = v.Reason
+	}
+	switch {
+	case reason != beacon.None: // dispatch lets none of these through, but a topic is open to other writers
+		s.Counts.Rejected[reason]++
+		return nil
+	case !v.Used:
+		s.Counts.Unused++
+		return nil
+	case v.Late:
+		s.Counts.Late++
+		return nil
+	case s.Watermark > 0 && e.TS < s.Watermark*60000:
+		s.Counts.LateClock++
+		return nil
+	}
+	e.Offset, e.Digest, e.Size = r.Offset, xxhash.Sum64(r.Payload), len(r.Payload)
+	i, found := s.table.find(&s.slab, s.parsed.Session)
+	if !found {
+		s.scratch.buf = appendCore(s.scratch.buf[:0], s.parsed.Session)
+		s.table.entries[i].core = s.slab.put(s.scratch.buf)
+	}
+	s.append(i, e)
+	if s.table.entries[i].nPend >= maxPending {
+		return s.settle(i)
+	}
+	return nil
+}
+
+func (s *Shard) append(i uint32, e *session.Event) {
+	en := &s.table.entries[i]
+	if en.pending == 0 {
+		s.dirty = append(s.dirty, i)
+	}
+	at := len(s.arena)
+	s.arena = appendUint32(s.arena, en.pending)
+	s.arena = appendUint32(s.arena, 0)
+	s.arena = session.AppendEvent(s.arena, e)
+	putUint32(s.arena[at+4:], uint32(len(s.arena)-at-8))
+	en.pending = uint32(at + 1)
+	en.nPend++
+}
+
+// EndTick folds what the tick brought, ends visits and seals up to the watermark. The rows touched are then read with
+// Rows; Close ends the tick once they are safe.
+func (s *Shard) EndTick() error {
+	for _, i := range s.dirty {
+		if s.table.entries[i].pending == 0 {
+			continue // settled in the middle of the tick, and quiet since
+		}
+		if err := s.settle(i); err != nil {
+			return err
+		}
+	}
+	s.dirty, s.arena, s.taken = s.dirty[:0], s.arena[:0], 0
+	return s.advance()
+}
+
+// advance looks at every session that the watermark makes due.
+func (s *Shard) advance() error {
+	if s.Watermark <= s.ended {
+		return nil
+	}
+	s.ended = s.Watermark
+	for _, m := range s.dueMinutes() {
+		list := s.dues[m]
+		delete(s.dues, m)
+		for _, i := range list {
+			if en := &s.table.entries[i]; en.core == 0 || en.due != m {
+				continue // forgotten, or to be looked at earlier and done
+			}
+			if err := s.seal(i); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// dueMinutes returns the minutes up to the watermark that have sessions to look at, in order.
+func (s *Shard) dueMinutes() []int64 {
+	var due []int64
+	for m := range s.dues {
+		if m <= s.Watermark {
+			due = append(due, m)
+		}
+	}
+	slices.Sort(due)
+	return due
+}
+
+// Rows calls fn for every row touched since the last tick, minute by minute.
+func (s *Shard) Rows(fn func(m *metric.Minute) error) error {
+	for _, m := range s.sums.Minutes() {
+		if m.Touched && m.Minute >= s.ID.FirstMinute {
+			if err := fn(m); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Close ends the tick: its rows and marker are acknowledged.
+func (s *Shard) Close() {
+	s.sums.DropBefore(s.Watermark)
+	for _, m := range s.sums.Minutes() {
+		m.Untouch()
+	}
+}
+
+// TouchAll touches every open row: the first tick of a generation publishes them all.
+func (s *Shard) TouchAll() {
+	for _, m := range s.sums.Minutes() {
+		m.Touch(s.Cells)
+	}
+}
+
+// Cells is the number of cells of a group.
+func (s *Shard) Cells(group int) int { return len(s.Chain.Groups[group].Names) }
+
+// Stats says how much the shard holds.
+type Stats struct {
+	Sessions, Bytes int64
+}
+
+// Stats returns how much the shard holds: sessions, and the bytes of their state, tables included.
+func (s *Shard) Stats() Stats {
+	return Stats{
+		Sessions: int64(s.table.n),
+		Bytes:    s.slab.used + int64(len(s.table.slots))*8 + int64(cap(s.table.entries))*48,
+	}
+}
+
+func floorDiv(a, b int64) int64 {
+	q := a / b
+	if a%b < 0 {
+		q--
+	}
+	return q
+}

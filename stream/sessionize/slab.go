@@ -1,0 +1,154 @@
+package sessionize
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// slab keeps byte strings outside the garbage collector's sight: chunks of 1 MiB without pointers, each cut into
+// places of one size. A ref names a place; 0 is none. Millions of idle sessions cost the collector a few thousand
+// chunks.
+//
+// Limits: 64 GiB in all (a ref counts units of 16 bytes in 32 bits); a shard that comes there panics rather than
+// count wrong, long after memory limits have ended it.
+type slab struct {
+	chunks  [][]byte
+	classes []uint8 // by chunk
+	free    [len(places)][]uint32
+	tail    [len(places)]uint32 // next fresh place of the class's newest chunk, 0: none
+	spare   []uint32            // numbers of chunks that held one big string and are free
+	used    int64               // bytes of places handed out
+}
+
+const (
+	unit      = 16
+	chunkSize = 1 << 20
+	chunkUnit = chunkSize / unit
+	big       = 255 // class of a chunk that is one string
+)
+
+// places are the sizes of places, in units: steps of 16 bytes while small, then of an eighth or less lost.
+var places = [...]int{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 18, 20, 22, 24, 26, 28, 30, 32, 36, 40, 44, 48, 52, 56, 60, 64,
+	72, 80, 88, 96, 104, 112, 120, 128, 144, 160, 176, 192, 208, 224, 240, 256, 288, 320, 352, 384, 416, 448, 480, 512}
+
+// class returns the class of strings of n bytes, or big.
+func class(n int) uint8 {
+	units := (n + 2 + unit - 1) / unit // two bytes of length
+	lo, hi := 0, len(places)
+	for lo < hi {
+		if mid := (lo + hi) / 2; places[mid] < units {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	if lo == len(places) {
+		return big
+	}
+	return uint8(lo)
+}
+
+// put stores a copy of b and returns its ref.
+func (s *slab) put(b []byte) uint32 {
+	c := class(len(b))
+	if c == big {
+		return s.putBig(b)
+	}
+	var ref uint32
+	if n := len(s.free[c]); n > 0 {
+		ref = s.free[c][n-1]
+		s.free[c] = s.free[c][:n-1]
+	} else {
+		ref = s.fresh(c)
+	}
+	s.used += int64(places[c] * unit)
+	at := s.chunks[ref/chunkUnit][ref%chunkUnit*unit:]
+	binary.LittleEndian.PutUint16(at, uint16(len(b)))
+	copy(at[2:], b)
+	return ref
+}
+
+func (s *slab) fresh(c uint8) uint32 {
+	if s.tail[c] == 0 {
+		n := s.chunk(make([]byte, chunkSize), c)
+		s.tail[c] = uint32(n * chunkUnit)
+		if n == 0 {
+			s.tail[c] += uint32(places[c]) // the place 0 is never given out
+		}
+	}
+	ref := s.tail[c]
+	next := ref + uint32(places[c])
+	if int(next%chunkUnit)+places[c] > chunkUnit || next/chunkUnit != ref/chunkUnit {
+		next = 0
+	}
+	s.tail[c] = next
+	return ref
+}
+
+func (s *slab) chunk(b []byte, c uint8) int {
+	if n := len(s.spare); n > 0 {
+		i := s.spare[n-1]
+		s.spare = s.spare[:n-1]
+		s.chunks[i], s.classes[i] = b, c
+		return int(i)
+	}
+	if len(s.chunks) == 1<<16 {
+		panic(fmt.Sprintf("BUG: a shard's sessions need more than %d chunks", 1<<16))
+	}
+	s.chunks, s.classes = append(s.chunks, b), append(s.classes, c)
+	return len(s.chunks) - 1
+}
+
+func (s *slab) putBig(b []byte) uint32 {
+	if len(s.chunks) == 0 {
+		s.chunk(nil, big) // so that no ref is 0
+	}
+	c := make([]byte, len(b))
+	copy(c, b)
+	s.used += int64(len(b))
+	return uint32(s.chunk(c, big) * chunkUnit)
+}
+
+// get returns the string of the ref: valid until it is dropped, not to be written.
+func (s *slab) get(ref uint32) []byte {
+	if ref == 0 {
+		return nil
+	}
+	chunk := s.chunks[ref/chunkUnit]
+	if s.classes[ref/chunkUnit] == big {
+		return chunk
+	}
+	at := chunk[ref%chunkUnit*unit:]
+	n := binary.LittleEndian.Uint16(at)
+	return at[2 : 2+int(n)]
+}
+
+// drop gives the place back.
+func (s *slab) drop(ref uint32) {
+	if ref == 0 {
+		return
+	}
+	c := s.classes[ref/chunkUnit]
+	if c == big {
+		s.used -= int64(len(s.chunks[ref/chunkUnit]))
+		s.chunks[ref/chunkUnit] = nil
+		s.spare = append(s.spare, ref/chunkUnit)
+		return
+	}
+	s.used -= int64(places[c] * unit)
+	s.free[c] = append(s.free[c], ref)
+}
+
+// replace stores b in place of the ref, in its place if it fits one of the same size.
+func (s *slab) replace(ref uint32, b []byte) uint32 {
+	if ref != 0 {
+		if c := s.classes[ref/chunkUnit]; c != big && c == class(len(b)) {
+			at := s.chunks[ref/chunkUnit][ref%chunkUnit*unit:]
+			binary.LittleEndian.PutUint16(at, uint16(len(b)))
+			copy(at[2:], b)
+			return ref
+		}
+		s.drop(ref)
+	}
+	return s.put(b)
+}

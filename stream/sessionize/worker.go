@@ -1,0 +1,301 @@
+package sessionize
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"tandem/core/tenant"
+	"tandem/schemas/blob"
+	"tandem/schemas/wire"
+	"tandem/stream/broker"
+)
+
+// CoreVersion changes when what Fold computes changes: a new generation (DESIGN 4).
+const CoreVersion = 1
+
+// Config of a shard's worker.
+type Config struct {
+	Layer             string
+	Topic, TopicID    string
+	Partition         int32
+	MetricsTopic      string
+	MetricsPartitions int
+	TickMS            int64
+	// CheckpointTicks is the number of ticks between checkpoints; 0: none.
+	CheckpointTicks int
+}
+
+// Writer is the part of a broker that a shard publishes to: it returns once everything is acknowledged, and after an
+// error nothing more may be written.
+type Writer interface {
+	Write(ctx context.Context, recs []broker.Record) error
+}
+
+// Blobs holds claims and checkpoints.
+type Blobs interface {
+	Create(name string, data []byte) error
+	Get(name string) ([]byte, error)
+	List(prefix string) ([]string, error)
+	Delete(name string) error
+}
+
+// Worker drives a shard: it publishes what a tick touched, then markers, then takes a checkpoint. Not safe for
+// concurrent use.
+type Worker struct {
+	Shard *Shard
+	// Ticked, if set, is told of each tick that is done (monitoring).
+	Ticked func(TickStats)
+
+	cfg   Config
+	out   Writer
+	blobs Blobs
+	pub   publisher
+	all   bool // the next tick publishes every open row
+	ticks int  // since the last checkpoint
+	recs  []broker.Record
+	bytes int
+}
+
+// TickStats describes a tick.
+type TickStats struct {
+	Offset, Watermark int64
+	Rows, Bytes       int64
+}
+
+// claim names where a generation begins. It is created once.
+type claim struct {
+	Start       int64  // offset of its first record
+	From        string // checkpoint that it begins with; "": an empty shard
+	FirstMinute int64
+	TickMS      int64
+	Core        int
+}
+
+// keepCheckpoints are kept; older ones are deleted.
+const keepCheckpoints = 3
+
+// Open finds where the shard goes on: at its newest checkpoint, or where its generation was claimed to begin. Two
+// owners that open at once come to the same.
+func Open(cfg Config, chain *tenant.Chain, blobs Blobs, out Writer, payload PayloadAt) (*Worker, error) {
+	w := &Worker{cfg: cfg, out: out, blobs: blobs, pub: publisher{partitions: cfg.MetricsPartitions, place: map[rowKey]int32{}}}
+	for {
+		g, c, newest, err := w.newest()
+		if err != nil {
+			return nil, err
+		}
+		if g >= 0 && c.TickMS == cfg.TickMS && c.Core == CoreVersion {
+			return w, w.restore(g, c, newest, chain, payload)
+		}
+		next := claim{TickMS: cfg.TickMS, Core: CoreVersion}
+		if g >= 0 {
+			if newest == "" {
+				newest = c.From
+			}
+			next.From, next.Start, next.FirstMinute = newest, c.Start, c.FirstMinute
+			if newest != "" {
+				if next.Start, err = checkpointOffset(newest); err != nil {
+					return nil, err
+				}
+			}
+		}
+		data, err := json.Marshal(next)
+		if err != nil {
+			return nil, fmt.Errorf("claim: %w", err)
+		}
+		if err := blobs.Create(w.claimName(g+1), data); err != nil && !errors.Is(err, blob.ErrExists) {
+			return nil, fmt.Errorf("claim generation %d: %w", g+1, err)
+		}
+	}
+}
+
+func (w *Worker) folder() string {
+	return fmt.Sprintf("checkpoints/%s/%s/%d", w.cfg.Layer, w.cfg.TopicID, w.cfg.Partition)
+}
+
+func (w *Worker) claimName(g int64) string { return fmt.Sprintf("%s/%010d/claim.json", w.folder(), g) }
+
+func (w *Worker) checkpointName(g, offset int64) string {
+	return fmt.Sprintf("%s/%010d/%020d.checkpoint", w.folder(), g, offset)
+}
+
+func checkpointOffset(name string) (offset int64, err error) {
+	if _, err = fmt.Sscanf(path.Base(name), "%d.checkpoint", &offset); err != nil {
+		return 0, fmt.Errorf("checkpoint %s: not a checkpoint's name", name)
+	}
+	return offset, nil
+}
+
+// newest returns the greatest claimed generation (-1: none), its claim and its newest checkpoint ("": none).
+func (w *Worker) newest() (g int64, c claim, checkpoint string, err error) {
+	names, err := w.blobs.List(w.folder() + "/")
+	if err != nil {
+		return 0, c, "", fmt.Errorf("list checkpoints: %w", err)
+	}
+	g = -1
+	for _, name := range names {
+		if strings.HasSuffix(name, "/claim.json") {
+			g++
+		}
+	}
+	if g < 0 {
+		return g, c, "", nil
+	}
+	data, err := w.blobs.Get(w.claimName(g))
+	if err != nil {
+		return 0, c, "", fmt.Errorf("claim %s: %w", w.claimName(g), err)
+	}
+	if err := json.Unmarshal(data, &c); err != nil {
+		return 0, c, "", fmt.Errorf("claim %s: %w", w.claimName(g), err)
+	}
+	for _, name := range names { // sorted, so that the last is the newest
+		if strings.HasPrefix(name, path.Dir(w.claimName(g))) && strings.HasSuffix(name, ".checkpoint") {
+			checkpoint = name
+		}
+	}
+	return g, c, checkpoint, nil
+}
+
+func (w *Worker) restore(g int64, c claim, checkpoint string, chain *tenant.Chain, payload PayloadAt) error {
+	id := Identity{Layer: w.cfg.Layer, Topic: w.cfg.TopicID, Partition: w.cfg.Partition, Generation: g, FirstMinute: c.FirstMinute, TickMS: c.TickMS}
+	if checkpoint == "" && c.From == "" {
+		w.Shard = New(id, chain, c.Start, payload)
+		return nil
+	}
+	w.all = checkpoint == "" // the first tick of a generation that began with another one's checkpoint
+	if w.all {
+		checkpoint = c.From
+	}
+	data, err := w.blobs.Get(checkpoint)
+	if err != nil {
+		return fmt.Errorf("checkpoint %s: %w", checkpoint, err)
+	}
+	if w.Shard, err = Restore(checkpoint, data, chain, payload); err != nil {
+		return err
+	}
+	w.Shard.ID = id
+	return nil
+}
+
+// Handle takes the partition's next records.
+func (w *Worker) Handle(ctx context.Context, recs []broker.Record) error {
+	for i := range recs {
+		r := &recs[i]
+		if r.Offset < w.Shard.Offset {
+			continue // read again after a restart
+		}
+		rec := Record{Offset: r.Offset, Ingest: r.Time, Payload: r.Value}
+		if _, ok := r.Header(wire.HeaderProgress); ok {
+			p, err := wire.ReadProgress(r.Value)
+			if err != nil {
+				return fmt.Errorf("%s/%d, record %d: %w", r.Topic, r.Partition, r.Offset, err)
+			}
+			rec.Progress = &p
+		} else if b, ok := r.Header(wire.HeaderOrigin); ok {
+			o, err := wire.ReadOrigin(b)
+			if err != nil {
+				return fmt.Errorf("%s/%d, record %d: %w", r.Topic, r.Partition, r.Offset, err)
+			}
+			rec.Origin = o
+		} else {
+			return fmt.Errorf("%s/%d, record %d is neither a beacon of dispatch nor a progress record", r.Topic, r.Partition, r.Offset)
+		}
+		tick, err := w.Shard.Take(&rec)
+		if err != nil {
+			return err
+		}
+		if tick {
+			if err := w.tick(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// writeBytes bounds the messages of a tick that wait for their acks.
+const writeBytes = 8 << 20
+
+func (w *Worker) tick(ctx context.Context) error {
+	s := w.Shard
+	if err := s.EndTick(); err != nil {
+		return err
+	}
+	if w.all {
+		s.TouchAll()
+		w.all = false
+	}
+	st := TickStats{Offset: s.Offset, Watermark: s.Watermark}
+	err := w.pub.messages(s, func(m Message) error {
+		w.recs = append(w.recs, broker.Record{Topic: w.cfg.MetricsTopic, Partition: m.Partition, Value: m.Value})
+		st.Rows++
+		st.Bytes += int64(len(m.Value))
+		if w.bytes += len(m.Value); w.bytes >= writeBytes {
+			return w.flush(ctx)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if err := w.flush(ctx); err != nil {
+		return err
+	}
+	h := s.head()
+	marker := wire.AppendMarker(&h, s.Watermark)
+	for p := range w.cfg.MetricsPartitions {
+		w.recs = append(w.recs, broker.Record{Topic: w.cfg.MetricsTopic, Partition: int32(p), Value: marker})
+	}
+	if err := w.flush(ctx); err != nil {
+		return err
+	}
+	s.Close()
+	if w.ticks++; w.cfg.CheckpointTicks > 0 && w.ticks >= w.cfg.CheckpointTicks {
+		if err := w.checkpoint(); err != nil {
+			return err
+		}
+		w.ticks = 0
+	}
+	if w.Ticked != nil {
+		w.Ticked(st)
+	}
+	return nil
+}
+
+func (w *Worker) flush(ctx context.Context) error {
+	err := w.out.Write(ctx, w.recs)
+	w.recs, w.bytes = w.recs[:0], 0
+	return err
+}
+
+func (w *Worker) checkpoint() error {
+	s := w.Shard
+	data, err := s.AppendCheckpoint(nil)
+	if err != nil {
+		return err
+	}
+	name := w.checkpointName(s.ID.Generation, s.Offset)
+	if err := w.blobs.Create(name, data); err != nil && !errors.Is(err, blob.ErrExists) {
+		return fmt.Errorf("checkpoint %s: %w", name, err)
+	}
+	names, err := w.blobs.List(path.Dir(name) + "/")
+	if err != nil {
+		return fmt.Errorf("list checkpoints: %w", err)
+	}
+	var old []string
+	for _, n := range names {
+		if strings.HasSuffix(n, ".checkpoint") && n < name {
+			old = append(old, n)
+		}
+	}
+	for len(old) >= keepCheckpoints {
+		if err := w.blobs.Delete(old[0]); err != nil {
+			return fmt.Errorf("delete checkpoint %s: %w", old[0], err)
+		}
+		old = old[1:]
+	}
+	return nil
+}
