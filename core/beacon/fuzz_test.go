@@ -22,7 +22,7 @@ func seeds() [][]byte {
 			all = append(all, []byte(c.payload))
 		}
 	}
-	for _, ts := range []string{`"2026-01-05T12:00:59.9999999+02:00"`, `-9223372036854775808`} {
+	for _, ts := range []string{`"2026-01-05T12:00:59.9999999+02:00"`, `-9223372036854775808`, `18446744073709551616`} {
 		all = append(all, []byte(with(`"ts":`+ts)))
 	}
 	return append(all, []byte(with(`"a":{"b":[1,-2.5e+3,"\ud83d\ude00é",{"c":[[],{}]},null,true,false]}`)))

@@ -1,7 +1,6 @@
 package beacon
 
 import (
-	"math"
 	"strconv"
 )
 
@@ -118,7 +117,8 @@ func finite(text []byte) bool {
 	return err == nil
 }
 
-// integer reads a JSON number without fraction and exponent; ok is false for others, and outside int64.
+// integer reads a JSON number without fraction and exponent; ok is false for others. Beyond 1<<59, hundreds of millions
+// of years from any valid event time, it is 1<<59.
 func integer(text []byte) (n int64, ok bool) {
 	negative := text[0] == '-'
 	if negative {
@@ -127,13 +127,13 @@ func integer(text []byte) (n int64, ok bool) {
 	var u uint64
 	for _, c := range text {
 		c -= '0'
-		if c > 9 || u > math.MaxInt64/10 {
+		if c > 9 {
 			return 0, false
 		}
-		u = u*10 + uint64(c)
+		u = min(u*10+uint64(c), 1<<59) // 1<<59 * 10 + 9 still fits, so that it stays there
 	}
 	if negative {
-		return -int64(u), u <= 1<<63
+		return -int64(u), true
 	}
-	return int64(u), u <= math.MaxInt64
+	return int64(u), true
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"math/big"
 	"regexp"
 	"strconv"
 	"strings"
@@ -99,8 +100,15 @@ func referenceTS(v node) (ms int64, ok bool) {
 		if !wholeNumber.MatchString(string(v)) {
 			return 0, false
 		}
-		n, err := strconv.ParseInt(string(v), 10, 64)
-		return n, err == nil
+		n, _ := new(big.Int).SetString(string(v), 10)
+		const limit = 1 << 59 // where an integer saturates
+		switch {
+		case n.Cmp(big.NewInt(limit)) > 0:
+			return limit, true
+		case n.Cmp(big.NewInt(-limit)) < 0:
+			return -limit, true
+		}
+		return n.Int64(), true
 	case string:
 		m := instant.FindStringSubmatch(v)
 		if m == nil {

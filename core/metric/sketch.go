@@ -24,13 +24,14 @@ const (
 type Sketch struct {
 	exact []uint64 // sorted, fewer than exactLimit
 	regs  []byte   // registers of them, once the set has reached exactLimit
+	set   int      // registers that are not zero
 }
 
 // Empty says whether nothing was added.
 func (s *Sketch) Empty() bool { return len(s.exact) == 0 && s.regs == nil }
 
 // Reset empties the sketch.
-func (s *Sketch) Reset() { s.exact, s.regs = s.exact[:0], nil }
+func (s *Sketch) Reset() { s.exact, s.regs, s.set = s.exact[:0], nil, 0 }
 
 // Add adds a hash (uniform over 64 bits) and says whether the sketch changed.
 func (s *Sketch) Add(hash uint64) bool {
@@ -64,6 +65,9 @@ func (s *Sketch) register(hash uint64) bool {
 	if s.regs[i] >= rank {
 		return false
 	}
+	if s.regs[i] == 0 {
+		s.set++
+	}
 	s.regs[i] = rank
 	return true
 }
@@ -80,7 +84,12 @@ func (s *Sketch) Merge(o *Sketch) {
 		s.spread()
 	}
 	for i, r := range o.regs {
-		s.regs[i] = max(s.regs[i], r)
+		if r > s.regs[i] {
+			if s.regs[i] == 0 {
+				s.set++
+			}
+			s.regs[i] = r
+		}
 	}
 }
 
@@ -157,21 +166,20 @@ func (s *Sketch) AppendBinary(b []byte) []byte {
 		}
 		return b
 	}
-	n := 0
-	for _, r := range s.regs {
-		if r != 0 {
-			n++
-		}
-	}
-	if n >= sparseLimit {
+	if s.set >= sparseLimit {
 		return append(append(b, formDense), s.regs...)
 	}
-	b = binary.AppendUvarint(append(b, formSparse), uint64(n))
+	b = binary.AppendUvarint(append(b, formSparse), uint64(s.set))
 	before := 0
-	for i, r := range s.regs {
-		if r != 0 {
-			b = append(binary.AppendUvarint(b, uint64(i-before)), r)
-			before = i
+	for i := 0; i < registers; i += 8 {
+		if binary.LittleEndian.Uint64(s.regs[i:]) == 0 {
+			continue // most of them, as long as this form is the one that stands
+		}
+		for k := i; k < i+8; k++ {
+			if r := s.regs[k]; r != 0 {
+				b = append(binary.AppendUvarint(b, uint64(k-before)), r)
+				before = k
+			}
 		}
 	}
 	return b
@@ -181,7 +189,7 @@ var errSketch = errors.New("sketch is corrupt")
 
 // UnmarshalBinary reads what AppendBinary wrote, and refuses anything else.
 func (s *Sketch) UnmarshalBinary(b []byte) error {
-	s.exact, s.regs = nil, nil
+	s.exact, s.regs, s.set = nil, nil, 0
 	if len(b) == 0 {
 		return fmt.Errorf("%w: no bytes", errSketch)
 	}
@@ -232,17 +240,16 @@ func (s *Sketch) UnmarshalBinary(b []byte) error {
 }
 
 func (s *Sketch) checkRegs(form byte) error {
-	n := 0
 	for _, r := range s.regs {
 		if r > maxRank {
 			return fmt.Errorf("%w: rank %d", errSketch, r)
 		}
 		if r != 0 {
-			n++
+			s.set++
 		}
 	}
-	if (n >= sparseLimit) != (form == formDense) {
-		return fmt.Errorf("%w: %d registers in form %d", errSketch, n, form)
+	if (s.set >= sparseLimit) != (form == formDense) {
+		return fmt.Errorf("%w: %d registers in form %d", errSketch, s.set, form)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@
 package metric
 
 import (
+	"cmp"
 	"math/bits"
 	"slices"
 )
@@ -51,13 +52,20 @@ type Minute struct {
 	// Touched says that a page or a sketch of this minute was touched since the last Untouch.
 	Touched bool
 
-	keys  []uint64 // key + 1; 0 is free
-	refs  []uint32 // page's place in cells
+	slots []slot
 	n     int
-	cells []int64  // pages one after another: a mask of the cells touched, then the cells
-	order []uint64 // keys in order, valid while it has n of them
-	seen  map[Key]*Sketch
-	fresh map[Key]bool // sketches touched since the last Untouch
+	cells []int64 // pages one after another: a mask of the cells touched, then the cells
+	order []slot  // the pages by key, but for those in fresh
+	fresh []slot  // pages made since order was put in order
+
+	// The one cell of a page of visitors is a place + 1 in sketches.
+	sketches []*Sketch
+	spare    []*Sketch // for the next minute that this memory serves
+}
+
+type slot struct {
+	key uint64 // Key + 1; 0 is free
+	ref uint32 // the page's place in cells
 }
 
 // At returns the minute, made if it is not there.
@@ -105,9 +113,12 @@ func (s *Sums) DropBefore(minute int64) {
 }
 
 func (m *Minute) reset() {
-	clear(m.keys)
-	m.n, m.cells, m.order, m.Touched = 0, m.cells[:0], m.order[:0], false
-	m.seen, m.fresh = nil, nil
+	clear(m.slots)
+	for _, s := range m.sketches {
+		s.Reset()
+	}
+	m.spare = append(m.spare, m.sketches...)
+	m.n, m.cells, m.order, m.fresh, m.sketches, m.Touched = 0, m.cells[:0], m.order[:0], m.fresh[:0], m.sketches[:0], false
 }
 
 const mix = 0x9e3779b97f4a7c15
@@ -116,19 +127,20 @@ const mix = 0x9e3779b97f4a7c15
 // next call of Page. The caller adds to cells and sets their bits; n is always the same for a group.
 func (m *Minute) Page(k Key, n int) []int64 {
 	m.Touched = true
-	if 4*m.n >= 3*len(m.keys) {
+	if 4*m.n >= 3*len(m.slots) {
 		m.grow()
 	}
-	mask := uint64(len(m.keys) - 1)
+	mask := uint64(len(m.slots) - 1)
 	want := uint64(k) + 1
 	for i := (want * mix) >> 32 & mask; ; i = (i + 1) & mask {
-		switch m.keys[i] {
+		s := &m.slots[i]
+		switch s.key {
 		case want:
-			at := m.refs[i]
-			return m.cells[at : int(at)+n+1]
+			return m.cells[s.ref : int(s.ref)+n+1]
 		case 0:
 			at := len(m.cells)
-			m.keys[i], m.refs[i] = want, uint32(at)
+			*s = slot{want, uint32(at)}
+			m.fresh = append(m.fresh, *s)
 			m.n++
 			m.cells = append(m.cells, zeros[:n+1]...)
 			return m.cells[at : at+n+1]
@@ -139,50 +151,71 @@ func (m *Minute) Page(k Key, n int) []int64 {
 var zeros [65]int64
 
 func (m *Minute) grow() {
-	keys, refs := m.keys, m.refs
-	size := max(64, 2*len(keys))
-	m.keys, m.refs = make([]uint64, size), make([]uint32, size)
-	mask := uint64(size - 1)
-	for j, k := range keys {
-		if k == 0 {
+	old := m.slots
+	m.slots = make([]slot, max(64, 2*len(old)))
+	mask := uint64(len(m.slots) - 1)
+	for _, s := range old {
+		if s.key == 0 {
 			continue
 		}
-		i := (k * mix) >> 32 & mask
-		for m.keys[i] != 0 {
+		i := (s.key * mix) >> 32 & mask
+		for m.slots[i].key != 0 {
 			i = (i + 1) & mask
 		}
-		m.keys[i], m.refs[i] = k, refs[j]
+		m.slots[i] = s
 	}
+}
+
+// sketch returns the sketch of the key and its page.
+func (m *Minute) sketch(k Key) (*Sketch, []int64) {
+	page := m.Page(k, 1)
+	if page[1] == 0 {
+		if n := len(m.spare); n > 0 {
+			m.sketches = append(m.sketches, m.spare[n-1])
+			m.spare = m.spare[:n-1]
+		} else {
+			m.sketches = append(m.sketches, &Sketch{})
+		}
+		page[1] = int64(len(m.sketches))
+	}
+	return m.sketches[page[1]-1], page
 }
 
 // Seen adds a visitor to the sketch of the key.
 func (m *Minute) Seen(k Key, visitor uint64) {
-	s := m.seen[k]
-	if s == nil {
-		if m.seen == nil {
-			m.seen = map[Key]*Sketch{}
-		}
-		s = &Sketch{}
-		m.seen[k] = s
-	}
+	s, page := m.sketch(k)
 	if s.Add(visitor) {
-		m.touchSeen(k)
+		page[0] = 1
 	}
 }
 
-func (m *Minute) touchSeen(k Key) {
-	if m.fresh == nil {
-		m.fresh = map[Key]bool{}
-	}
-	m.fresh[k] = true
-	m.Touched = true
+// Unite makes the sketch of the key the union of both.
+func (m *Minute) Unite(k Key, o *Sketch) {
+	s, page := m.sketch(k)
+	s.Merge(o)
+	page[0] = 1
 }
 
 // ForgetSeen empties all sketches of the minute and touches them: they are about to be formed anew.
 func (m *Minute) ForgetSeen() {
-	for k, s := range m.seen {
-		s.Reset()
-		m.touchSeen(k)
+	m.each(func(k Key, page []int64) {
+		if k.Group() == GroupSeen {
+			m.sketches[page[1]-1].Reset()
+			page[0] = 1
+			m.Touched = true
+		}
+	})
+}
+
+// GroupSeen is the group of `visitors` in every chain, the one whose cell is a sketch.
+const GroupSeen = 2
+
+// each calls fn for each page, in no order; of the page only the mask and the first cell are given.
+func (m *Minute) each(fn func(k Key, page []int64)) {
+	for i := range m.slots {
+		if s := &m.slots[i]; s.key != 0 {
+			fn(Key(s.key-1), m.cells[s.ref:s.ref+2])
+		}
 	}
 }
 
@@ -191,26 +224,36 @@ func (m *Minute) Untouch() {
 	if !m.Touched {
 		return
 	}
-	for i, k := range m.keys {
-		if k != 0 {
-			m.cells[m.refs[i]] = 0
-		}
-	}
-	clear(m.fresh)
+	m.each(func(_ Key, page []int64) { page[0] = 0 })
 	m.Touched = false
 }
 
 // Touch touches every cell that there is (the first tick of a generation publishes every open row).
 func (m *Minute) Touch(cells func(group int) int) {
-	for i, k := range m.keys {
-		if k != 0 {
-			m.cells[m.refs[i]] = 1<<cells(Key(k-1).Group()) - 1
+	m.each(func(k Key, page []int64) { page[0] = 1<<cells(k.Group()) - 1 })
+	m.Touched = true
+}
+
+// sorted returns the pages by key.
+func (m *Minute) sorted() []slot {
+	if len(m.fresh) == 0 {
+		return m.order
+	}
+	slices.SortFunc(m.fresh, func(a, b slot) int { return cmp.Compare(a.key, b.key) })
+	// Merge from the back, in place.
+	a, b := len(m.order)-1, len(m.fresh)-1
+	m.order = append(m.order, m.fresh...)
+	for to := len(m.order) - 1; b >= 0; to-- {
+		if a >= 0 && m.order[a].key > m.fresh[b].key {
+			m.order[to] = m.order[a]
+			a--
+		} else {
+			m.order[to] = m.fresh[b]
+			b--
 		}
 	}
-	for k := range m.seen {
-		m.touchSeen(k)
-	}
-	m.Touched = true
+	m.fresh = m.fresh[:0]
+	return m.order
 }
 
 // Cell is one value of a row: the sum, or for visitors the sketch, of a variation and a tag set.
@@ -225,39 +268,35 @@ type Cell struct {
 // cell. Cells are in order of variation and tag set, zeros (and empty sketches) left out; a row all of whose cells
 // are zero has none, and still says something: what was there is gone. The cells are valid during the call.
 func (m *Minute) Rows(all bool, cells func(group int) int, fn func(scope, group, cell int, row []Cell) error) error {
-	if len(m.order) != m.n {
-		m.order = m.order[:0]
-		for _, k := range m.keys {
-			if k != 0 {
-				m.order = append(m.order, k)
-			}
-		}
-		slices.Sort(m.order)
-	}
+	order := m.sorted()
 	var row []Cell
-	var pages [][]int64
-	for i := 0; i < len(m.order); {
-		first := Key(m.order[i] - 1)
-		n := cells(first.Group())
-		pages = pages[:0]
+	for i := 0; i < len(order); {
+		first := Key(order[i].key - 1)
 		var touched uint64
 		j := i
-		for ; j < len(m.order) && Key(m.order[j]-1).Row() == first.Row(); j++ {
-			p := m.Page(Key(m.order[j]-1), n)
-			pages = append(pages, p)
-			touched |= uint64(p[0])
+		for ; j < len(order) && Key(order[j].key-1).Row() == first.Row(); j++ {
+			touched |= uint64(m.cells[order[j].ref])
 		}
 		if all {
-			touched = 1<<n - 1
+			touched = 1<<cells(first.Group()) - 1
 		}
 		for ; touched != 0; touched &= touched - 1 {
 			c := bits.TrailingZeros64(touched)
 			row = row[:0]
-			for x, p := range pages {
-				if v := p[1+c]; v != 0 {
-					k := Key(m.order[i+x] - 1)
-					row = append(row, Cell{Variation: k.Variation(), Tags: k.Tags(), Value: v})
+			for x := range order[i:j] {
+				s := &order[i+x]
+				v := m.cells[int(s.ref)+1+c]
+				if v == 0 {
+					continue
 				}
+				k := Key(s.key - 1)
+				cell := Cell{Variation: k.Variation(), Tags: k.Tags(), Value: v}
+				if first.Group() == GroupSeen {
+					if cell.Sketch, cell.Value = m.sketches[v-1], 0; cell.Sketch.Empty() {
+						continue
+					}
+				}
+				row = append(row, cell)
 			}
 			if err := fn(first.Scope(), first.Group(), c, row); err != nil {
 				return err
@@ -265,37 +304,22 @@ func (m *Minute) Rows(all bool, cells func(group int) int, fn func(scope, group,
 		}
 		i = j
 	}
-	return m.seenRows(all, fn)
+	return nil
 }
 
-func (m *Minute) seenRows(all bool, fn func(scope, group, cell int, row []Cell) error) error {
-	rows := map[Key]bool{}
-	for k := range m.seen {
-		if all || m.fresh[k] {
-			rows[k.Row()] = true
+// Merge adds all cells of o and unites its sketches.
+func (m *Minute) Merge(o *Minute, cells func(group int) int) {
+	for _, s := range o.sorted() {
+		k := Key(s.key - 1)
+		n := cells(k.Group())
+		from := o.cells[s.ref : int(s.ref)+n+1]
+		if k.Group() == GroupSeen {
+			m.Unite(k, o.sketches[from[1]-1])
+			continue
+		}
+		to := m.Page(k, n)
+		for c := 1; c <= n; c++ {
+			to[c] += from[c]
 		}
 	}
-	var order []Key
-	for k := range m.seen {
-		if rows[k.Row()] {
-			order = append(order, k)
-		}
-	}
-	slices.Sort(order)
-	var row []Cell
-	for i := 0; i < len(order); {
-		first := order[i]
-		row = row[:0]
-		j := i
-		for ; j < len(order) && order[j].Row() == first.Row(); j++ {
-			if s := m.seen[order[j]]; !s.Empty() {
-				row = append(row, Cell{Variation: order[j].Variation(), Tags: order[j].Tags(), Sketch: s})
-			}
-		}
-		if err := fn(first.Scope(), first.Group(), 0, row); err != nil {
-			return err
-		}
-		i = j
-	}
-	return nil
 }

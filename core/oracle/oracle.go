@@ -188,7 +188,8 @@ func (r Result) CountLines() []string {
 }
 
 // ParseRecords reads a records file, uncompressed (SPEC 11). It takes any bytes: what is no beacon is rejected by Run. An
-// ingest time beyond int64 counts as the greatest int64. The payloads alias data.
+// ingest time beyond int64 counts as the greatest int64, and a ts that stands in for one as the nearest int64. The
+// payloads alias data.
 func ParseRecords(data []byte) []Record {
 	lines := bytes.Split(data, []byte("\n"))
 	if last := len(lines) - 1; len(lines[last]) == 0 {

@@ -22,6 +22,7 @@ const (
 	maxDepth   = 64              // levels, the beacon's object being the first
 	maxID      = 128             // bytes
 	year2000   = 946_684_800_000 // ms since the epoch
+	year9999   = 253_402_300_799_999
 	maxScaled  = 100_000_000_000 // of a measured value
 )
 
@@ -32,7 +33,7 @@ type beacon struct {
 
 	id, tenant, session, visitor string // empty: absent
 	ts                           int64
-	hasTS                        bool              // false: absent, or an integer beyond int64
+	hasTS                        bool
 	point, device                any               // string, or nil: absent
 	login                        any               // bool, or nil: absent
 	experiments                  map[string]string // experiment -> variation, as sent
@@ -65,7 +66,7 @@ func (h *history) read(r Record) (*beacon, string) {
 		return nil, "bad_visitor"
 	case len(h.revisions) == 0 || b.tenant != h.revisions[0].Tenant:
 		return nil, "unknown_tenant"
-	case !b.hasTS || b.ts < year2000:
+	case !b.hasTS || b.ts < year2000 || b.ts > year9999:
 		return nil, "bad_ts"
 	case b.revision < 0:
 		return nil, "unknown_tenant" // no config of the tenant is in force yet
@@ -151,7 +152,8 @@ func parse(payload []byte) (*beacon, error) {
 			b.login = v
 			_, ok = v.(bool)
 		case "ts":
-			b.ts, b.hasTS, ok = parseTS(v)
+			b.ts, ok = parseTS(v)
+			b.hasTS = ok
 		case "experiments":
 			ok = members(v, func(x string, m any) bool {
 				variation, isString := m.(string)
@@ -258,17 +260,17 @@ var (
 	rfc3339 = regexp.MustCompile(`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`)
 )
 
-// parseTS reads a ts. in says whether it fits into int64, ok whether it has one of the two forms.
-func parseTS(v any) (ms int64, in, ok bool) {
+// parseTS reads a ts; ok says whether it has one of the two forms.
+func parseTS(v any) (ms int64, ok bool) {
 	switch v := v.(type) {
 	case json.Number:
-		ms, err := strconv.ParseInt(string(v), 10, 64)
-		return ms, err == nil, integer.MatchString(string(v))
+		ms, _ := strconv.ParseInt(string(v), 10, 64) // beyond int64 its greatest or least
+		return ms, integer.MatchString(string(v))
 	case string:
 		t, err := time.Parse(time.RFC3339, v)
-		return t.UnixMilli(), true, err == nil && rfc3339.MatchString(v)
+		return t.UnixMilli(), err == nil && rfc3339.MatchString(v)
 	}
-	return 0, false, false
+	return 0, false
 }
 
 // scale gives the number as an integer of 10^-decimals, rounded half away from zero; ok is false beyond the limit.

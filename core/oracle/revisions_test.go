@@ -110,12 +110,24 @@ func TestFirstRevisionWithFrom(t *testing.T) {
 		{"else", fmt.Sprint(base), "rejected.unknown_tenant"},
 		{"shop", "null", "rejected.bad_ts"},
 		{"shop", "99999999999999999999", "rejected.bad_ts"},
+		{"shop", "-99999999999999999999", "rejected.bad_ts"},
 		{"shop", fmt.Sprint(year2000 - 1), "rejected.bad_ts"},
 		{"else", "null", "rejected.unknown_tenant"},
+		{"shop", fmt.Sprint(base + 1), ""},
 	} {
 		got := Run([]*tenant.Config{c}, []Record{{base, fmt.Appendf(nil, beacon, r.tenant, r.ts)}}, false).CountLines()
 		if joined := strings.Join(got, ","); joined != strings.TrimPrefix(r.want+"\t1", "\t1") {
 			t.Errorf("%+v: %q", r, joined)
+		}
+	}
+}
+
+// TestLastTS checks the greatest event time, which no skew excuses.
+func TestLastTS(t *testing.T) {
+	for ts, want := range map[int64]string{year9999: "", year9999 + 1: "rejected.bad_ts\t1", 1<<63 - 1: "rejected.bad_ts\t1"} {
+		record := Record{ts, fmt.Appendf(nil, `{"id":"a","session":"s","tenant":"shop","ts":%d,"point":"home"}`, ts)}
+		if got := strings.Join(Run([]*tenant.Config{shop()}, []Record{record}, false).CountLines(), ","); got != want {
+			t.Errorf("ts %d: %q, expected %q", ts, got, want)
 		}
 	}
 }

@@ -115,7 +115,7 @@ func (v *view) emitVisitEnd(from, to int) {
 	config := v.h.at(last)
 	if v.trial != nil {
 		begin, listed := v.h.experiments[last.revision][v.trial.name]
-		if !listed || begin != v.trial.begin || !listsVariation(config, v.trial) {
+		if !listed || begin != v.trial.begin || !v.h.lists(v.trial, last.revision) {
 			return
 		}
 	}

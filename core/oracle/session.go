@@ -2,8 +2,6 @@ package oracle
 
 import (
 	"slices"
-
-	"tandem/core/tenant"
 )
 
 // session is a whole session, and what sections 3 to 5 say of it.
@@ -126,8 +124,8 @@ func (s *session) scopes() []*scope {
 		name := t.name + "." + t.variation + "."
 		assigned, fm := &scope{prefix: prefix + "assigned." + name, trial: t}, &scope{prefix: prefix + "fm." + name, trial: t}
 		for _, b := range s.beacons {
-			// A session assigned to a variation that is dropped stays so, in no scope while it is not listed.
-			open := s.isActive(t, b) && listsVariation(s.h.at(b), t)
+			// A session assigned to a variation that is dropped stays so, in no scope from there on.
+			open := s.isActive(t, b) && s.h.lists(t, b.revision)
 			assigned.has = append(assigned.has, open && b.ts >= t.assigned)
 			fm.has = append(fm.has, open && t.isQualified && b.ts >= t.qualified)
 		}
@@ -136,7 +134,12 @@ func (s *session) scopes() []*scope {
 	return all
 }
 
-func listsVariation(c *tenant.Config, t *trial) bool {
-	e := experimentOf(c, t.name)
-	return e != nil && slices.Contains(e.Variations, t.variation)
+// lists says whether the trial's variation has been listed without a break from its assignment up to revision k.
+func (h *history) lists(t *trial, k int) bool {
+	for i := h.inForce(t.assigned); i <= k; i++ {
+		if e := experimentOf(h.revisions[i], t.name); e == nil || !slices.Contains(e.Variations, t.variation) {
+			return false
+		}
+	}
+	return true
 }

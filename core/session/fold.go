@@ -27,6 +27,18 @@ type Folder struct {
 	Closed int
 
 	deltas []delta
+
+	// The visitor that this Fold has shown to every scope of the session that was open at seenTS: showing it again in
+	// the same minute and tag set would change nothing.
+	seen       visitorAt
+	seenTS     int64
+	newVisitor bool // of the beacon at hand
+}
+
+type visitorAt struct {
+	visitor uint64
+	minute  int64
+	tags    uint32
 }
 
 // delta is a change of a slot's total by the beacon at hand.
@@ -39,6 +51,7 @@ type delta struct {
 // after them. Fold(s, a++b) = Fold(Fold(s, a), b) wherever the cut does not divide beacons of one ts.
 func (f *Folder) Fold(s *State, events []Event) {
 	f.Closed = 0
+	f.seen = visitorAt{}
 	for i := 0; i < len(events); {
 		j := i + 1
 		for j < len(events) && events[j].TS == events[i].TS {
@@ -63,6 +76,7 @@ func (f *Folder) group(s *State, g []Event) {
 		case gap > rev.Config.SessionTTL:
 			f.endVisit(s)
 			s.restart()
+			f.seen = visitorAt{}
 			f.Closed++
 			newVisit = true
 		case gap > rev.Config.VisitGap:
@@ -97,6 +111,7 @@ func (f *Folder) cut(s *State) {
 		s.Pending[i] = e
 	}
 	s.restart()
+	f.seen = visitorAt{}
 }
 
 // markers sets the markers that the beacons of one ts set (SPEC 4).
@@ -191,9 +206,15 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 	}
 	w := measure{f: f, e: e, p: p}
 	if f.Beacons {
-		w.minute = f.Sums.At(floorDiv(e.TS, 60000))
+		minute := floorDiv(e.TS, 60000)
+		w.minute = f.Sums.At(minute)
+		at := visitorAt{e.Visitor, minute, e.Tags}
+		f.newVisitor = at != f.seen
+		if f.newVisitor {
+			f.seen = at
+		}
 	}
-	w.scope(0, 0, s.Tags, s.siteTotals(), firstOfVisit, firstOfSession, lastP == noTime)
+	w.scope(0, 0, s.Tags, s.siteTotals(), firstOfVisit, firstOfSession, lastP == noTime, f.newVisitor)
 	for i := range s.Marks {
 		m := &s.Marks[i]
 		if e.TS >= m.end {
@@ -202,12 +223,13 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 		x := f.Chain.Exps[m.Inst].X
 		assigned, fm := s.markTotals(i)
 		first := firstOfGroup && e.TS == m.Assigned
-		w.scope(tenant.AssignedScope(x), m.Variation, m.Tags, assigned, firstOfVisit || first, first, lastP < m.Assigned)
+		w.scope(tenant.AssignedScope(x), m.Variation, m.Tags, assigned, firstOfVisit || first, first, lastP < m.Assigned, f.newVisitor || f.seenTS < m.Assigned)
 		if m.IsQualified {
 			first = firstOfGroup && e.TS == m.Qualified
-			w.scope(tenant.FmScope(x), m.Variation, m.FmTags, fm, firstOfVisit || first, first, lastP < m.Qualified)
+			w.scope(tenant.FmScope(x), m.Variation, m.FmTags, fm, firstOfVisit || first, first, lastP < m.Qualified, f.newVisitor || f.seenTS < m.Qualified)
 		}
 	}
+	f.seenTS = e.TS
 }
 
 const noTime = -1 << 62

@@ -32,7 +32,7 @@ func add(page []int64, cell int, v int64) {
 
 // scope adds the beacon's contributions to one scope and moves the scope's totals on. base: the tags of the session's
 // first beacon in the scope, under which the functions of totals stand.
-func (w *measure) scope(scope, variation int, base uint32, totals []int64, firstOfVisit, firstOfSession, firstOfPoint bool) {
+func (w *measure) scope(scope, variation int, base uint32, totals []int64, firstOfVisit, firstOfSession, firstOfPoint, newVisitor bool) {
 	f, e, p := w.f, w.e, w.p
 	if !f.Beacons {
 		if p != nil {
@@ -51,7 +51,7 @@ func (w *measure) scope(scope, variation int, base uint32, totals []int64, first
 			add(page, cellVisitBeta, f.Sign)
 		}
 	}
-	if e.Visitor != 0 {
+	if e.Visitor != 0 && newVisitor {
 		k := metric.NewKey(scope, tenant.GroupSeen, variation, e.Tags)
 		if f.Seen != nil {
 			f.Seen(w.minute.Minute, k, e.Visitor)

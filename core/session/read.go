@@ -9,13 +9,18 @@ import (
 	"tandem/core/tenant"
 )
 
-// MinTS is the least event time of a valid beacon: 2000-01-01 (SPEC 1).
-const MinTS = 946684800000
+// Event times of a valid beacon: from 2000-01-01 (SPEC 1) to the last millisecond that RFC 3339 can tell, which only a
+// records file without ingest times comes near.
+const (
+	MinTS = 946684800000
+	MaxTS = 253402300799999
+)
 
 // Reader turns beacons into events. It is scratch memory only: reading is a pure function of the beacon, its ingest
 // time and the chain. Not safe for concurrent use; the zero value is ready.
 type Reader struct {
 	ops   []tenant.Operand
+	args  []tenant.Operand
 	vals  []Value
 	exps  []Assignment
 	conds []uint64
@@ -36,7 +41,7 @@ func Check(chain *tenant.Chain, b *beacon.Beacon, ingest int64) Verdict {
 	if chain == nil {
 		return Verdict{Reason: beacon.UnknownTenant}
 	}
-	if !b.HasTS || b.TS < MinTS {
+	if !b.HasTS || b.TS < MinTS || b.TS > MaxTS {
 		return Verdict{Reason: beacon.BadTS}
 	}
 	rev := chain.At(b.TS)
@@ -232,16 +237,15 @@ func operand(m *beacon.Member) tenant.Operand {
 
 func (r *Reader) conditions(chain *tenant.Chain, rev *tenant.Rev, e *Event) {
 	r.conds = r.conds[:0]
-	var args [8]tenant.Operand
 	for pos, id := range rev.CondIDs {
 		if pos&63 == 0 {
 			r.conds = append(r.conds, 0)
 		}
-		ops := args[:0]
+		r.args = r.args[:0]
 		for _, k := range rev.CondOps[pos] {
-			ops = append(ops, r.ops[k])
+			r.args = append(r.args, r.ops[k])
 		}
-		if chain.Conds[id].Eval(ops) {
+		if chain.Conds[id].Eval(r.args) {
 			r.conds[pos>>6] |= 1 << (pos & 63)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"sort"
 
 	"github.com/cespare/xxhash/v2"
+
+	"tandem/core/metric"
 )
 
 // Chain is a tenant's revisions compiled to dense ids. Ids are given out in the order of the revisions and of their
@@ -135,9 +137,9 @@ func (e *Exp1) Listed(v int) bool { return v < len(e.listed) && e.listed[v] }
 
 // Cells of the groups that every chain has, and their place in a page.
 const (
-	GroupVisit = 0 // visit, visit.beta
-	GroupEnd   = 1 // visit.end, bounce, visit.pages, visit.seconds
-	GroupSeen  = 2 // visitors: one cell, a sketch
+	GroupVisit = 0                // visit, visit.beta
+	GroupEnd   = 1                // visit.end, bounce, visit.pages, visit.seconds
+	GroupSeen  = metric.GroupSeen // visitors: one cell, a sketch
 	HistGroups = 37
 	HistCells  = 8
 )

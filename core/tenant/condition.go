@@ -51,7 +51,7 @@ const (
 type Operand struct {
 	Kind OperandKind
 	Text []byte  // the string; of a number or bool its JSON spelling, which tags use
-	Num  float64 // finite
+	Num  float64 // never NaN
 	Bool bool
 }
 
@@ -110,6 +110,21 @@ type compiler struct {
 func (c *compiler) fail(n ast.Node, format string, args ...any) {
 	if c.err == nil {
 		c.err = c.errorAt(n.Location().From, format, args...)
+	}
+}
+
+// failAt points at the beginning of what a node stands for; fail at its operator or last part.
+func (c *compiler) failAt(n ast.Node, format string, args ...any) {
+	for {
+		switch x := n.(type) {
+		case *ast.BinaryNode:
+			n = x.Left
+		case *ast.MemberNode:
+			n = x.Node
+		default:
+			c.fail(n, format, args...)
+			return
+		}
 	}
 }
 
@@ -204,7 +219,7 @@ func (c *compiler) comparison(b *ast.BinaryNode, depth int) test {
 func (c *compiler) in(left operand, b *ast.BinaryNode, depth int) test {
 	array, ok := b.Right.(*ast.ArrayNode)
 	if !ok {
-		c.fail(b.Right, "the right side of `in` is a list, as in `point in [\"item\", \"cart\"]`")
+		c.failAt(b.Right, "the right side of `in` is a list, as in `point in [\"item\", \"cart\"]`")
 		return never
 	}
 	var l list
@@ -214,22 +229,19 @@ func (c *compiler) in(left operand, b *ast.BinaryNode, depth int) test {
 			return never
 		}
 		if e.lit == nil {
-			c.fail(n, "a list holds literals only: strings, numbers, true, false, nil")
+			c.failAt(n, "a list holds literals only: strings, numbers, true, false, nil")
 			return never
 		}
 		l.add(*e.lit)
 	}
 	get := left.get
-	return func(ops []Operand) bool {
-		v := get(ops)
-		return l.has(&v)
-	}
+	return func(ops []Operand) bool { return l.has(get(ops)) }
 }
 
 func (c *compiler) matches(left operand, b *ast.BinaryNode) test {
 	s, ok := b.Right.(*ast.StringNode)
 	if !ok {
-		c.fail(b.Right, "the right side of `matches` is a string literal")
+		c.failAt(b.Right, "the right side of `matches` is a string literal")
 		return never
 	}
 	// Compiled by hand first because the size of a pattern is known only then: a{1000} is short and large.
@@ -353,5 +365,5 @@ func (c *compiler) name(n Name) operand {
 		c.names = append(c.names, n)
 		c.index[n] = i
 	}
-	return operand{name: i, isName: true, get: func(ops []Operand) Operand { return ops[i] }}
+	return operand{name: i, isName: true, get: func(ops []Operand) *Operand { return &ops[i] }}
 }

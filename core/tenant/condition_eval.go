@@ -7,7 +7,7 @@ type test func(ops []Operand) bool
 
 // operand is a side of a comparison: a name, a literal (lit), or the truth of an expression.
 type operand struct {
-	get    func(ops []Operand) Operand
+	get    func(ops []Operand) *Operand // into ops, or of the condition itself: nothing is copied or allocated
 	lit    *Operand
 	name   int
 	isName bool
@@ -16,11 +16,17 @@ type operand struct {
 func never([]Operand) bool { return false }
 
 func literal(v Operand) operand {
-	return operand{lit: &v, get: func([]Operand) Operand { return v }}
+	return operand{lit: &v, get: func([]Operand) *Operand { return &v }}
 }
 
 func truth(t test) operand {
-	return operand{get: func(ops []Operand) Operand { return Operand{Kind: OperandBool, Bool: t(ops)} }}
+	yes, no := Operand{Kind: OperandBool, Bool: true}, Operand{Kind: OperandBool}
+	return operand{get: func(ops []Operand) *Operand {
+		if t(ops) {
+			return &yes
+		}
+		return &no
+	}}
 }
 
 func (o operand) test() test {
@@ -66,7 +72,7 @@ func anyOf(tests []test) test {
 }
 
 // compare compiles a comparison of two values. A name against a string or number literal is by far the most common
-// and has closures of its own, which copy no operands.
+// and has closures of its own.
 func compare(op string, left, right operand) test {
 	if left.isName && right.lit != nil {
 		switch right.lit.Kind {
@@ -80,10 +86,7 @@ func compare(op string, left, right operand) test {
 	}
 	rel := relation(op)
 	l, r := left.get, right.get
-	return func(ops []Operand) bool {
-		a, b := l(ops), r(ops)
-		return rel(&a, &b)
-	}
+	return func(ops []Operand) bool { return rel(l(ops), r(ops)) }
 }
 
 func compareText(op string, i int, s string) test {

@@ -112,7 +112,6 @@ func (l *loader) weights(n *yaml.Node, what string, variations []string) []float
 }
 
 func (l *loader) qualify(n *yaml.Node, what string) []string {
-	const form = "[point == \"item\"]"
 	items := l.items(n, "the conditions (`qualify`) of "+what, "['point == \"item\"']")
 	switch {
 	case n.Kind != yaml.SequenceNode:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"sort"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -33,7 +34,7 @@ func document(file string, data []byte) (*yaml.Node, error) {
 	}
 	root := doc.Content[0]
 	if isNull(root) {
-		return fail(root.Line, "the file is empty; it needs at least `tenant`")
+		return fail(1, "the file is empty; it needs at least `tenant`")
 	}
 	switch err := d.Decode(&next); {
 	case err == nil:
@@ -78,7 +79,31 @@ func yamlError(data []byte, err error) (line int, msg string) {
 			line = lineOf(data, i)
 		}
 	}
+	if strings.HasPrefix(msg, "did not find expected") {
+		line = brokenLine(data, err.Error())
+	}
 	return line, "not valid YAML: " + msg
+}
+
+// brokenLine finds the first line after which the text is broken in this way: what the YAML reader reports is a line
+// before. It never looks back, so the error is the same for any text cut off behind that line, and another or none
+// for one cut off before. Of a list or mapping that is not closed it is the line that opens it.
+func brokenLine(data []byte, text string) int {
+	var ends []int
+	for i, c := range data {
+		if c == '\n' || i == len(data)-1 {
+			ends = append(ends, i+1)
+		}
+	}
+	return 1 + sort.Search(len(ends)-1, func(i int) bool {
+		d := yaml.NewDecoder(bytes.NewReader(data[:ends[i]]))
+		for {
+			var n yaml.Node
+			if err := d.Decode(&n); err != nil {
+				return err.Error() == text
+			}
+		}
+	})
 }
 
 func isControl(r rune) bool {

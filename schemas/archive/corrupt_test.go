@@ -55,16 +55,16 @@ func decode(data []byte, rows int64) {
 func TestBadBytesBehindTheDigestDoNotPanic(t *testing.T) {
 	data, info := mustWrite(t, sorted(testRows(rand.New(rand.NewPCG(1, 5)), 200)))
 	rng := rand.New(rand.NewPCG(11, 12))
-	for range 600 {
+	for range 300 {
 		bad := bytes.Clone(data)
 		bad[rng.IntN(len(bad))] = byte(rng.Uint32())
 		decode(bad, info.Rows)
 	}
-	for range 100 {
+	for range 50 {
 		decode(data[:rng.IntN(len(data)-1)+1], info.Rows)
 	}
 	// The footer is where lengths and offsets are.
-	for i := max(0, len(data)-900); i < len(data); i++ {
+	for i := max(0, len(data)-500); i < len(data); i++ {
 		bad := bytes.Clone(data)
 		bad[i] ^= 1 << rng.IntN(8)
 		decode(bad, info.Rows)

@@ -30,8 +30,8 @@ const (
 	batchRows  = 1024
 )
 
-// Columns selects what Rows reads besides the fields that are always read (all but these two). Without payloads the
-// cost of reading is about half; what is not selected is empty.
+// Columns selects what Rows reads besides the fields that are always read (all but these two). Reading
+// without payloads costs less than half; what is not selected is empty.
 type Columns struct {
 	Payload bool
 	Event   bool

@@ -13,7 +13,8 @@ import (
 var combinedColumns = []string{"address", "ident", "user", "time", "request", "method", "path", "protocol",
 	"status", "bytes", "referer", "agent"}
 
-// combinedRows reads Apache's combined log: address ident user [time] "request" status bytes "referer" "agent".
+// combinedRows reads Apache's combined log: address ident user [time] "request" status bytes "referer" "agent". The line may
+// end within the agent, as loggers cut long lines.
 type combinedRows struct {
 	lines *records.Lines
 	cols  map[string]any
@@ -59,6 +60,9 @@ func (c *combinedRows) split(line string) error {
 				rest = rest[1:]
 			}
 		case "request", "referer", "agent":
+			if name == "agent" && openEnd(rest) {
+				rest += `"`
+			}
 			value, rest, ok = quoted(rest)
 		default:
 			value, rest, ok = strings.Cut(rest, " ")
@@ -84,6 +88,10 @@ func (c *combinedRows) split(line string) error {
 	c.cols["method"], c.cols["path"], c.cols["protocol"] = parts[0], parts[1], parts[2]
 	return nil
 }
+
+// openEnd says whether s begins with a quote and has no other. Loggers cut long lines, which hits the last column: what is
+// left of a user agent is still one, and the request a request.
+func openEnd(s string) bool { return s != "" && s[0] == '"' && strings.Count(s, `"`) == 1 }
 
 // quoted takes a quoted text and the space behind it. Apache writes \" and \\ for those two; its other escapes,
 // as \x16, are left as they stand.

@@ -225,7 +225,7 @@ func (o *occurrences) next(args []any) (int, error) {
 }
 
 // functionNames are the names of functions.
-var functionNames = []string{"hash", "bucket", "time", "num", "occurrence"}
+var functionNames = [...]string{"hash", "bucket", "time", "num", "occurrence"}
 
 // functions are what an expression may call beside what the language has. What depends on the clock, the machine or the
 // order of a hash table is taken away.

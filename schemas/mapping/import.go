@@ -58,6 +58,7 @@ func (m *Mapping) Import(in io.Reader, emit func(records.Record) error, refused 
 		switch {
 		case err != nil:
 			stats.Refused++
+			imp.out = imp.out[:0]
 			refused(r.line, no.reason)
 		case len(imp.out) == 0:
 			stats.LeftOut++

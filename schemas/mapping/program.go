@@ -2,6 +2,7 @@ package mapping
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/expr-lang/expr"
 	"github.com/expr-lang/expr/ast"
+	"github.com/expr-lang/expr/file"
 	"github.com/expr-lang/expr/parser"
 	"github.com/expr-lang/expr/vm"
 
@@ -42,7 +44,7 @@ func (s *source) compile(columns []string, occ *occurrences) (*program, error) {
 	}
 	env := map[string]any{"row": map[string]any{}, "line": 0}
 	for _, c := range columns {
-		if _, reserved := env[c]; !reserved && !slices.Contains(functionNames, c) {
+		if _, reserved := env[c]; !reserved && !slices.Contains(functionNames[:], c) {
 			env[c] = ""
 		}
 	}
@@ -60,6 +62,10 @@ func (s *source) compile(columns []string, occ *occurrences) (*program, error) {
 			return nil, s.errorf("%s; the columns are %s", firstLine(err), strings.Join(columns, ", "))
 		}
 		return nil, s.errorf("%s", firstLine(err))
+	}
+	if homonyms.noFunction != "" {
+		return nil, s.errorf("there is no function %s(); beside those of the language there are %s",
+			homonyms.noFunction, strings.Join(functionNames[:], ", "))
 	}
 	if columns != nil {
 		used := &rowNames{}
@@ -93,12 +99,16 @@ func (r *rowNames) Visit(node *ast.Node) {
 
 // homonyms lets a column have the name of a function, as `time` in access logs: where it is not called, the name
 // becomes row["name"]. Children are visited first, so a callee is changed and then changed back at its call.
-type homonyms struct{ made map[ast.Node]string }
+// What it finds called and is no function, it keeps: where any name may be a column, the compiler does not mind.
+type homonyms struct {
+	made       map[ast.Node]string
+	noFunction string
+}
 
 func (h *homonyms) Visit(node *ast.Node) {
 	switch n := (*node).(type) {
 	case *ast.IdentifierNode:
-		if slices.Contains(functionNames, n.Value) {
+		if slices.Contains(functionNames[:], n.Value) {
 			ast.Patch(node, &ast.MemberNode{
 				Node: &ast.IdentifierNode{Value: "row"}, Property: &ast.StringNode{Value: n.Value}})
 			h.made[*node] = n.Value
@@ -107,6 +117,8 @@ func (h *homonyms) Visit(node *ast.Node) {
 		if name, ok := h.made[n.Callee]; ok {
 			delete(h.made, n.Callee)
 			ast.Patch(&n.Callee, &ast.IdentifierNode{Value: name})
+		} else if id, ok := n.Callee.(*ast.IdentifierNode); ok && !slices.Contains(functionNames[:], id.Value) {
+			h.noFunction = id.Value
 		}
 	}
 }
@@ -142,6 +154,10 @@ func (p *program) eval(machine *vm.VM, r *row, env map[string]any) (any, error) 
 	if p.path == nil {
 		v, err := machine.Run(p.run, env)
 		if err != nil {
+			var at *file.Error
+			if errors.As(err, &at) {
+				return nil, p.refuse(at.Message)
+			}
 			return nil, p.refuse(firstLine(err))
 		}
 		return v, nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"github.com/xitongsys/parquet-go/reader"
 	"github.com/xitongsys/parquet-go/source"
@@ -26,7 +27,8 @@ const (
 type Iter struct {
 	info   RunInfo
 	lo, hi uint64
-	source blob.Reader
+	closer io.Closer
+	from   *storage
 	pr     *reader.ParquetReader
 
 	batch    []record
@@ -59,14 +61,14 @@ func open(r blob.Reader, info RunInfo, lo, hi uint64) (it *Iter, err error) {
 			it, err = nil, fmt.Errorf("%w: parquet reader failed: %v", ErrCorrupt, p)
 		}
 	}()
-	it = &Iter{info: info, lo: lo, hi: hi, source: r}
+	it = &Iter{info: info, lo: lo, hi: hi, closer: r, from: &storage{ReaderAt: verified}}
 	if info.Rows == 0 || info.MaxHash < lo || hi < info.MinHash {
 		it.finished = true
 		return it, nil
 	}
-	it.pr, err = reader.NewParquetReader(newSection(verified, info.Bytes), new(record), parallel)
+	it.pr, err = reader.NewParquetReader(newSection(it.from, info.Bytes), new(record), parallel)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+		return nil, it.from.blame(err)
 	}
 	if got := it.pr.GetNumRows(); got != info.Rows {
 		return nil, fmt.Errorf("%w: it has %d rows, its description says %d", ErrCorrupt, got, info.Rows)
@@ -156,7 +158,7 @@ func (it *Iter) fill() error {
 
 func (it *Iter) fail(err error) bool {
 	it.finished = true
-	it.err = fmt.Errorf("state run %s: %w: %w", it.info.Name, ErrCorrupt, err)
+	it.err = fmt.Errorf("state run %s: %w", it.info.Name, it.from.blame(err))
 	return false
 }
 
@@ -169,7 +171,29 @@ func (it *Iter) Err() error { return it.err }
 // Close closes the source.
 func (it *Iter) Close() error {
 	it.finished = true
-	return it.source.Close()
+	return it.closer.Close()
+}
+
+// storage remembers that reading failed, which the library drops: a run that could not be read is not a corrupt one.
+type storage struct {
+	io.ReaderAt
+	failed atomic.Pointer[error]
+}
+
+func (s *storage) ReadAt(p []byte, off int64) (int, error) {
+	n, err := s.ReaderAt.ReadAt(p, off)
+	if err != nil && err != io.EOF {
+		s.failed.CompareAndSwap(nil, &err)
+	}
+	return n, err
+}
+
+// blame says whose fault a failed read is.
+func (s *storage) blame(err error) error {
+	if failed := s.failed.Load(); failed != nil {
+		return fmt.Errorf("read: %w", *failed)
+	}
+	return fmt.Errorf("%w: %w", ErrCorrupt, err)
 }
 
 // section is the read-only file that the library wants. It opens "files" once for each column: all are the same one, each

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/apache/arrow/go/v17/arrow/array"
@@ -88,7 +89,7 @@ func TestRoundTrip(t *testing.T) {
 
 // Large enough to be read from its store in pieces, and to have several row groups.
 func TestLargeRunFromDir(t *testing.T) {
-	rows := testRows(5, 250_000)
+	rows := testRows(5, 125_000)
 	data, info := mustWrite(t, rows)
 	if info.Bytes <= 2*holdBytes {
 		t.Fatalf("only %d bytes", info.Bytes)
@@ -140,7 +141,7 @@ func manyLarge(state string) []Row {
 }
 
 func TestCorruptRunIsNamed(t *testing.T) {
-	data, info := mustWrite(t, testRows(3, 50))
+	data, info := mustWrite(t, testRows(3, 20))
 	check := func(what string, data []byte, info RunInfo) {
 		t.Helper()
 		if _, err := Open(blob.Bytes(data), info, 0, math.MaxUint64); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), info.Name) {
@@ -208,6 +209,44 @@ func TestOtherReader(t *testing.T) {
 	}
 	if !slices.Equal(got, rows) {
 		t.Errorf("%d rows, want %d, or they differ", len(got), len(rows))
+	}
+}
+
+// failingReader fails for good once it has read so many bytes.
+type failingReader struct {
+	blob.Reader
+	left atomic.Int64
+}
+
+var errStorage = errors.New("storage is gone")
+
+func (f *failingReader) ReadAt(p []byte, off int64) (int, error) {
+	if f.left.Add(-int64(len(p))) < 0 {
+		return 0, errStorage
+	}
+	return f.Reader.ReadAt(p, off)
+}
+
+// The library reads in goroutines of its own: a storage error there must neither end the process nor pass for the end.
+func TestStorageErrors(t *testing.T) {
+	data, info := mustWrite(t, testRows(5, 90_000))
+	if info.Bytes <= holdBytes {
+		t.Fatalf("only %d bytes", info.Bytes)
+	}
+	for _, extra := range []int64{-1, 0, 10, 1000, 20_000, 100_000, 1_000_000, 5_000_000} {
+		r := &failingReader{Reader: blob.Bytes(data)}
+		r.left.Store(info.Bytes + extra)
+		it, err := Open(r, info, 0, math.MaxUint64)
+		n := 0
+		if err == nil {
+			for it.Next() {
+				n++
+			}
+			err = it.Err()
+		}
+		if !errors.Is(err, errStorage) || errors.Is(err, ErrCorrupt) {
+			t.Errorf("failure %d bytes after the digest: %d rows, %v", extra, n, err)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -17,7 +18,7 @@ import (
 //	byte version (1)  8 bytes xxhash64 of all that follows
 //	byte kind (1 rows, 2 marker)  len+tenant  len+shard topic id  shard partition  generation  first minute
 //	input offset  minute (rows) or watermark (marker), in minutes
-//	rows: u n  n * len+string (the dictionary; [0] is "")
+//	rows: u n  n * len+string (the dictionary)
 //	      until the end: byte scope  u experiment  u metric  u part  u parts  u n
 //	      n * (u variation, u tags, zigzag value | u len+sketch)
 //
@@ -28,11 +29,16 @@ const (
 	kindMarker     = 2
 	headSize       = 9
 	sketchBit      = 0x80
+	maxScope       = 2 // site, assigned, fm
 
 	// MaxMessage bounds a message: the largest part of a row that travels alone (DESIGN 4).
 	MaxMessage = 256 << 10
-	// cellRoom is kept free for one more cell of sums; a sketch is asked for its size.
-	cellRoom = 64
+	// maxParts is far above what the largest row can need, so that a number that was never written is not believed.
+	maxParts = 1 << 14
+	// cellRoom is what a cell takes at most beside its strings and sketch.
+	cellRoom = 32
+	// reserve is kept free for the names of a row.
+	reserve = 2048
 )
 
 // Head is what every message of a shard carries.
@@ -48,31 +54,42 @@ type Head struct {
 // Cell is one value of a row.
 type Cell = row.Cell
 
+// Sym is a string with a small number, one for each string: what is written over and over is looked up by number.
+type Sym struct {
+	ID   uint32
+	Text string
+}
+
+// SymCell is one value of a row.
+type SymCell struct {
+	Variation, Tags Sym
+	Value           int64
+	Sketch          []byte
+}
+
 // Encoder packs the rows of one minute into messages.
 type Encoder struct {
-	dict   map[string]int
+	places []place // by Sym.ID: its place in the dictionary of this epoch
+	epoch  uint32  // of the message at hand
 	strs   []string
 	size   int // of the dictionary, bytes
 	rows   []byte
 	emit   func([]byte) error
 	ident  []byte
-	minute int64
 }
+
+type place struct{ epoch, index uint32 }
 
 // Begin starts the rows of a minute; emit takes each message (a fresh slice).
 func (e *Encoder) Begin(h *Head, minute int64, emit func([]byte) error) {
 	e.ident = appendHead(e.ident[:0], kindRows, h, minute)
-	e.minute, e.emit = minute, emit
+	e.emit = emit
 	e.clear()
 }
 
 func (e *Encoder) clear() {
-	if e.dict == nil {
-		e.dict = map[string]int{}
-	}
-	clear(e.dict)
-	e.strs, e.rows, e.size = append(e.strs[:0], ""), e.rows[:0], 1
-	e.dict[""] = 0
+	e.epoch++
+	e.strs, e.rows, e.size = e.strs[:0], e.rows[:0], 1
 }
 
 func appendHead(b []byte, kind byte, h *Head, minute int64) []byte {
@@ -95,67 +112,78 @@ func seal(b []byte) []byte {
 }
 
 // Row adds a row. Cells are in the order of the encoder's caller, the same for equal rows.
-func (e *Encoder) Row(scope byte, experiment, metric string, sketch bool, cells []Cell) error {
+func (e *Encoder) Row(scope byte, experiment, metric Sym, sketch bool, cells []SymCell) error {
 	if sketch {
 		scope |= sketchBit
 	}
-	room := func() int { return MaxMessage - len(e.ident) - e.size - len(e.rows) - 1024 }
-	if room() < 16<<10 && len(e.rows) > 0 {
+	room := MaxMessage - len(e.ident) - e.size - len(e.rows) - reserve
+	if room < MaxMessage/16 && len(e.rows) > 0 {
 		if err := e.Flush(); err != nil {
 			return err
 		}
+		room = MaxMessage - len(e.ident) - reserve
 	}
 	// Cut the row into parts that fit a message each. The common row is one part in the message at hand.
-	parts := e.parts(cells, room())
-	for p, from := 0, 0; p < len(parts); p++ {
+	ends := e.parts(cells, room)
+	from := 0
+	for p, to := range ends {
 		if p > 0 {
 			if err := e.Flush(); err != nil {
 				return err
 			}
 		}
 		e.rows = append(e.rows, scope)
-		for _, v := range []int{e.str(experiment), e.str(metric), p, len(parts), parts[p] - from} {
-			e.rows = binary.AppendUvarint(e.rows, uint64(v))
-		}
-		for i := range cells[from:parts[p]] {
+		e.uvarint(e.place(experiment))
+		e.uvarint(e.place(metric))
+		e.uvarint(uint32(p))
+		e.uvarint(uint32(len(ends)))
+		e.uvarint(uint32(to - from))
+		for i := range cells[from:to] {
 			c := &cells[from+i]
-			e.rows = binary.AppendUvarint(e.rows, uint64(e.str(c.Variation)))
-			e.rows = binary.AppendUvarint(e.rows, uint64(e.str(c.Tags)))
+			e.uvarint(e.place(c.Variation))
+			e.uvarint(e.place(c.Tags))
 			if sketch {
-				e.rows = append(binary.AppendUvarint(e.rows, uint64(len(c.Sketch))), c.Sketch...)
+				e.uvarint(uint32(len(c.Sketch)))
+				e.rows = append(e.rows, c.Sketch...)
 			} else {
 				e.rows = binary.AppendVarint(e.rows, c.Value)
 			}
 		}
-		from = parts[p]
+		from = to
 	}
 	return nil
 }
 
+func (e *Encoder) uvarint(v uint32) { e.rows = binary.AppendUvarint(e.rows, uint64(v)) }
+
 // parts returns where each part of the row ends. Sizes count every string as new.
-func (e *Encoder) parts(cells []Cell, room int) []int {
-	var ends []int
+func (e *Encoder) parts(cells []SymCell, room int) []int {
+	var one [1]int
+	ends := one[:0]
 	size := 0
 	for i := range cells {
-		n := len(cells[i].Variation) + len(cells[i].Tags) + len(cells[i].Sketch) + cellRoom
+		n := len(cells[i].Variation.Text) + len(cells[i].Tags.Text) + len(cells[i].Sketch) + cellRoom
 		if size+n > room && size > 0 {
 			ends = append(ends, i)
-			size, room = 0, MaxMessage-len(e.ident)-2048
+			size, room = 0, MaxMessage-len(e.ident)-reserve
 		}
 		size += n
 	}
 	return append(ends, len(cells))
 }
 
-func (e *Encoder) str(s string) int {
-	if i, ok := e.dict[s]; ok {
-		return i
+// place returns the string's place in the dictionary of the message at hand.
+func (e *Encoder) place(s Sym) uint32 {
+	for int(s.ID) >= len(e.places) {
+		e.places = append(e.places, place{})
 	}
-	i := len(e.strs)
-	e.strs = append(e.strs, s)
-	e.dict[s] = i
-	e.size += len(s) + 3
-	return i
+	p := &e.places[s.ID]
+	if p.epoch != e.epoch {
+		*p = place{e.epoch, uint32(len(e.strs))}
+		e.strs = append(e.strs, s.Text)
+		e.size += len(s.Text) + 5
+	}
+	return p.index
 }
 
 // Flush emits what there is.
@@ -218,6 +246,14 @@ func (c *cursor) u() uint64 {
 	return v
 }
 
+func (c *cursor) upTo(most uint64) uint64 {
+	v := c.u()
+	if v > most {
+		c.bad = true
+	}
+	return v
+}
+
 func (c *cursor) bytes() []byte {
 	n := c.u()
 	if n > uint64(len(c.b)) {
@@ -237,12 +273,20 @@ func ReadMessage(b []byte) (*Message, error) {
 	if xxhash.Sum64(b[headSize:]) != binary.LittleEndian.Uint64(b[1:]) {
 		return nil, fmt.Errorf("%w: digest differs", ErrCorrupt)
 	}
-	m := &Message{Marker: b[headSize] == kindMarker}
+	kind := b[headSize]
+	if kind != kindRows && kind != kindMarker {
+		return nil, fmt.Errorf("%w: kind %d", ErrCorrupt, kind)
+	}
+	m := &Message{Marker: kind == kindMarker}
 	c := cursor{b: b[headSize+1:]}
 	m.Tenant, m.Topic = string(c.bytes()), string(c.bytes())
-	m.Partition, m.Generation, m.FirstMinute = int32(c.u()), int64(c.u()), int64(c.u())
-	m.Offset, m.Minute = int64(c.u()), int64(c.u())
-	if !m.Marker {
+	m.Partition = int32(c.upTo(math.MaxInt32))
+	for _, v := range []*int64{&m.Generation, &m.FirstMinute, &m.Offset, &m.Minute} {
+		*v = int64(c.upTo(math.MaxInt64))
+	}
+	if m.Marker {
+		c.bad = c.bad || len(c.b) > 0
+	} else {
 		n := c.u()
 		if n > uint64(len(c.b)) {
 			return nil, fmt.Errorf("%w: dictionary", ErrCorrupt)
@@ -276,9 +320,9 @@ func (m *Message) Rows(fn func(*Row) error) error {
 		r.Sketch = c.b[0]&sketchBit != 0
 		c.b = c.b[1:]
 		r.Experiment, r.Metric = str(), str()
-		r.Part, r.Parts = int(c.u()), int(c.u())
+		r.Part, r.Parts = int(c.upTo(maxParts)), int(c.upTo(maxParts))
 		n := c.u()
-		if n > uint64(len(c.b)) {
+		if n > uint64(len(c.b)) || r.Part >= r.Parts || r.Scope > maxScope {
 			c.bad = true
 			break
 		}
@@ -293,7 +337,7 @@ func (m *Message) Rows(fn func(*Row) error) error {
 			}
 			r.Cells = append(r.Cells, cell)
 		}
-		if c.bad || r.Part >= r.Parts {
+		if c.bad {
 			break
 		}
 		if err := fn(&r); err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math"
 )
 
 // Header keys of records on beacons topics. A record has exactly one of the two.
@@ -91,7 +92,7 @@ func ReadOrigin(b []byte) (Origin, error) {
 		return Origin{}, fmt.Errorf("origin header is corrupt: % x", b)
 	}
 	o, k := binary.Uvarint(b[n:])
-	if k <= 0 || n+k != len(b) {
+	if k <= 0 || n+k != len(b) || o > math.MaxInt64 {
 		return Origin{}, fmt.Errorf("origin header is corrupt: % x", b)
 	}
 	return Origin{int(s), int64(o)}, nil

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -48,8 +49,8 @@ const (
 	MaxBatch = 64 << 20
 	// fetchBytes bounds what a reader holds for one fetch.
 	fetchBytes = 16 << 20
-	// maxRecord is Kafka's default limit of a message with room for headers: a dead letter is the whole raw record.
-	maxRecord = 1<<20 + 64<<10
+	// maxRecord is the limit of a message, set on the topics too: a dead letter is the whole raw record and its headers.
+	maxRecord = 2 << 20
 )
 
 // Partition names a partition of a topic.
@@ -191,8 +192,11 @@ func NewTopics(seeds []string) (*Topics, error) {
 // Create makes a topic whose records never expire by time and carry the time that their writer gives, and returns its
 // id. It is fine if the topic is there with as many partitions.
 func (t *Topics) Create(ctx context.Context, name string, partitions int32) (id string, err error) {
-	keep, create := "-1", "CreateTime"
-	_, err = t.admin.CreateTopic(ctx, partitions, -1, map[string]*string{"retention.ms": &keep, "message.timestamp.type": &create}, name)
+	config := map[string]*string{}
+	for k, v := range map[string]string{"retention.ms": "-1", "message.timestamp.type": "CreateTime", "max.message.bytes": strconv.Itoa(maxRecord)} {
+		config[k] = &v
+	}
+	_, err = t.admin.CreateTopic(ctx, partitions, -1, config, name)
 	if err != nil && !isExists(err) {
 		return "", fmt.Errorf("kafka: create topic %s: %w", name, err)
 	}

@@ -1,13 +1,15 @@
 package sessionize
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"slices"
 
 	"github.com/cespare/xxhash/v2"
-	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/compress/s2"
 
 	"tandem/core/session"
 	"tandem/core/tenant"
@@ -17,7 +19,7 @@ import (
 // A checkpoint is a shard's state at a tick's end, in one immutable object:
 //
 //	"TDCP1\n"  8 bytes xxhash64 of all that follows  8 bytes length of the body before compression
-//	zstd of: uvarint length, JSON header; then each session in order of its id:
+//	S2 block of: uvarint length, JSON header; then each session in order of its id:
 //	         uvarint length, core; uvarint length, head; uvarint length, open beacons
 //
 // Open minutes are not in it: they are what the open beacons contribute, and are formed anew on the way in.
@@ -39,8 +41,9 @@ type header struct {
 	Sessions  int
 }
 
-// MaxCheckpoint bounds a checkpoint's body, so that a length that was never written is not believed.
-const MaxCheckpoint = 16 << 30
+// MaxCheckpoint bounds a checkpoint's body, before compression: what one S2 block holds. A shard that comes near it
+// (some 20 million sessions) needs more partitions.
+const MaxCheckpoint = 4<<30 - 1
 
 // AppendCheckpoint appends the state, which must be at a tick's end.
 func (s *Shard) AppendCheckpoint(b []byte) ([]byte, error) {
@@ -56,23 +59,21 @@ func (s *Shard) AppendCheckpoint(b []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("checkpoint header: %w", err)
 	}
-	body := appendBytes(nil, head)
+	body := appendBytes(make([]byte, 0, len(head)+int(s.slab.used)), head)
 	for _, i := range s.byID() {
 		en := &s.table.entries[i]
 		body = appendBytes(body, s.slab.get(en.core))
 		body = appendBytes(body, s.slab.get(en.head))
 		body = appendBytes(body, s.slab.get(en.open))
 	}
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
-	if err != nil {
-		return nil, fmt.Errorf("checkpoint: %w", err)
+	if uint64(len(body)) > MaxCheckpoint {
+		return nil, fmt.Errorf("%s/%d: a state of %d bytes does not fit a checkpoint: the topic needs more partitions", s.ID.Topic, s.ID.Partition, len(body))
 	}
-	defer enc.Close()
 	from := len(b)
 	b = append(b, checkpointMagic...)
 	b = append(b, make([]byte, 8)...)
 	b = binary.LittleEndian.AppendUint64(b, uint64(len(body)))
-	b = enc.EncodeAll(body, b)
+	b = append(b, s2.Encode(nil, body)...)
 	at := from + len(checkpointMagic)
 	binary.LittleEndian.PutUint64(b[at:], xxhash.Sum64(b[at+8:]))
 	return b, nil
@@ -82,17 +83,32 @@ func appendBytes(b, x []byte) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(x))), x...)
 }
 
-// byID returns the entries in order of session id: equal states, equal bytes.
+// byID returns the entries in order of session id: equal states, equal bytes. It compares the first 8 bytes of the ids,
+// gathered once, and the rest only where they are equal.
 func (s *Shard) byID() []uint32 {
-	order := make([]uint32, 0, s.table.n)
-	for i := range s.table.entries {
-		if s.table.entries[i].core != 0 {
-			order = append(order, uint32(i))
-		}
+	type head struct {
+		prefix uint64
+		entry  uint32
 	}
-	slices.SortFunc(order, func(a, b uint32) int {
-		return slices.Compare(sessionID(s.slab.get(s.table.entries[a].core)), sessionID(s.slab.get(s.table.entries[b].core)))
+	heads := make([]head, 0, s.table.n)
+	for i := range s.table.entries {
+		if s.table.entries[i].core == 0 {
+			continue
+		}
+		var b [8]byte
+		copy(b[:], sessionID(s.slab.get(s.table.entries[i].core)))
+		heads = append(heads, head{binary.BigEndian.Uint64(b[:]), uint32(i)})
+	}
+	slices.SortFunc(heads, func(a, b head) int {
+		if a.prefix != b.prefix {
+			return cmp.Compare(a.prefix, b.prefix)
+		}
+		return bytes.Compare(sessionID(s.slab.get(s.table.entries[a.entry].core)), sessionID(s.slab.get(s.table.entries[b.entry].core)))
 	})
+	order := make([]uint32, len(heads))
+	for i := range heads {
+		order[i] = heads[i].entry
+	}
 	return order
 }
 
@@ -110,14 +126,12 @@ func Restore(name string, b []byte, chain *tenant.Chain, payload PayloadAt) (*Sh
 	if size > MaxCheckpoint {
 		return nil, fail("body is too large")
 	}
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(size+1))
-	if err != nil {
-		return nil, fmt.Errorf("checkpoint %s: %w", name, err)
+	if n, err := s2.DecodedLen(b[16:]); err != nil || uint64(n) != size {
+		return nil, fail(fmt.Sprintf("body of %d bytes instead of %d", n, size))
 	}
-	defer dec.Close()
-	body, err := dec.DecodeAll(b[16:], make([]byte, 0, size))
-	if err != nil || uint64(len(body)) != size {
-		return nil, fail(fmt.Sprintf("body of %d bytes instead of %d (%v)", len(body), size, err))
+	body, err := s2.Decode(nil, b[16:])
+	if err != nil {
+		return nil, fail("body: " + err.Error())
 	}
 	next := func() ([]byte, bool) {
 		n, k := binary.Uvarint(body)

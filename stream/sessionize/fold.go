@@ -37,8 +37,12 @@ func (s *Shard) settle(i uint32) error {
 	}
 	sc.new.Reset()
 	changed, err := s.merge()
-	if err != nil || !changed {
+	if err != nil {
 		return err
+	}
+	if !changed {
+		en.pending, en.nPend = 0, 0
+		return nil
 	}
 	if added, ok := s.later(); ok {
 		return s.extend(i, added, sc.new.Events)

@@ -12,14 +12,24 @@ import (
 type publisher struct {
 	chain      *tenant.Chain
 	partitions int
-	place      map[rowKey]int32 // metrics partition of a row: it is asked for every row of every tick
+	rows       map[rowKey]rowNames
+	syms       map[string]wire.Sym
+	tags       []wire.Sym   // by tag set
+	variations [][]wire.Sym // by experiment name
 	encoders   []wire.Encoder
-	cells      []wire.Cell
+	cells      []wire.SymCell
 	sketches   []byte
 }
 
 type rowKey struct {
 	scope, group, cell int
+}
+
+// rowNames is what every message says of a row: asked for every row of every tick, formed once.
+type rowNames struct {
+	partition          int32
+	scope              byte
+	experiment, metric wire.Sym
 }
 
 // Message is a metrics message on its way.
@@ -39,20 +49,47 @@ func Partition(tenantName, experiment, metricName string, partitions int) int32 
 	return int32(d.Sum64() % uint64(partitions))
 }
 
-func (p *publisher) partition(k rowKey) int32 {
-	if at, ok := p.place[k]; ok {
-		return at
+func (p *publisher) use(chain *tenant.Chain) {
+	p.chain, p.rows, p.syms, p.tags, p.variations = chain, map[rowKey]rowNames{}, map[string]wire.Sym{}, nil, nil
+	for _, t := range chain.Tags {
+		p.tags = append(p.tags, p.sym(t))
 	}
-	scope, x := p.chain.ScopeName(k.scope)
-	at := Partition(p.chain.Tenant, x, scope+"."+p.chain.Groups[k.group].Names[k.cell], p.partitions)
-	p.place[k] = at
-	return at
+	for i := range chain.XNames {
+		var syms []wire.Sym
+		for _, v := range chain.XNames[i].Variations {
+			syms = append(syms, p.sym(v))
+		}
+		p.variations = append(p.variations, syms)
+	}
+}
+
+func (p *publisher) sym(text string) wire.Sym {
+	s, ok := p.syms[text]
+	if !ok {
+		s = wire.Sym{ID: uint32(len(p.syms)), Text: text}
+		p.syms[text] = s
+	}
+	return s
+}
+
+func (p *publisher) names(k rowKey) rowNames {
+	n, ok := p.rows[k]
+	if !ok {
+		scope, x := p.chain.ScopeName(k.scope)
+		name := p.chain.Groups[k.group].Names[k.cell]
+		n = rowNames{Partition(p.chain.Tenant, x, scope+"."+name, p.partitions), 0, p.sym(x), p.sym(name)}
+		if k.scope > 0 {
+			n.scope = byte(2 - k.scope%2)
+		}
+		p.rows[k] = n
+	}
+	return n
 }
 
 // messages encodes the rows that the tick touched, and calls emit for each message.
 func (p *publisher) messages(s *Shard, emit func(Message) error) error {
 	if p.chain != s.Chain {
-		p.chain, p.place = s.Chain, map[rowKey]int32{}
+		p.use(s.Chain)
 	}
 	if p.encoders == nil {
 		p.encoders = make([]wire.Encoder, p.partitions)
@@ -80,17 +117,13 @@ func (p *publisher) messages(s *Shard, emit func(Message) error) error {
 
 func (p *publisher) row(k rowKey, row []metric.Cell) error {
 	p.cells, p.sketches = p.cells[:0], p.sketches[:0]
-	var variations []string
-	x := ""
-	if k.scope > 0 {
-		xn := &p.chain.XNames[(k.scope-1)/2]
-		variations, x = xn.Variations, xn.Name
-	}
+	none := p.sym("")
+	n := p.names(k)
 	sketch := k.group == tenant.GroupSeen
 	for i := range row {
-		c := wire.Cell{Tags: p.chain.Tags[row[i].Tags], Value: row[i].Value}
-		if variations != nil {
-			c.Variation = variations[row[i].Variation]
+		c := wire.SymCell{Variation: none, Tags: p.tags[row[i].Tags], Value: row[i].Value}
+		if k.scope > 0 {
+			c.Variation = p.variations[(k.scope-1)/2][row[i].Variation]
 		}
 		if sketch {
 			at := len(p.sketches)
@@ -99,11 +132,7 @@ func (p *publisher) row(k rowKey, row []metric.Cell) error {
 		}
 		p.cells = append(p.cells, c)
 	}
-	scope := byte(0)
-	if k.scope > 0 {
-		scope = byte(2 - k.scope%2)
-	}
-	return p.encoders[p.partition(k)].Row(scope, x, p.chain.Groups[k.group].Names[k.cell], sketch, p.cells)
+	return p.encoders[n.partition].Row(n.scope, n.experiment, n.metric, sketch, p.cells)
 }
 
 func (s *Shard) head() wire.Head {

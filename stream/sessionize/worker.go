@@ -81,7 +81,7 @@ const keepCheckpoints = 3
 // Open finds where the shard goes on: at its newest checkpoint, or where its generation was claimed to begin. Two
 // owners that open at once come to the same.
 func Open(cfg Config, chain *tenant.Chain, blobs Blobs, out Writer, payload PayloadAt) (*Worker, error) {
-	w := &Worker{cfg: cfg, out: out, blobs: blobs, pub: publisher{partitions: cfg.MetricsPartitions, place: map[rowKey]int32{}}}
+	w := &Worker{cfg: cfg, out: out, blobs: blobs, pub: publisher{partitions: cfg.MetricsPartitions}}
 	for {
 		g, c, newest, err := w.newest()
 		if err != nil {

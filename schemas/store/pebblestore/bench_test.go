@@ -2,6 +2,7 @@ package pebblestore
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"tandem/schemas/store"
@@ -22,32 +23,40 @@ func benchRows(n int) []store.Row {
 	return rows
 }
 
-func benchStores(b *testing.B, bench func(b *testing.B, s *Store)) {
+func benchStores(b *testing.B, name string, bench func(b *testing.B, s *Store)) {
 	for _, memory := range []bool{false, true} {
-		b.Run(map[bool]string{false: "folder", true: "memory"}[memory], func(b *testing.B) {
+		b.Run(name+map[bool]string{false: "/folder", true: "/memory"}[memory], func(b *testing.B) {
 			bench(b, open(b, b.TempDir(), Options{InMemory: memory}))
 		})
 	}
 }
 
-// Every call rewrites 11 minutes around the newest, as ticks do, and moves on.
+// Every call writes 10 minutes of 1,000 series, nine of them again, as ticks do; by series, or by minute.
 func BenchmarkPutRows(b *testing.B) {
-	rows := benchRows(10_000)
-	benchStores(b, func(b *testing.B, s *Store) {
-		b.ReportAllocs()
-		n := int64(0)
-		for b.Loop() {
-			n++
-			for i := range rows {
-				rows[i].Version = n
-				rows[i].Minute = 30_000_000 + n + int64(i/1000)
-			}
-			if err := s.PutRows(ctx, rows); err != nil {
-				b.Fatal(err)
-			}
+	for _, order := range []string{"series", "minute"} {
+		rows := benchRows(10_000)
+		if order == "series" {
+			slices.SortStableFunc(rows, func(x, y store.Row) int { return compareSeries(x.Series, y.Series) })
 		}
-		b.ReportMetric(float64(len(rows))*float64(b.N)/b.Elapsed().Seconds(), "rows/s")
-	})
+		minutes := make([]int64, len(rows))
+		for i := range rows {
+			minutes[i] = rows[i].Minute
+		}
+		benchStores(b, order, func(b *testing.B, s *Store) {
+			b.ReportAllocs()
+			n := int64(0)
+			for b.Loop() {
+				n++
+				for i := range rows {
+					rows[i].Version, rows[i].Minute = n, minutes[i]+n
+				}
+				if err := s.PutRows(ctx, rows); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(len(rows))*float64(b.N)/b.Elapsed().Seconds(), "rows/s")
+		})
+	}
 }
 
 // A day of one series, of 50 that were written minute by minute.

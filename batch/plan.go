@@ -1,0 +1,303 @@
+// Package batch recomputes windows of event time from the archive (DESIGN 6): plan decides from manifests, coverage and
+// config which windows are due, map folds a hash range of a window, reduce adds the ranges and writes rows and coverage.
+package batch
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strconv"
+
+	"tandem/core/tenant"
+	"tandem/schemas/archive"
+	"tandem/schemas/staterun"
+)
+
+// WindowMS is the length of a window, ms of event time.
+const WindowMS = archive.WindowMillis
+
+// Buckets is the number of hash buckets of a state run's digests. A hash range is a run of buckets, so any number of
+// ranges up to it compares with any other.
+const Buckets = 64
+
+// Topic is a beacons topic of the tenant.
+type Topic struct {
+	Name, ID   string
+	Partitions int32
+}
+
+// Span is a range of offsets of a partition, [First, Next).
+type Span struct{ First, Next int64 }
+
+// RunRef names a state run and what it holds: a digest for each hash bucket, 0 where it has no session.
+type RunRef struct {
+	Window     int64 // ms
+	Generation int64
+	Ranges     int // hash ranges, a file each
+	Digests    Digests
+}
+
+// Digests are the digests of a run's buckets; nil: not known yet.
+type Digests []uint64
+
+// MarshalText writes 16 hex digits a bucket, and nothing for a run without sessions.
+func (d Digests) MarshalText() ([]byte, error) {
+	if d.empty() {
+		return nil, nil
+	}
+	var b []byte
+	for _, x := range d {
+		b = fmt.Appendf(b, "%016x", x)
+	}
+	return b, nil
+}
+
+// UnmarshalText reads what MarshalText wrote.
+func (d *Digests) UnmarshalText(b []byte) error {
+	*d = make(Digests, Buckets)
+	if len(b) == 0 {
+		return nil
+	}
+	if len(b) != 16*Buckets {
+		return fmt.Errorf("digests of %d characters, not %d", len(b), 16*Buckets)
+	}
+	for i := range *d {
+		x, err := strconv.ParseUint(string(b[16*i:16*i+16]), 16, 64)
+		if err != nil {
+			return fmt.Errorf("digests: %w", err)
+		}
+		(*d)[i] = x
+	}
+	return nil
+}
+
+// empty says that the run has no session.
+func (d Digests) empty() bool {
+	return !slices.ContainsFunc(d, func(x uint64) bool { return x != 0 })
+}
+
+// Inputs of a window: everything that its rows and run are a function of.
+type Inputs struct {
+	Spans     map[string][]Span // by "topic/partition"; those that hold records of the window
+	Revisions []uint64          // digests of the revisions in force over its minutes and the session_ttl before
+	Runs      []RunRef          // of earlier windows, by window; those without sessions are left out
+}
+
+// Counts of a window (SPEC 11). Rejected and Unused are of records that dispatch let through and this config does not.
+type Counts struct {
+	Records, Unused, Duplicate, Overflow, Conflict, UnknownVariation int64
+	Late                                                             int64 // records that the stream left out
+	Rejected                                                         map[string]int64
+}
+
+func (c *Counts) add(o *Counts) {
+	c.Records += o.Records
+	c.Unused += o.Unused
+	c.Duplicate += o.Duplicate
+	c.Overflow += o.Overflow
+	c.Conflict += o.Conflict
+	c.UnknownVariation += o.UnknownVariation
+	c.Late += o.Late
+	for k, n := range o.Rejected {
+		if c.Rejected == nil {
+			c.Rejected = map[string]int64{}
+		}
+		c.Rejected[k] += n
+	}
+}
+
+// Covered is the coverage of a window, as the store keeps it.
+type Covered struct {
+	Window     int64 // ms
+	Generation int64
+	Inputs     Inputs
+	Run        RunRef             // the window's own run
+	Files      []staterun.RunInfo // of the run, by hash range
+	Counts     Counts
+	Rows       int64
+}
+
+// WindowPlan is a window to be run.
+type WindowPlan struct {
+	Window    int64
+	Spans     map[string][]Span
+	Revisions []uint64
+	// Before lists the earlier windows whose runs are read, by window: those that a coverage names, and those of the
+	// same plan, whose digests are not known yet.
+	Before []RunRef
+}
+
+// Plan is what a claim holds: all its tasks share it.
+type Plan struct {
+	Tenant     string
+	Generation int64
+	Ranges     int
+	Windows    []WindowPlan
+}
+
+// Archive is what the manifests say.
+type Archive struct {
+	Progress int64 // least progress of every source in every partition's last manifest, ms; math.MinInt64: not known
+	Spans    map[int64]map[string][]Span
+	Files    map[string][]File // by "topic/partition", in order of offsets
+}
+
+// File is an event file and the offsets that its manifest commits.
+type File struct {
+	Info archive.FileInfo
+	Span Span
+	// Windows that it holds records of, ms.
+	Windows []int64
+}
+
+// ReadArchive turns manifest chains, one for each partition of the tenant's topics, into what plan and map need.
+func ReadArchive(chains map[string][]archive.Manifest) Archive {
+	a := Archive{Progress: math.MaxInt64, Spans: map[int64]map[string][]Span{}, Files: map[string][]File{}}
+	for _, name := range slices.Sorted(maps.Keys(chains)) {
+		chain := chains[name]
+		if len(chain) == 0 || len(chain[len(chain)-1].Progress) == 0 {
+			a.Progress = math.MinInt64
+			continue
+		}
+		for _, ms := range chain[len(chain)-1].Progress {
+			a.Progress = min(a.Progress, ms)
+		}
+		for _, m := range chain {
+			var windows []int64
+			for _, w := range m.Windows {
+				windows = append(windows, w.Start)
+				if a.Spans[w.Start] == nil {
+					a.Spans[w.Start] = map[string][]Span{}
+				}
+				a.Spans[w.Start][name] = join(a.Spans[w.Start][name], Span{m.First, m.Next})
+			}
+			for _, f := range m.Files {
+				a.Files[name] = append(a.Files[name], File{f, Span{m.First, m.Next}, windows})
+			}
+		}
+	}
+	return a
+}
+
+func join(spans []Span, s Span) []Span {
+	if n := len(spans); n > 0 && spans[n-1].Next == s.First {
+		spans[n-1].Next = s.Next
+		return spans
+	}
+	return append(spans, s)
+}
+
+// Due returns the windows to run, oldest first: those that have settled and are not covered, or, when there are none,
+// those whose inputs are no longer those of their coverage. It is a pure function of its arguments. covered is by
+// window; all of a session_ttl before the first window that may be due must be in it.
+func Due(chain *tenant.Chain, a Archive, covered map[int64]*Covered) []WindowPlan {
+	if a.Progress == math.MinInt64 || len(a.Spans) == 0 {
+		return nil
+	}
+	first := slices.Min(slices.Collect(maps.Keys(a.Spans)))
+	settled := func(w int64) bool { return a.Progress >= w+WindowMS+lateness(chain, w) }
+	var fresh, changed []WindowPlan
+	planned := map[int64]bool{}
+	for w := first; settled(w); w += WindowMS {
+		in := inputs(chain, a, covered, w)
+		if c := covered[w]; c == nil {
+			planned[w] = true
+			p := WindowPlan{Window: w, Spans: in.Spans, Revisions: in.Revisions, Before: in.Runs}
+			for v := w - back(chain, w); v < w; v += WindowMS {
+				if planned[v] {
+					p.Before = append(p.Before, RunRef{Window: v})
+				}
+			}
+			slices.SortFunc(p.Before, func(a, b RunRef) int { return cmp.Compare(a.Window, b.Window) })
+			fresh = append(fresh, p)
+		} else if !c.Inputs.equal(&in) {
+			changed = append(changed, WindowPlan{Window: w, Spans: in.Spans, Revisions: in.Revisions, Before: in.Runs})
+		}
+	}
+	if len(fresh) > 0 {
+		return fresh
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	// Windows that read the run of another one in this list wait: they are due again only if its digests change.
+	due := changed[:1]
+	for _, p := range changed[1:] {
+		if p.Window-due[len(due)-1].Window > back(chain, p.Window) {
+			due = append(due, p)
+		}
+	}
+	return due
+}
+
+func lateness(chain *tenant.Chain, w int64) int64 {
+	most := int64(0)
+	for i := range chain.Revs {
+		if r := &chain.Revs[i]; r.From < w+WindowMS && r.To > w {
+			most = max(most, r.Config.Lateness)
+		}
+	}
+	if most == 0 {
+		most = chain.Revs[0].Config.Lateness
+	}
+	return most
+}
+
+// back returns how far before w, in whole windows, runs can hold sessions that matter to w.
+func back(chain *tenant.Chain, w int64) int64 {
+	ttl := int64(0)
+	for i := range chain.Revs {
+		if r := &chain.Revs[i]; r.From < w+WindowMS {
+			ttl = max(ttl, r.Config.SessionTTL)
+		}
+	}
+	return (ttl + WindowMS - 1) / WindowMS * WindowMS
+}
+
+func inputs(chain *tenant.Chain, a Archive, covered map[int64]*Covered, w int64) Inputs {
+	in := Inputs{Spans: a.Spans[w]}
+	from := w - back(chain, w)
+	for i := range chain.Revs {
+		if r := &chain.Revs[i]; r.From < w+WindowMS && r.To > from {
+			in.Revisions = append(in.Revisions, r.Digest)
+		}
+	}
+	for v := from; v < w; v += WindowMS {
+		if c := covered[v]; c != nil && !c.Run.Digests.empty() {
+			in.Runs = append(in.Runs, c.Run)
+		}
+	}
+	return in
+}
+
+// equal says whether two inputs give the same rows: a run may have another generation if it holds the same.
+func (a *Inputs) equal(b *Inputs) bool {
+	return maps.EqualFunc(a.Spans, b.Spans, slices.Equal[[]Span]) && slices.Equal(a.Revisions, b.Revisions) &&
+		slices.EqualFunc(a.Runs, b.Runs, func(x, y RunRef) bool { return x.Window == y.Window && slices.Equal(x.Digests, y.Digests) })
+}
+
+// rangeOf returns the hashes of range i of n, both ends included. Ranges are whole buckets.
+func rangeOf(i, n int) (lo, hi uint64, fromBucket, toBucket int) {
+	fromBucket, toBucket = i*Buckets/n, (i+1)*Buckets/n
+	const width = 1 << 58 // 2^64 / Buckets
+	lo = uint64(fromBucket) * width
+	hi = uint64(toBucket)*width - 1 // of the last bucket 2^64 - 1
+	return lo, hi, fromBucket, toBucket
+}
+
+func bucketOf(hash uint64) int { return int(hash >> 58) }
+
+func sourceName(topic string, partition int32) string {
+	return topic + "/" + strconv.Itoa(int(partition))
+}
+
+func encode(what string, v any) ([]byte, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	return data, nil
+}

@@ -1,0 +1,150 @@
+package metric
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Sums in bytes, canonical (equal sums, equal bytes); keys are ids of the chain that made them:
+//
+//	byte 1  uvarint n  n minutes, ascending: varint minute
+//	                   uvarint pages, by key: uvarint (key - key before), uvarint n, n varints
+//	                   uvarint sketches, by key: uvarint (key - key before), uvarint length, bytes
+//
+// Pages all of whose cells are zero, empty sketches and empty minutes are left out.
+const sumsVersion = 1
+
+// AppendBinary appends the sums.
+func (s *Sums) AppendBinary(b []byte, cells func(group int) int) []byte {
+	n := 0
+	var body []byte
+	for _, m := range s.minutes {
+		before := len(body)
+		body = binary.AppendVarint(body, m.Minute)
+		var any bool
+		if body, any = m.append(body, cells); any {
+			n++
+		} else {
+			body = body[:before]
+		}
+	}
+	b = binary.AppendUvarint(append(b, sumsVersion), uint64(n))
+	return append(b, body...)
+}
+
+func (m *Minute) append(b []byte, cells func(group int) int) (out []byte, any bool) {
+	var pages, sketches []slot
+	for _, s := range m.sorted() {
+		k := Key(s.key - 1)
+		page := m.cells[s.ref+1 : int(s.ref)+1+cells(k.Group())]
+		if k.Group() == GroupSeen {
+			if !m.sketches[page[0]-1].Empty() {
+				sketches = append(sketches, s)
+			}
+		} else if slices.ContainsFunc(page, func(v int64) bool { return v != 0 }) {
+			pages = append(pages, s)
+		}
+	}
+	b = binary.AppendUvarint(b, uint64(len(pages)))
+	before := uint64(1)
+	for _, s := range pages {
+		page := m.cells[s.ref+1 : int(s.ref)+1+cells(Key(s.key-1).Group())]
+		b = binary.AppendUvarint(b, s.key-before)
+		b = binary.AppendUvarint(b, uint64(len(page)))
+		for _, v := range page {
+			b = binary.AppendVarint(b, v)
+		}
+		before = s.key
+	}
+	b = binary.AppendUvarint(b, uint64(len(sketches)))
+	before = 1
+	for _, s := range sketches {
+		bytes := m.sketches[m.cells[s.ref+1]-1].AppendBinary(nil)
+		b = binary.AppendUvarint(b, s.key-before)
+		b = append(binary.AppendUvarint(b, uint64(len(bytes))), bytes...)
+		before = s.key
+	}
+	return b, len(pages)+len(sketches) > 0
+}
+
+// ErrSums marks bytes that AppendBinary cannot have written.
+var ErrSums = errors.New("sums are corrupt")
+
+// AddBinary adds what AppendBinary wrote.
+func (s *Sums) AddBinary(b []byte, cells func(group int) (int, bool)) error {
+	bad := func(what string) error { return fmt.Errorf("%w: %s", ErrSums, what) }
+	if len(b) == 0 || b[0] != sumsVersion {
+		return bad("version")
+	}
+	b = b[1:]
+	u := func() (uint64, bool) {
+		v, k := binary.Uvarint(b)
+		if k <= 0 {
+			return 0, false
+		}
+		b = b[k:]
+		return v, true
+	}
+	v := func() (int64, bool) {
+		x, ok := u()
+		return int64(x>>1) ^ -int64(x&1), ok
+	}
+	n, ok := u()
+	if !ok {
+		return bad("minutes")
+	}
+	for range n {
+		minute, ok := v()
+		if !ok {
+			return bad("minute")
+		}
+		m := s.At(minute)
+		pages, ok := u()
+		if !ok || pages > uint64(len(b)) {
+			return bad("pages")
+		}
+		k := Key(0)
+		for range pages {
+			d, ok1 := u()
+			have, ok2 := u()
+			k += Key(d)
+			want, known := cells(k.Group())
+			if !ok1 || !ok2 || !known || have != uint64(want) || k.Group() == GroupSeen {
+				return bad("page")
+			}
+			page := m.Page(k, want)
+			for i := range want {
+				x, ok := v()
+				if !ok {
+					return bad("cell")
+				}
+				page[1+i] += x
+			}
+		}
+		sketches, ok := u()
+		if !ok || sketches > uint64(len(b)) {
+			return bad("sketches")
+		}
+		k = 0
+		for range sketches {
+			d, ok1 := u()
+			size, ok2 := u()
+			k += Key(d)
+			if !ok1 || !ok2 || size > uint64(len(b)) || k.Group() != GroupSeen {
+				return bad("sketch")
+			}
+			var one Sketch
+			if err := one.UnmarshalBinary(b[:size]); err != nil {
+				return bad(err.Error())
+			}
+			b = b[size:]
+			m.Unite(k, &one)
+		}
+	}
+	if len(b) != 0 {
+		return bad("bytes left over")
+	}
+	return nil
+}

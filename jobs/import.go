@@ -1,0 +1,204 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"tandem/schemas/mapping"
+	"tandem/schemas/records"
+)
+
+const importUsage = `usage: tandem import --mapping M.yaml [--out RECORDS] [--rejects FILE] [--strict] INPUT
+
+Turns CSV, NDJSON or an Apache access log into a records file by a mapping file. INPUT and RECORDS may end in .zst or .gz;
+INPUT - is standard input, and without --out the records go to standard output. A row that cannot be read or mapped is
+refused: told by its line, counted, and left out; the import goes on.
+
+example:
+  tandem import --mapping scripts/examples/import/rees46/mapping.yaml --out rees46.tsv.zst rees46.csv.zst
+
+`
+
+// shownRefusals is how many refused rows standard error tells about when there is no file for them.
+const shownRefusals = 10
+
+// runImport is `tandem import`. It returns 0, 1 if nothing could be read, something broke, or with --strict a row was
+// refused, and 2 for a wrong command line.
+func runImport(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("import", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	var job importJob
+	flags.StringVar(&job.mapping, "mapping", "", "mapping `file` (YAML); required")
+	flags.StringVar(&job.out, "out", "", "records `file` to write; standard output if absent")
+	flags.StringVar(&job.rejects, "rejects", "", "`file` for refused rows, each as FILE:LINE: reason; the first 10 go to standard error if absent")
+	flags.BoolVar(&job.strict, "strict", false, "exit 1 if any row is refused; the records are written all the same")
+	flags.Usage = func() {
+		fmt.Fprint(stderr, importUsage)
+		flags.PrintDefaults()
+	}
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		return 2
+	}
+	if job.mapping == "" || flags.NArg() != 1 {
+		fmt.Fprintln(stderr, "tandem import: --mapping and one INPUT are needed; see tandem import --help")
+		return 2
+	}
+	job.input, job.stdout, job.stderr = flags.Arg(0), stdout, stderr
+	stats, err := job.run(ctx)
+	if err != nil {
+		fmt.Fprintf(stderr, "tandem import: %v\n", err)
+		return 1
+	}
+	fmt.Fprintf(stderr, "imported %d records, %d rows refused", stats.Records, stats.Refused)
+	if stats.LeftOut > 0 {
+		fmt.Fprintf(stderr, ", %d left out by where", stats.LeftOut)
+	}
+	fmt.Fprintln(stderr)
+	if stats.Rows == stats.Refused {
+		fmt.Fprintf(stderr, "tandem import: %s: not one row could be read\n", job.input)
+		return 1
+	}
+	if job.strict && stats.Refused > 0 {
+		return 1
+	}
+	return 0
+}
+
+type importJob struct {
+	mapping, out, rejects, input string
+	strict                       bool
+	stdout, stderr               io.Writer
+}
+
+// run imports and completes the files; after an error the file of --out is as it was.
+func (j *importJob) run(ctx context.Context) (stats mapping.Stats, err error) {
+	m, err := mapping.Load(j.mapping)
+	if err != nil {
+		return stats, err
+	}
+	in := io.NopCloser(io.Reader(os.Stdin))
+	if j.input != "-" {
+		if in, err = records.OpenText(j.input); err != nil {
+			return stats, err
+		}
+	}
+	defer in.Close()
+	out, err := openRecordsOut(j.out, j.stdout)
+	if err != nil {
+		return stats, err
+	}
+	defer out.Discard()
+
+	shown := int64(0)
+	tell := func(line int64, reason string) {
+		if shown++; shown <= shownRefusals {
+			fmt.Fprintf(j.stderr, "%s:%d: %s\n", j.input, line, reason)
+		}
+	}
+	var rejects *bufio.Writer
+	if j.rejects != "" {
+		f, err := os.Create(j.rejects)
+		if err != nil {
+			return stats, err
+		}
+		defer f.Close()
+		rejects = bufio.NewWriter(f)
+		tell = func(line int64, reason string) { fmt.Fprintf(rejects, "%s:%d: %s\n", j.input, line, reason) }
+	}
+	progress := newRecordProgress(j.stderr, "records")
+	stats, err = m.Import(in, func(r records.Record) error {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("stopped after %d records: %w", out.Count(), err)
+		}
+		progress.step()
+		return out.Write(r)
+	}, tell)
+	progress.clear()
+	if rejects != nil {
+		if flushErr := rejects.Flush(); err == nil && flushErr != nil {
+			return stats, fmt.Errorf("%s: %w", j.rejects, flushErr)
+		}
+	}
+	if err != nil {
+		return stats, fmt.Errorf("%s: %w", j.input, err)
+	}
+	if more := shown - shownRefusals; more > 0 {
+		fmt.Fprintf(j.stderr, "and %d more; --rejects FILE keeps all of them\n", more)
+	}
+	return stats, out.Close()
+}
+
+// recordsOut is where records go: a file that exists only once it is closed, or standard output.
+type recordsOut struct {
+	*records.Writer
+	file *records.FileWriter
+}
+
+func openRecordsOut(path string, stdout io.Writer) (recordsOut, error) {
+	if path == "" {
+		w, err := records.NewWriter(stdout, "")
+		return recordsOut{Writer: w}, err
+	}
+	f, err := records.Create(path)
+	if err != nil {
+		return recordsOut{}, err
+	}
+	return recordsOut{Writer: f.Writer, file: f}, nil
+}
+
+// Close completes the records.
+func (o recordsOut) Close() error {
+	if o.file != nil {
+		return o.file.Close()
+	}
+	return o.Writer.Close()
+}
+
+// Discard gives up a file that is not closed yet.
+func (o recordsOut) Discard() {
+	if o.file != nil {
+		o.file.Discard()
+	}
+}
+
+// recordProgress shows a count on a terminal, and nothing elsewhere.
+type recordProgress struct {
+	out  io.Writer // nil: no terminal
+	what string
+	n    int64
+	last time.Time
+}
+
+func newRecordProgress(w io.Writer, what string) *recordProgress {
+	p := &recordProgress{what: what}
+	if f, ok := w.(*os.File); ok {
+		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+			p.out = w
+		}
+	}
+	return p
+}
+
+func (p *recordProgress) step() {
+	p.n++
+	if p.out == nil || p.n%1000 != 0 || time.Since(p.last) < 200*time.Millisecond {
+		return
+	}
+	p.last = time.Now()
+	fmt.Fprintf(p.out, "\r%d %s", p.n, p.what)
+}
+
+func (p *recordProgress) clear() {
+	if p.out != nil {
+		fmt.Fprint(p.out, "\r\x1b[K")
+	}
+}

@@ -1,0 +1,178 @@
+// measure runs the stages of Tandem on the benchmark's traffic and prints beacons per CPU-second of the whole process.
+//
+//	go run ./scripts/measure -records records.tsv -config config.yaml [-stages parse,fold,shard] [-profile FOLDER]
+package main
+
+import (
+	"bufio"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/pprof"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"tandem/core/tenant"
+	"tandem/schemas/records"
+)
+
+// bench is what every stage gets.
+type bench struct {
+	chain *tenant.Chain
+	recs  []records.Record // in order of ingest time, all with one
+	dir   string           // scratch
+}
+
+// stage measures one thing: it calls run with what is to be measured, once.
+type stage struct {
+	name string
+	what string
+	fn   func(ctx context.Context, b *bench, m *meter) error
+}
+
+var stages = []stage{
+	{"parse", "JSON to beacon, strict", parse},
+	{"fold", "parsed beacons of sorted sessions to sums", fold},
+	{"shard", "records in memory: parse, fold, publish (no broker)", shardMemory},
+	{"shard-kafka", "the same from and to an in-process Kafka over TCP, broker included", shardKafka},
+	{"archive-write", "rows sorted and written as Parquet", archiveWrite},
+	{"archive-read", "and read back, all columns", archiveRead},
+	{"batch-map", "map of all windows, parsed columns", batchMap},
+	{"replay-stream", "whole replay, stream only", replayStream},
+	{"replay-batch", "whole replay, archive and batch only", replayBatch},
+	{"idle", "2 million idle sessions: bytes and garbage collection", idle},
+}
+
+func main() {
+	file := flag.String("records", "", "records file (SPEC 11), with ingest times in order")
+	config := flag.String("config", "", "config of its tenant")
+	only := flag.String("stages", "", "comma-separated; all by default")
+	n := flag.Int("n", 1<<30, "at most so many records")
+	profile := flag.String("profile", "", "folder for CPU profiles")
+	flag.Parse()
+	if *file == "" || *config == "" {
+		flag.Usage()
+		os.Exit(2)
+	}
+	dir, err := os.MkdirTemp("", "tandem-measure-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	b := &bench{dir: dir}
+	if err := b.load(*file, *config, *n); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("%s, %d CPUs, %s, %d records\n", runtime.Version(), runtime.NumCPU(), time.Now().UTC().Format("2006-01-02"), len(b.recs))
+	fmt.Printf("%-14s %12s %10s %10s %9s %8s  %s\n", "stage", "beacons/CPUs", "beacons/s", "CPU s", "GC share", "peak MB", "what")
+	for _, s := range stages {
+		if *only != "" && !slices.Contains(strings.Split(*only, ","), s.name) {
+			continue
+		}
+		m := &meter{n: len(b.recs)}
+		if *profile != "" {
+			m.profile = filepath.Join(*profile, s.name+".prof")
+		}
+		if err := s.fn(context.Background(), b, m); err != nil {
+			log.Fatalf("%s: %v", s.name, err)
+		}
+		m.print(s)
+		runtime.GC()
+	}
+}
+
+func (b *bench) load(file, config string, n int) error {
+	data, err := os.ReadFile(config)
+	if err != nil {
+		return err
+	}
+	cfg, err := tenant.Load(config, data)
+	if err != nil {
+		return err
+	}
+	if b.chain, err = tenant.Compile([]*tenant.Config{cfg}); err != nil {
+		return err
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r := records.NewReader(bufio.NewReaderSize(f, 1<<20))
+	for len(b.recs) < n {
+		rec, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		rec.Payload = slices.Clone(rec.Payload)
+		b.recs = append(b.recs, rec)
+	}
+	return nil
+}
+
+// meter measures what run does: CPU time of the whole process, its other goroutines and the collector included.
+type meter struct {
+	n         int
+	profile   string
+	cpu, wall time.Duration
+	gc        float64
+	peak      uint64
+	notes     []string
+}
+
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		log.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func (m *meter) run(fn func() error) error {
+	runtime.GC()
+	var f *os.File
+	if m.profile != "" {
+		var err error
+		if f, err = os.Create(m.profile); err != nil {
+			return err
+		}
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+	}
+	gc0 := gcCPU()
+	cpu, start := cpuTime(), time.Now()
+	err := fn()
+	m.cpu, m.wall = cpuTime()-cpu, time.Since(start)
+	m.gc = (gcCPU() - gc0) / m.cpu.Seconds()
+	if f != nil {
+		pprof.StopCPUProfile()
+		f.Close()
+	}
+	var ms runtime.MemStats
+	runtime.ReadMemStats(&ms)
+	m.peak = ms.HeapSys
+	return err
+}
+
+func (m *meter) note(format string, args ...any) {
+	m.notes = append(m.notes, fmt.Sprintf(format, args...))
+}
+
+func (m *meter) print(s stage) {
+	fmt.Printf("%-14s %12.0f %10.0f %10.2f %8.0f%% %8d  %s\n", s.name, float64(m.n)/m.cpu.Seconds(), float64(m.n)/m.wall.Seconds(),
+		m.cpu.Seconds(), 100*m.gc, m.peak>>20, s.what)
+	for _, n := range m.notes {
+		fmt.Printf("%-14s %s\n", "", n)
+	}
+}

@@ -1,0 +1,406 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"runtime/metrics"
+	"slices"
+	"time"
+
+	"tandem/core/beacon"
+	"tandem/core/metric"
+	"tandem/core/session"
+	"tandem/jobs/embedded"
+	"tandem/schemas/archive"
+	"tandem/schemas/blob"
+	"tandem/schemas/records"
+	"tandem/schemas/store/pebblestore"
+	"tandem/schemas/wire"
+	sarchive "tandem/stream/archive"
+	"tandem/stream/broker"
+	"tandem/stream/dispatch"
+	"tandem/stream/sessionize"
+)
+
+func gcCPU() float64 {
+	s := []metrics.Sample{{Name: "/cpu/classes/gc/total:cpu-seconds"}}
+	metrics.Read(s)
+	return s[0].Value.Float64()
+}
+
+func parse(_ context.Context, b *bench, m *meter) error {
+	var p beacon.Parser
+	var x beacon.Beacon
+	return m.run(func() error {
+		for i := range b.recs {
+			if r := p.Parse(b.recs[i].Payload, &x); r != beacon.None {
+				return fmt.Errorf("record %d: %v", i, r)
+			}
+		}
+		return nil
+	})
+}
+
+func fold(_ context.Context, b *bench, m *meter) error {
+	type sess struct{ run *session.Run }
+	byID := map[string]*session.Run{}
+	var p beacon.Parser
+	var x beacon.Beacon
+	var r session.Reader
+	m.n = 0
+	for i := range b.recs {
+		p.Parse(b.recs[i].Payload, &x)
+		var e session.Event
+		if v := r.Read(b.chain, &x, b.recs[i].Ingest, &e); v.Reason != beacon.None || !v.Used {
+			continue
+		}
+		run := byID[string(x.Session)]
+		if run == nil {
+			run = &session.Run{}
+			byID[string(x.Session)] = run
+		}
+		run.Append(&e)
+		m.n++
+	}
+	for _, run := range byID {
+		slices.SortFunc(run.Events, func(a, b session.Event) int { return session.Compare(&a, &b) })
+	}
+	return m.run(func() error {
+		var sums metric.Sums
+		f := session.Folder{Chain: b.chain, Sums: &sums, Beacons: true, Ends: true, Sign: 1}
+		var st session.State
+		for _, run := range byID {
+			st.Reset()
+			f.Fold(&st, run.Events)
+			f.EndVisits(&st, 1<<60)
+		}
+		return nil
+	})
+}
+
+// beaconsLog turns the records into what dispatch would append to a single partition, progress every 10 s.
+func beaconsLog(b *bench, topic string) []broker.Record {
+	var out []broker.Record
+	sources := wire.Sources{Revision: 1, List: []wire.Source{{Cluster: "c", Topic: "raw", TopicID: "raw", Kind: wire.KindLive}}}
+	told := int64(0)
+	var p beacon.Parser
+	var x beacon.Beacon
+	for i := range b.recs {
+		r := &b.recs[i]
+		if n := r.Ingest / 10_000; n > told {
+			told = n
+			pr := wire.Progress{Sources: sources, At: []wire.SourceAt{{Source: 0, MS: r.Ingest, Offset: int64(i)}}}
+			out = append(out, broker.Record{Topic: topic, Time: r.Ingest, Value: wire.AppendProgress(nil, &pr), Headers: []broker.Header{{Key: wire.HeaderProgress}}})
+		}
+		p.Parse(r.Payload, &x)
+		out = append(out, broker.Record{Topic: topic, Time: r.Ingest, Key: bytes.Clone(x.Session), Value: r.Payload,
+			Headers: []broker.Header{{Key: wire.HeaderOrigin, Value: wire.AppendOrigin(nil, wire.Origin{Offset: int64(i)})}}})
+	}
+	for i := range out {
+		out[i].Offset = int64(i)
+	}
+	return out
+}
+
+type discard struct{ records, bytes int64 }
+
+func (d *discard) Write(_ context.Context, recs []broker.Record) error {
+	for i := range recs {
+		d.records++
+		d.bytes += int64(len(recs[i].Value))
+	}
+	return nil
+}
+
+func openWorker(b *bench, out sessionize.Writer, checkpoints int) (*sessionize.Worker, error) {
+	return sessionize.Open(sessionize.Config{Layer: "stream.bench", Topic: "beacons", TopicID: "beacons", MetricsTopic: "metrics", MetricsPartitions: 4,
+		TickMS: 60_000, CheckpointTicks: checkpoints}, b.chain, blob.NewMem(), out,
+		func(int64) ([]byte, error) { return nil, fmt.Errorf("no payload is asked for twice in this traffic") })
+}
+
+const pollSize = 1 << 13
+
+func shardMemory(ctx context.Context, b *bench, m *meter) error {
+	log := beaconsLog(b, "beacons")
+	out := &discard{}
+	w, err := openWorker(b, out, 10)
+	if err != nil {
+		return err
+	}
+	ticks := 0
+	w.Ticked = func(sessionize.TickStats) { ticks++ }
+	err = m.run(func() error {
+		for part := range slices.Chunk(log, pollSize) {
+			if err := w.Handle(ctx, part); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	st := w.Shard.Stats()
+	m.note("%d ticks, %d messages, %.0f MB published, %d sessions held in %.0f MB", ticks, out.records, float64(out.bytes)/1e6, st.Sessions, float64(st.Bytes)/1e6)
+	return err
+}
+
+func shardKafka(ctx context.Context, b *bench, m *meter) error {
+	k, err := embedded.StartKafka()
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	for topic, n := range map[string]int32{"beacons": 1, "metrics": 4} {
+		if _, err := k.Create(ctx, topic, n); err != nil {
+			return err
+		}
+	}
+	for part := range slices.Chunk(beaconsLog(b, "beacons"), pollSize) {
+		if err := k.Write(ctx, part); err != nil {
+			return err
+		}
+	}
+	w, err := openWorker(b, k, 10)
+	if err != nil {
+		return err
+	}
+	return m.run(func() error {
+		for {
+			recs, err := k.Poll(ctx, broker.Partition{Topic: "beacons"}, w.Shard.Offset)
+			if err != nil || len(recs) == 0 {
+				return err
+			}
+			if err := w.Handle(ctx, recs); err != nil {
+				return err
+			}
+		}
+	})
+}
+
+func archiveRows(b *bench) ([]archive.Row, error) {
+	mem := blob.NewMem()
+	a, err := sarchive.Open(sarchive.Config{Topic: "t", TopicID: "t", MaxRows: 1 << 30, MaxBytes: 1 << 60}, b.chain, mem)
+	if err != nil {
+		return nil, err
+	}
+	log := beaconsLog(b, "beacons")
+	log = slices.DeleteFunc(log, func(r broker.Record) bool { return r.Headers[0].Key == wire.HeaderProgress })
+	if err := a.Handle(log); err != nil {
+		return nil, err
+	}
+	return a.Rows(), nil
+}
+
+const fileRows = 250_000
+
+func archiveWrite(_ context.Context, b *bench, m *meter) error {
+	rows, err := archiveRows(b)
+	if err != nil {
+		return err
+	}
+	size := 0
+	err = m.run(func() error {
+		for part := range slices.Chunk(rows, fileRows) {
+			archive.Sort(part)
+			data, _, err := archive.Write(part)
+			if err != nil {
+				return err
+			}
+			size += len(data)
+		}
+		return nil
+	})
+	m.note("%.0f bytes a beacon on disk", float64(size)/float64(len(rows)))
+	return err
+}
+
+func archiveRead(_ context.Context, b *bench, m *meter) error {
+	rows, err := archiveRows(b)
+	if err != nil {
+		return err
+	}
+	var files []*archive.File
+	for part := range slices.Chunk(rows, fileRows) {
+		archive.Sort(part)
+		data, info, err := archive.Write(part)
+		if err != nil {
+			return err
+		}
+		f, err := archive.OpenFile(blob.Bytes(data), info)
+		if err != nil {
+			return err
+		}
+		files = append(files, f)
+	}
+	return m.run(func() error {
+		for _, f := range files {
+			if err := f.Scan(0, ^uint64(0), archive.Columns{Payload: true, Event: true}, func(*archive.Row) error { return nil }); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func pipeline(ctx context.Context, b *bench, name string, stream, batch bool) (*embedded.Pipeline, func(), error) {
+	st, err := pebblestore.Open(filepath.Join(b.dir, name, "store"), pebblestore.Options{Now: func() time.Time { return time.UnixMilli(0) }})
+	if err != nil {
+		return nil, nil, err
+	}
+	blobs, err := blob.OpenDir(filepath.Join(b.dir, name, "blobs"))
+	if err != nil {
+		return nil, nil, err
+	}
+	k, err := embedded.StartKafka()
+	if err != nil {
+		return nil, nil, err
+	}
+	opt := embedded.Defaults()
+	opt.Stream, opt.Batch = stream, batch
+	p, err := embedded.Open(ctx, opt, b.chain, k, blobs, st)
+	return p, func() { k.Close(); st.Close() }, err
+}
+
+func feed(ctx context.Context, p *embedded.Pipeline, recs []records.Record) error {
+	var raws []embedded.Raw
+	for part := range slices.Chunk(recs, 20_000) {
+		raws = raws[:0]
+		for i := range part {
+			raws = append(raws, embedded.Raw{Ingest: part[i].Ingest, Payload: part[i].Payload})
+		}
+		if err := p.Feed(ctx, raws); err != nil {
+			return err
+		}
+		if err := p.Pump(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func batchMap(ctx context.Context, b *bench, m *meter) error {
+	p, done, err := pipeline(ctx, b, "batch-map", false, true)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := feed(ctx, p, b.recs); err != nil {
+		return err
+	}
+	if err := p.Feed(ctx, []embedded.Raw{{Ingest: p.End(), Heartbeat: true}}); err != nil {
+		return err
+	}
+	if err := p.Pump(ctx); err != nil {
+		return err
+	}
+	windows := 0
+	err = m.run(func() error {
+		job := p.Job()
+		plan, a, err := job.Plan(ctx)
+		if err != nil {
+			return err
+		}
+		windows = len(plan.Windows)
+		return job.MapAll(ctx, plan, a)
+	})
+	m.note("%d windows", windows)
+	return err
+}
+
+func replay(ctx context.Context, b *bench, m *meter, name string, stream, batch bool) error {
+	p, done, err := pipeline(ctx, b, name, stream, batch)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return m.run(func() error {
+		if err := feed(ctx, p, b.recs); err != nil {
+			return err
+		}
+		return p.Finish(ctx)
+	})
+}
+
+func replayStream(ctx context.Context, b *bench, m *meter) error {
+	return replay(ctx, b, m, "replay-stream", true, false)
+}
+
+func replayBatch(ctx context.Context, b *bench, m *meter) error {
+	return replay(ctx, b, m, "replay-batch", false, true)
+}
+
+// idle fills a shard with 2 million sessions of 3 beacons each, lets them fall idle, and weighs them.
+func idle(ctx context.Context, b *bench, m *meter) error {
+	const sessions = 2_000_000
+	for _, assigned := range []int{1, 4, 12} {
+		w, err := openWorker(b, &discard{}, 0)
+		if err != nil {
+			return err
+		}
+		var before runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		if err := fillIdle(ctx, w, sessions, assigned); err != nil {
+			return err
+		}
+		var after runtime.MemStats
+		runtime.GC()
+		start := cpuTime()
+		runtime.GC()
+		gc := cpuTime() - start
+		runtime.ReadMemStats(&after)
+		st := w.Shard.Stats()
+		m.note("%2d assignments: %.0f bytes a session by the heap, %.0f by the shard's own count; a forced collection costs %v of CPU (%d sessions)",
+			assigned, float64(after.HeapAlloc-before.HeapAlloc)/float64(st.Sessions), float64(st.Bytes)/float64(st.Sessions), gc.Round(time.Millisecond), st.Sessions)
+		runtime.KeepAlive(w)
+	}
+	m.n, m.cpu, m.wall = 0, time.Second, time.Second
+	return nil
+}
+
+func fillIdle(ctx context.Context, w *sessionize.Worker, sessions, assigned int) error {
+	const start = 1767607200000
+	sources := wire.Sources{Revision: 1, List: []wire.Source{{Cluster: "c", Topic: "raw", TopicID: "raw", Kind: wire.KindLive}}}
+	offset := int64(0)
+	send := func(r broker.Record) error {
+		r.Offset = offset
+		offset++
+		return w.Handle(ctx, []broker.Record{r})
+	}
+	progress := func(ms int64) error {
+		p := wire.Progress{Sources: sources, At: []wire.SourceAt{{Source: 0, MS: ms, Offset: offset}}}
+		return send(broker.Record{Value: wire.AppendProgress(nil, &p), Headers: []broker.Header{{Key: wire.HeaderProgress}}})
+	}
+	points := []string{"home_page", "search", "item_page"}
+	var buf []byte
+	for i := range sessions {
+		h := dispatch.SessionHash(fmt.Appendf(nil, "%d", i))
+		ts := start + int64(i)*30*60_000/int64(sessions)
+		for k, point := range points {
+			buf = fmt.Appendf(buf[:0], `{"id":"%016x%08x","tenant":"uswm","session":"%016x%016x","visitor":"%016x","ts":%d,"point":"%s","device":"mobile"`, h, k, h, ^h, h, ts+int64(k)*20_000, point)
+			if k == 0 {
+				buf = append(buf, `,"experiments":{`...)
+				for x := range assigned {
+					if x > 0 {
+						buf = append(buf, ',')
+					}
+					buf = fmt.Appendf(buf, `"exp_%02d":"%s"`, (int(h>>8)+x)%20, [2]string{"control", "treatment"}[h>>x&1])
+				}
+				buf = append(buf, '}')
+			}
+			buf = append(buf, '}')
+			origin := wire.AppendOrigin(nil, wire.Origin{Offset: offset})
+			if err := send(broker.Record{Time: ts + int64(k)*20_000, Value: buf, Headers: []broker.Header{{Key: wire.HeaderOrigin, Value: origin}}}); err != nil {
+				return err
+			}
+		}
+		if i%10_000 == 0 {
+			if err := progress(ts); err != nil {
+				return err
+			}
+		}
+	}
+	// Far enough that every beacon is sealed and every visit has ended, near enough that no session is forgotten.
+	return progress(start + 3*3600_000)
+}

@@ -1,0 +1,236 @@
+// Package archive keeps a beacons topic in Parquet files and manifests (DESIGN 5): a record is committed by the one
+// manifest that its offset lies in, and by nothing else.
+package archive
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	"tandem/core/beacon"
+	"tandem/core/session"
+	"tandem/core/tenant"
+	"tandem/schemas/archive"
+	"tandem/schemas/blob"
+	"tandem/schemas/wire"
+	"tandem/stream/broker"
+	"tandem/stream/dispatch"
+)
+
+// Config of the archiver of one partition.
+type Config struct {
+	Topic, TopicID string
+	Partition      int32
+	MaxRows        int   // a file rolls at so many beacons
+	MaxBytes       int64 // or at so many bytes of payload and parsed form
+}
+
+// Limits of a file before compression: what an archiver holds in memory for its partition.
+const (
+	DefaultRows  = 500_000
+	DefaultBytes = 256 << 20
+)
+
+// Counts are an archiver's counters.
+type Counts struct{ Beacons, Rejected, Redelivered, Files, Manifests int64 }
+
+// Archiver archives one partition. Not safe for concurrent use.
+type Archiver struct {
+	cfg    Config
+	chain  *tenant.Chain
+	blobs  blob.Store
+	Offset int64 // of the next record
+	Counts Counts
+
+	first    int64 // of the manifest at hand
+	sources  []wire.Source
+	progress []int64 // by source, math.MinInt64: not known
+	offsets  []int64
+	rows     []archive.Row
+	bytes    int64
+	window   int64 // the one whose settling closes the file at hand
+	parser   beacon.Parser
+	parsed   beacon.Beacon
+	reader   session.Reader
+}
+
+// Open resumes after the partition's last manifest.
+func Open(cfg Config, chain *tenant.Chain, blobs blob.Store) (*Archiver, error) {
+	chained, err := archive.Chain(blobs, cfg.Topic, cfg.Partition)
+	if err != nil {
+		return nil, err
+	}
+	a := &Archiver{cfg: cfg, chain: chain, blobs: blobs, window: math.MinInt64}
+	if n := len(chained); n > 0 {
+		last := chained[n-1]
+		if last.TopicID != cfg.TopicID {
+			return nil, fmt.Errorf("archive of %s/%d is of topic %s, not of %s: a topic that was made anew needs a new name",
+				cfg.Topic, cfg.Partition, last.TopicID, cfg.TopicID)
+		}
+		a.Offset = last.Next
+	}
+	a.first = a.Offset
+	return a, nil
+}
+
+// ParseDigest tells the parsed form of a row from that of another parser or revision.
+func ParseDigest(r *tenant.Rev) uint64 { return r.Digest ^ ParserVersion*0x9e3779b97f4a7c15 }
+
+// ParserVersion changes when the same payload may be read otherwise.
+const ParserVersion = 1
+
+// SourceKey names a source in manifests.
+func SourceKey(s *wire.Source) string {
+	return fmt.Sprintf("%s/%s/%d", s.Cluster, s.TopicID, s.Partition)
+}
+
+// Handle takes the partition's next records. Files and manifests are made on the way, whenever one is full or a window
+// has settled.
+func (a *Archiver) Handle(recs []broker.Record) error {
+	for i := range recs {
+		r := &recs[i]
+		if r.Offset < a.Offset {
+			continue
+		}
+		a.Offset = r.Offset + 1
+		if _, ok := r.Header(wire.HeaderProgress); ok {
+			p, err := wire.ReadProgress(r.Value)
+			if err != nil {
+				return fmt.Errorf("archive: %s/%d, record %d: %w", r.Topic, r.Partition, r.Offset, err)
+			}
+			if a.told(&p) {
+				if err := a.roll(); err != nil {
+					return err
+				}
+			}
+			continue
+		}
+		origin, ok := r.Header(wire.HeaderOrigin)
+		if !ok {
+			return fmt.Errorf("archive: %s/%d, record %d is neither a beacon of dispatch nor a progress record", r.Topic, r.Partition, r.Offset)
+		}
+		o, err := wire.ReadOrigin(origin)
+		if err != nil {
+			return fmt.Errorf("archive: %s/%d, record %d: %w", r.Topic, r.Partition, r.Offset, err)
+		}
+		if o.Source < len(a.offsets) && o.Offset < a.offsets[o.Source] {
+			a.Counts.Redelivered++
+			continue
+		}
+		a.add(r)
+		if len(a.rows) >= a.cfg.MaxRows || a.bytes >= a.cfg.MaxBytes {
+			if err := a.roll(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// told takes progress and says whether a window has settled since the file at hand was begun.
+func (a *Archiver) told(p *wire.Progress) bool {
+	if len(p.Sources.List) > len(a.sources) {
+		a.sources = p.Sources.List
+	}
+	for len(a.progress) < len(a.sources) {
+		a.progress, a.offsets = append(a.progress, math.MinInt64), append(a.offsets, 0)
+	}
+	for _, at := range p.At {
+		a.progress[at.Source] = max(a.progress[at.Source], at.MS)
+		a.offsets[at.Source] = max(a.offsets[at.Source], at.Offset)
+	}
+	least := int64(math.MaxInt64)
+	for _, ms := range a.progress {
+		least = min(least, ms)
+	}
+	if least == math.MinInt64 || least == math.MaxInt64 {
+		return false
+	}
+	rev := a.chain.At(least)
+	if rev == nil {
+		rev = &a.chain.Revs[0]
+	}
+	settled := (least - rev.Config.Lateness) / archive.WindowMillis
+	if a.window == math.MinInt64 {
+		a.window = settled
+		return true // so that the archive's progress is known from its first window on
+	}
+	if settled > a.window {
+		a.window = settled
+		return true
+	}
+	return false
+}
+
+// add parses a beacon and keeps its row. A beacon that is not used has no parsed form; one that the config refuses has
+// no digest either, so that the batch reads it again and counts it. What has no place in event time, which dispatch
+// lets through never, is counted and left out.
+func (a *Archiver) add(r *broker.Record) {
+	b := &a.parsed
+	if a.parser.Parse(r.Value, b) != beacon.None || !b.HasTS || b.TS < session.MinTS || b.TS > session.MaxTS {
+		a.Counts.Rejected++
+		return
+	}
+	a.Counts.Beacons++
+	row := archive.Row{Payload: clone(r.Value), Ingest: r.Time, Offset: r.Offset, TS: b.TS,
+		Session: clone(b.Session), ID: clone(b.ID), Point: clone(b.Point), Visitor: clone(b.Visitor)}
+	row.Hash = dispatch.SessionHash(row.Session)
+	var e session.Event
+	if v := a.reader.Read(a.chain, b, r.Time, &e); v.Reason == beacon.None {
+		row.Digest = ParseDigest(v.Rev)
+		if v.Used {
+			e.Offset, e.Size = r.Offset, len(r.Value)
+			row.Event = session.AppendEvent(nil, &e)
+		}
+	}
+	a.rows = append(a.rows, row)
+	a.bytes += int64(len(row.Payload) + len(row.Event))
+}
+
+func clone(b []byte) []byte { return append([]byte(nil), b...) }
+
+// roll commits everything taken since the last manifest: a file, if there are beacons, and the manifest.
+func (a *Archiver) roll() error {
+	if a.Offset == a.first {
+		return nil
+	}
+	m := archive.Manifest{Topic: a.cfg.Topic, TopicID: a.cfg.TopicID, Partition: a.cfg.Partition, First: a.first, Next: a.Offset,
+		Progress: map[string]int64{}}
+	at := int64(math.MaxInt64)
+	for i := range a.sources {
+		if a.progress[i] != math.MinInt64 {
+			m.Progress[SourceKey(&a.sources[i])] = a.progress[i]
+			at = min(at, a.progress[i])
+		}
+	}
+	if len(a.rows) > 0 {
+		if at == math.MaxInt64 {
+			at = a.rows[0].Ingest
+		}
+		archive.Sort(a.rows)
+		data, info, err := archive.Write(a.rows)
+		if err != nil {
+			return fmt.Errorf("archive: %s/%d: %w", a.cfg.Topic, a.cfg.Partition, err)
+		}
+		if info, _, err = archive.Create(a.blobs, a.chain.Tenant, a.cfg.Topic, a.cfg.Partition, a.first, 0, at, data, info); err != nil {
+			return fmt.Errorf("archive: %w", err)
+		}
+		m.Files = []archive.FileInfo{info}
+		m.Windows = archive.CountWindows(a.rows)
+		a.Counts.Files++
+	}
+	if err := archive.Append(a.blobs, m); err != nil {
+		if errors.Is(err, blob.ErrExists) {
+			return fmt.Errorf("archive: %s/%d: another archiver has committed from offset %d: %w", a.cfg.Topic, a.cfg.Partition, a.first, err)
+		}
+		return fmt.Errorf("archive: %w", err)
+	}
+	a.Counts.Manifests++
+	a.first = a.Offset
+	clear(a.rows)
+	a.rows, a.bytes = a.rows[:0], 0
+	return nil
+}
+
+// Rows are the beacons taken since the last manifest, in order of offset.
+func (a *Archiver) Rows() []archive.Row { return a.rows }
