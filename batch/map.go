@@ -109,7 +109,7 @@ func (m *mapper) join(in beacons, st states) error {
 				moreBeacons = in.Next()
 			}
 		}
-		m.fold(hash, id)
+		m.fold(hash, id, c >= 0)
 	}
 	if err := in.Err(); err != nil {
 		return err
@@ -188,7 +188,7 @@ func (m *mapper) take(r *archive.Row) error {
 }
 
 // fold folds a session's beacons onto its state, ends what ends in the window, and keeps the state if it changed.
-func (m *mapper) fold(hash uint64, id []byte) {
+func (m *mapper) fold(hash uint64, id []byte, known bool) {
 	end := m.window + WindowMS
 	if len(m.events.Events) == 0 {
 		if due := m.state.Due(m.chain); due == 0 || due >= end {
@@ -197,8 +197,8 @@ func (m *mapper) fold(hash uint64, id []byte) {
 	}
 	m.folder.Fold(&m.state, m.events.Events)
 	m.folder.EndVisits(&m.state, end)
-	if m.state.Gone(m.chain, end) {
-		return
+	if m.state.Gone(m.chain, end) && !known {
+		return // one that an earlier run knows must be written, or that run would go on speaking for it
 	}
 	m.buf = session.AppendState(m.buf[:0], &m.state)
 	m.run = append(m.run, staterun.Row{Hash: hash, Session: string(id), FirstTS: m.state.FirstTS, LastTS: m.state.LastTS,

@@ -190,47 +190,66 @@ func join(spans []Span, s Span) []Span {
 	return append(spans, s)
 }
 
+// maxPlan bounds the windows of a plan, a month: one clock that is years ahead must not cost memory. The next plan goes on.
+const maxPlan = 31 * 48
+
 // Due returns the windows to run, oldest first: those that have settled and are not covered, or, when there are none,
-// those whose inputs are no longer those of their coverage. It is a pure function of its arguments. covered is by
-// window; all of a session_ttl before the first window that may be due must be in it.
+// those whose inputs are no longer those of their coverage. A window reads the runs that those before it in the list
+// will leave, else those that coverage names; whether that makes others due shows when these are covered. It is a
+// pure function of its arguments; covered is by window.
 func Due(chain *tenant.Chain, a Archive, covered map[int64]*Covered) []WindowPlan {
 	if a.Progress == math.MinInt64 || len(a.Spans) == 0 {
 		return nil
 	}
-	first := slices.Min(slices.Collect(maps.Keys(a.Spans)))
 	settled := func(w int64) bool { return a.Progress >= w+WindowMS+lateness(chain, w) }
-	var fresh, changed []WindowPlan
-	planned := map[int64]bool{}
-	for w := first; settled(w); w += WindowMS {
-		in := inputs(chain, a, covered, w)
+	var fresh, changed []int64
+	for _, w := range candidates(chain, a) {
+		if !settled(w) {
+			break
+		}
 		if c := covered[w]; c == nil {
-			planned[w] = true
-			p := WindowPlan{Window: w, Spans: in.Spans, Revisions: in.Revisions, Before: in.Runs}
-			for v := w - back(chain, w); v < w; v += WindowMS {
-				if planned[v] {
-					p.Before = append(p.Before, RunRef{Window: v})
-				}
+			fresh = append(fresh, w)
+		} else if in := inputs(chain, a, covered, w); !c.Inputs.equal(&in) {
+			changed = append(changed, w)
+		}
+	}
+	due := fresh
+	if len(due) == 0 {
+		due = changed
+	}
+	var plans []WindowPlan
+	for i, w := range due {
+		in := inputs(chain, a, covered, w)
+		p := WindowPlan{Window: w, Spans: in.Spans, Revisions: in.Revisions, Before: in.Runs}
+		from := w - back(chain, w)
+		for _, v := range due[:i] {
+			if v < from {
+				continue
 			}
-			slices.SortFunc(p.Before, func(a, b RunRef) int { return cmp.Compare(a.Window, b.Window) })
-			fresh = append(fresh, p)
-		} else if !c.Inputs.equal(&in) {
-			changed = append(changed, WindowPlan{Window: w, Spans: in.Spans, Revisions: in.Revisions, Before: in.Runs})
+			p.Before = slices.DeleteFunc(p.Before, func(r RunRef) bool { return r.Window == v })
+			p.Before = append(p.Before, RunRef{Window: v})
+		}
+		slices.SortFunc(p.Before, func(a, b RunRef) int { return cmp.Compare(a.Window, b.Window) })
+		plans = append(plans, p)
+	}
+	return plans
+}
+
+// candidates are the windows in which anything can happen, oldest first: those that hold records, and those after them
+// in which sessions of these can still be ended. Time may stand still or leap between records; the windows that it
+// leaps over need no coverage, since nothing is in them in any layer.
+func candidates(chain *tenant.Chain, a Archive) []int64 {
+	var all []int64
+	for _, v := range slices.Sorted(maps.Keys(a.Spans)) {
+		w := v
+		if n := len(all); n > 0 {
+			w = max(w, all[n-1]+WindowMS)
+		}
+		for ; w <= v+back(chain, v)+WindowMS; w += WindowMS {
+			all = append(all, w)
 		}
 	}
-	if len(fresh) > 0 {
-		return fresh
-	}
-	if len(changed) == 0 {
-		return nil
-	}
-	// Windows that read the run of another one in this list wait: they are due again only if its digests change.
-	due := changed[:1]
-	for _, p := range changed[1:] {
-		if p.Window-due[len(due)-1].Window > back(chain, p.Window) {
-			due = append(due, p)
-		}
-	}
-	return due
+	return all
 }
 
 func lateness(chain *tenant.Chain, w int64) int64 {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -36,7 +37,7 @@ type demoVariation struct {
 }
 
 type demoExperiment struct {
-	name       string
+	name       string          // "": the whole site
 	variations []demoVariation // the control first
 }
 
@@ -61,7 +62,9 @@ type demoFrame struct {
 	windows     int
 	minutes     int64 // covered
 	firstAt     int64 // record time at which the first window settles, ms; 0: not known yet
-	rows, equal int64 // compared over the covered minutes
+	rows        int64 // of the stream and the batch without late beacons, in the covered minutes
+	differ      int64 // of them
+	byLate      int64 // rows that differ between the stream and the batch proper
 
 	hasOrder, hasRevenue, hasError bool
 	decimals                       int // of revenue
@@ -71,15 +74,19 @@ type demoFrame struct {
 // Ways to show less where a terminal is too low for everything.
 const (
 	demoFull    = iota
-	demoCompact // one line of the stream for each variation: so far, or once something is covered, over that
+	demoCompact // no empty lines, and of the stream one line for each variation: so far, or over what is covered
 )
 
 func (f *demoFrame) lines(how int) []string {
 	out := f.header()
-	out = append(out, fmt.Sprintf("%-27s %8s %9s %8s %8s %9s %8s %8s %8s   %s", "", "visits", "sessions", "ordered", "lift", "revenue/s", "lift", "error", "lift", "drift"))
+	out = append(out, fmt.Sprintf("%-27s %7s %9s %8s %7s %9s %7s %8s %7s   %s", "", "visits", "sessions", "ordered", "lift", "rev/sess", "lift", "error", "lift", "drift"))
 	for i := range f.experiments {
 		x := &f.experiments[i]
-		out = append(out, x.name)
+		if x.name == "" {
+			out = append(out, "the whole site: the config has no experiment")
+		} else {
+			out = append(out, x.name)
+		}
 		for k := range x.variations {
 			v, control := &x.variations[k], &x.variations[0]
 			name := v.name
@@ -96,24 +103,27 @@ func (f *demoFrame) lines(how int) []string {
 			}
 		}
 	}
-	if len(f.experiments) == 0 {
-		out = append(out, "no experiment in the config")
+	out = append(append(out, ""), f.agreement()...)
+	if how == demoCompact {
+		out = slices.DeleteFunc(out, func(line string) bool { return line == "" })
 	}
-	return append(out, "", f.agreement())
+	return out
 }
 
-// fit returns the lines cut to a height, 0 for any. What is cut are experiments at the end, never the last line.
+// fit returns the lines cut to a height, 0 for any. What is cut are experiments at the end, never the agreement.
 func (f *demoFrame) fit(height int) []string {
 	out := f.lines(demoFull)
 	if height <= 0 || len(out) <= height {
 		return out
 	}
-	if out = f.lines(demoCompact); len(out) <= height || height < 3 {
-		return out
+	out = f.lines(demoCompact)
+	agreement := f.agreement()
+	keep := height - len(agreement) - 1
+	if len(out) <= height || keep < 0 {
+		return out[:min(len(out), height)]
 	}
-	cut := len(out) - height + 1
-	last := out[len(out)-1]
-	return append(out[:height-2:height-2], fmt.Sprintf("... %d lines more: make the terminal higher", cut), last)
+	cut := len(out) - len(agreement) - keep
+	return append(append(out[:keep:keep], fmt.Sprintf("... %s more: make the terminal higher", demoPlural(int64(cut), "line"))), agreement...)
 }
 
 func (f *demoFrame) header() []string {
@@ -137,7 +147,7 @@ func (f *demoFrame) header() []string {
 		rejected = ": " + rejected
 	}
 	return []string{
-		fmt.Sprintf("tenant    %s   record time %s   speed %s   %s", f.tenant, time.UnixMilli(f.clock).UTC().Format("2006-01-02 15:04:05"), f.speed, f.phase),
+		strings.TrimRight(fmt.Sprintf("tenant    %s   record time %s   speed %s   %s", f.tenant, time.UnixMilli(f.clock).UTC().Format(time.DateTime), f.speed, f.phase), " "),
 		"beacons   " + beacons,
 		"rejected  " + demoGroup(total) + rejected,
 		fmt.Sprintf("late      %s, %s in covered windows: they are left to the batch", demoGroup(f.late), demoGroup(f.lateCovered)),
@@ -146,23 +156,25 @@ func (f *demoFrame) header() []string {
 	}
 }
 
-// agreement is the line that all this is about.
-func (f *demoFrame) agreement() string {
-	over := fmt.Sprintf("over %s covered %s", demoGroup(f.minutes), demoWord(f.minutes, "minute"))
-	differ := f.rows - f.equal
+// agreement are the lines that all this is about.
+func (f *demoFrame) agreement() []string {
 	switch {
 	case f.windows == 0 && f.firstAt == 0:
-		return "layers: the batch has covered nothing yet"
+		return []string{"layers: the batch has covered nothing yet"}
 	case f.windows == 0:
-		return "layers: the batch has covered nothing yet; its first window settles at " + demoClock(f.firstAt)
-	case differ == 0:
-		return fmt.Sprintf("layers agree: %s of %s rows equal %s", demoGroup(f.equal), demoGroup(f.rows), over)
-	case f.lateCovered > 0:
-		return fmt.Sprintf("layers agree: %s of %s rows equal %s; %s differ by %s that only the batch has",
-			demoGroup(f.equal), demoGroup(f.rows), over, demoGroup(differ), demoPlural(f.lateCovered, "late beacon"))
+		return []string{"layers: the batch has covered nothing yet; its first window settles at " + demoClock(f.firstAt)}
 	}
-	return fmt.Sprintf("LAYERS DIFFER: %s of %s rows equal %s; no late beacon explains the other %s",
-		demoGroup(f.equal), demoGroup(f.rows), over, demoGroup(differ))
+	word := "layers agree: "
+	if f.differ > 0 {
+		word = "LAYERS DIFFER: "
+	}
+	lines := []string{fmt.Sprintf("%s%s of %s rows equal over %s covered %s", word, demoGroup(f.rows-f.differ), demoGroup(f.rows),
+		demoGroup(f.minutes), demoWord(f.minutes, "minute", "minutes"))}
+	if f.lateCovered > 0 {
+		lines = append(lines, fmt.Sprintf("late beacons aside: %s that only the batch has %s %s", demoPlural(f.lateCovered, "late beacon"),
+			demoWord(f.lateCovered, "changes", "change"), demoPlural(f.byLate, "row")))
+	}
+	return lines
 }
 
 // cells are the columns from visits to the errors' lift. c is the control's sums over the same minutes.
@@ -172,19 +184,23 @@ func (f *demoFrame) cells(s, c demoSums, lift bool) string {
 		if !has || s.sessions == 0 {
 			return "-"
 		}
-		return fmt.Sprintf("%.2f %%", 100*float64(n)/float64(s.sessions))
+		return fmt.Sprintf("%.2f%%", 100*float64(n)/float64(s.sessions))
 	}
 	lifted := func(has bool, n, m int64) string {
 		if !has || !lift || s.sessions == 0 || c.sessions == 0 || m == 0 {
 			return ""
 		}
-		return fmt.Sprintf("%+.1f %%", 100*((float64(n)/float64(s.sessions))/(float64(m)/float64(c.sessions))-1))
+		x := 100 * ((float64(n)/float64(s.sessions))/(float64(m)/float64(c.sessions)) - 1)
+		if math.Abs(x) >= 1000 {
+			return fmt.Sprintf("%+.0f%%", x) // as wide as its column
+		}
+		return fmt.Sprintf("%+.1f%%", x)
 	}
 	revenue := "-"
 	if f.hasRevenue && s.sessions > 0 {
 		revenue = strconv.FormatFloat(float64(s.revenue)/scale/float64(s.sessions), 'f', 3, 64)
 	}
-	return fmt.Sprintf("%8s %9s %8s %8s %9s %8s %8s %8s", demoGroup(s.visits), demoGroup(s.sessions),
+	return fmt.Sprintf("%7s %9s %8s %7s %9s %7s %8s %7s", demoGroup(s.visits), demoGroup(s.sessions),
 		share(f.hasOrder, s.orders), lifted(f.hasOrder, s.orders, c.orders),
 		revenue, lifted(f.hasRevenue, s.revenue, c.revenue),
 		share(f.hasError, s.errors), lifted(f.hasError, s.errors, c.errors))
@@ -209,14 +225,14 @@ func (f *demoFrame) drift(d demoSums) string {
 
 func demoClock(ms int64) string { return time.UnixMilli(ms).UTC().Format("15:04") }
 
-func demoWord(n int64, word string) string {
+func demoWord(n int64, one, more string) string {
 	if n == 1 {
-		return word
+		return one
 	}
-	return word + "s"
+	return more
 }
 
-func demoPlural(n int64, word string) string { return demoGroup(n) + " " + demoWord(n, word) }
+func demoPlural(n int64, word string) string { return demoGroup(n) + " " + demoWord(n, word, word+"s") }
 
 // demoGroup writes 1234567 as 1,234,567.
 func demoGroup(n int64) string {

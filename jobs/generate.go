@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -29,7 +28,6 @@ example:
 func runGenerate(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	o := traffic.Defaults()
 	flags := flag.NewFlagSet("generate", flag.ContinueOnError)
-	flags.SetOutput(stderr)
 	flags.Uint64Var(&o.Seed, "seed", o.Seed, "`number` that decides everything random")
 	flags.TextVar(&o.Start, "start", o.Start, "`time` of the first minute, RFC 3339")
 	flags.DurationVar(&o.Span, "span", o.Span, "how long sessions go on, as 90m or 24h")
@@ -40,28 +38,20 @@ func runGenerate(ctx context.Context, args []string, stdout, stderr io.Writer) i
 	flags.Float64Var(&o.UnusedShare, "unused", o.UnusedShare, "beacons on a point that is not measured, for each page")
 	out := flags.String("out", "", "records `file` to write; standard output if absent")
 	config := flags.String("config", "", "`file` for the tenant config")
-	flags.Usage = func() {
-		fmt.Fprint(stderr, generateUsage)
-		flags.PrintDefaults()
-	}
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return 0
-		}
-		return 2
+	rest, code, over := parse(flags, generateUsage, args, stderr)
+	if over {
+		return code
 	}
 	err := o.Check()
-	if err == nil && flags.NArg() > 0 {
-		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	if err == nil && len(rest) > 0 {
+		err = fmt.Errorf("unexpected argument %q", rest[0])
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "tandem generate: %v; see tandem generate --help\n", err)
-		return 2
+		return wrongUsage(stderr, "generate", "%v", err)
 	}
 	n, err := generateTo(ctx, o, *out, *config, stdout, stderr)
 	if err != nil {
-		fmt.Fprintf(stderr, "tandem generate: %v\n", err)
-		return 1
+		return failed(stderr, "generate", err)
 	}
 	fmt.Fprintf(stderr, "generated %d records from %s to %s\n", n,
 		o.Start.UTC().Format(time.RFC3339), o.Start.Add(o.Span).UTC().Format(time.RFC3339))

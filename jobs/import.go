@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -32,31 +31,22 @@ const shownRefusals = 10
 // refused, and 2 for a wrong command line.
 func runImport(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("import", flag.ContinueOnError)
-	flags.SetOutput(stderr)
 	var job importJob
 	flags.StringVar(&job.mapping, "mapping", "", "mapping `file` (YAML); required")
 	flags.StringVar(&job.out, "out", "", "records `file` to write; standard output if absent")
 	flags.StringVar(&job.rejects, "rejects", "", "`file` for refused rows, each as FILE:LINE: reason; the first 10 go to standard error if absent")
 	flags.BoolVar(&job.strict, "strict", false, "exit 1 if any row is refused; the records are written all the same")
-	flags.Usage = func() {
-		fmt.Fprint(stderr, importUsage)
-		flags.PrintDefaults()
+	rest, code, over := parse(flags, importUsage, args, stderr)
+	if over {
+		return code
 	}
-	if err := flags.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return 0
-		}
-		return 2
+	if job.mapping == "" || len(rest) != 1 {
+		return wrongUsage(stderr, "import", "--mapping and one INPUT are needed")
 	}
-	if job.mapping == "" || flags.NArg() != 1 {
-		fmt.Fprintln(stderr, "tandem import: --mapping and one INPUT are needed; see tandem import --help")
-		return 2
-	}
-	job.input, job.stdout, job.stderr = flags.Arg(0), stdout, stderr
+	job.input, job.stdout, job.stderr = rest[0], stdout, stderr
 	stats, err := job.run(ctx)
 	if err != nil {
-		fmt.Fprintf(stderr, "tandem import: %v\n", err)
-		return 1
+		return failed(stderr, "import", err)
 	}
 	fmt.Fprintf(stderr, "imported %d records, %d rows refused", stats.Records, stats.Refused)
 	if stats.LeftOut > 0 {
@@ -85,11 +75,11 @@ func (j *importJob) run(ctx context.Context) (stats mapping.Stats, err error) {
 	if err != nil {
 		return stats, err
 	}
-	in := io.NopCloser(io.Reader(os.Stdin))
-	if j.input != "-" {
-		if in, err = records.OpenText(j.input); err != nil {
-			return stats, err
-		}
+	var in io.ReadCloser
+	if j.input == "-" {
+		in = openStdin(ctx)
+	} else if in, err = records.OpenText(j.input); err != nil {
+		return stats, err
 	}
 	defer in.Close()
 	out, err := openRecordsOut(j.out, j.stdout)
@@ -180,10 +170,8 @@ type recordProgress struct {
 
 func newRecordProgress(w io.Writer, what string) *recordProgress {
 	p := &recordProgress{what: what}
-	if f, ok := w.(*os.File); ok {
-		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
-			p.out = w
-		}
+	if terminal(w) {
+		p.out = w
 	}
 	return p
 }

@@ -72,7 +72,7 @@ func (m *Minute) append(b []byte, cells func(group int) int) (out []byte, any bo
 // ErrSums marks bytes that AppendBinary cannot have written.
 var ErrSums = errors.New("sums are corrupt")
 
-// AddBinary adds what AppendBinary wrote.
+// AddBinary adds what AppendBinary wrote, and refuses anything else; after an error the sums are of no use.
 func (s *Sums) AddBinary(b []byte, cells func(group int) (int, bool)) error {
 	bad := func(what string) error { return fmt.Errorf("%w: %s", ErrSums, what) }
 	if len(b) == 0 || b[0] != sumsVersion {
@@ -80,12 +80,9 @@ func (s *Sums) AddBinary(b []byte, cells func(group int) (int, bool)) error {
 	}
 	b = b[1:]
 	u := func() (uint64, bool) {
-		v, k := binary.Uvarint(b)
-		if k <= 0 {
-			return 0, false
-		}
+		v, k := uvarint(b)
 		b = b[k:]
-		return v, true
+		return v, k > 0
 	}
 	v := func() (int64, bool) {
 		x, ok := u()
@@ -95,49 +92,59 @@ func (s *Sums) AddBinary(b []byte, cells func(group int) (int, bool)) error {
 	if !ok {
 		return bad("minutes")
 	}
-	for range n {
+	last := int64(0)
+	for i := range n {
 		minute, ok := v()
-		if !ok {
+		if !ok || i > 0 && minute <= last {
 			return bad("minute")
 		}
+		last = minute
 		m := s.At(minute)
 		pages, ok := u()
 		if !ok || pages > uint64(len(b)) {
 			return bad("pages")
 		}
 		k := Key(0)
-		for range pages {
+		for i := range pages {
 			d, ok1 := u()
 			have, ok2 := u()
 			k += Key(d)
 			want, known := cells(k.Group())
-			if !ok1 || !ok2 || !known || have != uint64(want) || k.Group() == GroupSeen {
+			if !ok1 || !ok2 || k < Key(d) || i > 0 && d == 0 || !known || have != uint64(want) || k.Group() == GroupSeen {
 				return bad("page")
 			}
 			page := m.Page(k, want)
+			any := false
 			for i := range want {
 				x, ok := v()
 				if !ok {
 					return bad("cell")
 				}
+				any = any || x != 0
 				page[1+i] += x
+			}
+			if !any {
+				return bad("page of zeros")
 			}
 		}
 		sketches, ok := u()
-		if !ok || sketches > uint64(len(b)) {
+		if !ok || sketches > uint64(len(b)) || pages+sketches == 0 {
 			return bad("sketches")
 		}
 		k = 0
-		for range sketches {
+		for i := range sketches {
 			d, ok1 := u()
 			size, ok2 := u()
 			k += Key(d)
-			if !ok1 || !ok2 || size > uint64(len(b)) || k.Group() != GroupSeen {
+			if !ok1 || !ok2 || k < Key(d) || i > 0 && d == 0 || size > uint64(len(b)) || k.Group() != GroupSeen {
 				return bad("sketch")
 			}
 			var one Sketch
 			if err := one.UnmarshalBinary(b[:size]); err != nil {
 				return bad(err.Error())
+			}
+			if one.Empty() {
+				return bad("empty sketch")
 			}
 			b = b[size:]
 			m.Unite(k, &one)
@@ -147,4 +154,13 @@ func (s *Sums) AddBinary(b []byte, cells func(group int) (int, bool)) error {
 		return bad("bytes left over")
 	}
 	return nil
+}
+
+// uvarint reads one in its shortest form only; size is 0 where there is none.
+func uvarint(b []byte) (v uint64, size int) {
+	v, k := binary.Uvarint(b)
+	if k <= 0 || k > 1 && b[k-1] == 0 {
+		return 0, 0
+	}
+	return v, k
 }

@@ -201,8 +201,8 @@ func (s *Sketch) UnmarshalBinary(b []byte) error {
 		s.regs = slices.Clone(b[1:])
 		return s.checkRegs(form)
 	}
-	n, k := binary.Uvarint(b[1:])
-	if k <= 0 || n > registers {
+	n, k := uvarint(b[1:])
+	if k == 0 || n > registers {
 		return fmt.Errorf("%w: count", errSketch)
 	}
 	b = b[1+k:]
@@ -223,8 +223,8 @@ func (s *Sketch) UnmarshalBinary(b []byte) error {
 		s.regs = make([]byte, registers)
 		at := 0
 		for i := range int(n) {
-			d, k := binary.Uvarint(b)
-			if k <= 0 || len(b) <= k || d >= registers || (d == 0 && i > 0) || at+int(d) >= registers {
+			d, k := uvarint(b)
+			if k == 0 || len(b) <= k || b[k] == 0 || d >= registers || (d == 0 && i > 0) || at+int(d) >= registers {
 				return fmt.Errorf("%w: register %d", errSketch, i)
 			}
 			at += int(d)
@@ -248,7 +248,7 @@ func (s *Sketch) checkRegs(form byte) error {
 			s.set++
 		}
 	}
-	if (s.set >= sparseLimit) != (form == formDense) {
+	if s.set == 0 || (s.set >= sparseLimit) != (form == formDense) {
 		return fmt.Errorf("%w: %d registers in form %d", errSketch, s.set, form)
 	}
 	return nil

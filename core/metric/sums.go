@@ -196,10 +196,11 @@ func (m *Minute) Unite(k Key, o *Sketch) {
 	page[0] = 1
 }
 
-// ForgetSeen empties all sketches of the minute and touches them: they are about to be formed anew.
+// ForgetSeen empties all sketches of the minute and touches them: they are about to be formed anew. One that is empty
+// is left as it is, as if it had never been there, so that what is touched does not depend on what once was.
 func (m *Minute) ForgetSeen() {
 	m.each(func(k Key, page []int64) {
-		if k.Group() == GroupSeen {
+		if k.Group() == GroupSeen && !m.sketches[page[1]-1].Empty() {
 			m.sketches[page[1]-1].Reset()
 			page[0] = 1
 			m.Touched = true

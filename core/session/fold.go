@@ -19,6 +19,9 @@ type Folder struct {
 	// since an end counts only once the watermark is past it.
 	Beacons, Ends bool
 	Sign          int64 // 1, or -1 to take contributions back
+	// Floor is the first minute that contributions still go to: by causality (SPEC 7) those to minutes before it can
+	// only be what they were, and the minutes are gone.
+	Floor int64
 	// Seen, if not nil, is told of every (minute, key, visitor) in place of the sketches: what a sketch holds cannot
 	// be taken back, so the shard must compare.
 	Seen   func(minute int64, k metric.Key, visitor uint64)
@@ -205,8 +208,7 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 		f.change(p, e)
 	}
 	w := measure{f: f, e: e, p: p}
-	if f.Beacons {
-		minute := floorDiv(e.TS, 60000)
+	if minute := floorDiv(e.TS, 60000); f.Beacons && minute >= f.Floor {
 		w.minute = f.Sums.At(minute)
 		at := visitorAt{e.Visitor, minute, e.Tags}
 		f.newVisitor = at != f.seen

@@ -21,7 +21,7 @@ type measure struct {
 	f      *Folder
 	e      *Event
 	p      *tenant.Point1
-	minute *metric.Minute
+	minute *metric.Minute // nil: only totals move
 }
 
 // add adds to a cell of a page and marks it as touched.
@@ -34,7 +34,7 @@ func add(page []int64, cell int, v int64) {
 // first beacon in the scope, under which the functions of totals stand.
 func (w *measure) scope(scope, variation int, base uint32, totals []int64, firstOfVisit, firstOfSession, firstOfPoint, newVisitor bool) {
 	f, e, p := w.f, w.e, w.p
-	if !f.Beacons {
+	if w.minute == nil {
 		if p != nil {
 			for _, d := range f.deltas {
 				totals[d.slot] += d.by

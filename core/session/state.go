@@ -273,9 +273,10 @@ func (s *State) Decode(chain *tenant.Chain, b []byte) error {
 	flags := in.u()
 	s.Empty = flags&stateEmpty != 0
 	s.VisitEnded = flags&stateEnded != 0
+	tags := func() uint32 { return uint32(in.id(len(chain.Tags))) }
 	if flags&statePending != 0 {
 		for range in.count(5) {
-			s.Pending = append(s.Pending, in.end())
+			s.Pending = append(s.Pending, in.end(chain))
 		}
 	}
 	if s.Empty {
@@ -285,50 +286,53 @@ func (s *State) Decode(chain *tenant.Chain, b []byte) error {
 	s.LastTS = in.s()
 	s.FirstTS = back()
 	s.VisitFirst = back()
-	s.Tags = uint32(in.u())
-	s.VisitTags = uint32(in.u())
+	s.Tags = tags()
+	s.VisitTags = tags()
 	s.VisitPages = int(in.u())
 	for range in.count(2) {
-		inst := in.u()
-		if inst >= uint64(len(chain.Points)) {
-			return errCorrupt
-		}
-		s.Points = append(s.Points, LastSeen{int(inst), back()})
+		inst := in.id(len(chain.Points))
+		s.Points = append(s.Points, LastSeen{inst, back()})
 	}
 	s.slots = len(chain.Slots)
 	s.totals = grow(s.totals[:0], s.slots)
 	in.totals(s.siteTotals())
 	n := in.count(4)
+	if n > len(chain.Exps) || in.err != nil {
+		return errCorrupt
+	}
 	s.totals = grow(s.totals, 2*n*s.slots)
 	for i := range n {
 		var m Mark
-		m.Inst, m.Variation = int(in.u()), int(in.u())
-		m.Assigned = back()
-		if m.Inst >= len(chain.Exps) || m.Variation >= len(chain.XNames[chain.Exps[m.Inst].X].Variations) {
+		inst, variation := in.u(), in.u()
+		if inst >= uint64(len(chain.Exps)) || variation >= uint64(len(chain.XNames[chain.Exps[inst].X].Variations)) {
 			return errCorrupt
 		}
+		m.Inst, m.Variation = int(inst), int(variation)
+		m.Assigned = back()
 		flags := in.u()
 		m.IsQualified = flags&markQualified != 0
 		switch {
 		case !m.IsQualified:
-			m.Step = int(in.u())
+			step := in.u()
+			if step >= uint64(len(chain.Exps[inst].Qualify)) {
+				return errCorrupt
+			}
+			m.Step = int(step)
 		case flags&markAtOnce != 0:
 			m.Qualified = m.Assigned
 		default:
 			m.Qualified = back()
 		}
 		if m.IsQualified {
-			m.Step = len(chain.Exps[m.Inst].Qualify)
-		} else if m.Step >= len(chain.Exps[m.Inst].Qualify) {
-			return errCorrupt
+			m.Step = len(chain.Exps[inst].Qualify)
 		}
 		m.Tags = s.Tags
 		if flags&markSiteTags == 0 {
-			m.Tags = uint32(in.u())
+			m.Tags = tags()
 		}
 		m.FmTags = m.Tags
 		if flags&markSameTags == 0 {
-			m.FmTags = uint32(in.u())
+			m.FmTags = tags()
 		}
 		assigned, fm := s.markTotals(i)
 		if flags&markSiteTotals != 0 {
@@ -359,12 +363,28 @@ func (r *reader) totals(t []int64) {
 	}
 }
 
-func (r *reader) end() End {
-	e := End{At: r.s(), Tags: uint32(r.u()), Pages: int(r.u()), Seconds: int64(r.u())}
+func (r *reader) end(chain *tenant.Chain) End {
+	e := End{At: r.s(), Tags: uint32(r.id(len(chain.Tags))), Pages: int(r.u()), Seconds: int64(r.u())}
 	for range r.count(2) {
-		e.Scopes = append(e.Scopes, EndScope{int(r.u()), int(r.u())})
+		x := EndScope{Scope: r.id(1 + 2*len(chain.XNames))}
+		variations := 1
+		if x.Scope > 0 {
+			variations = len(chain.XNames[(x.Scope-1)/2].Variations)
+		}
+		x.Variation = r.id(variations)
+		e.Scopes = append(e.Scopes, x)
 	}
 	return e
+}
+
+// id reads an id below n; it is 0 where the bytes say otherwise.
+func (r *reader) id(n int) int {
+	v := r.u()
+	if v >= uint64(n) {
+		r.err = errCorrupt
+		return 0
+	}
+	return int(v)
 }
 
 func (r *reader) done() error {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"tandem/core/beacon"
 	"tandem/core/metric"
 	"tandem/core/oracle"
 	"tandem/core/oracle/worlds"
@@ -59,6 +60,7 @@ var laws = []struct {
 	{"contributions cannot be taken back", takenBack},
 	{"beacons and ends taken apart give other sums", apart},
 	{"a chain that grew gives other sums", grown},
+	{"dispatch admits otherwise than Read", admitted},
 }
 
 // judge returns the first law that the world breaks, on a line of its own, and how; "" if it breaks none.
@@ -266,4 +268,23 @@ func grown(configs []*tenant.Config, chain *tenant.Chain, w worlds.World) string
 		grown.EndVisits(&st, forever)
 	}
 	return differences(rows(chain, whole.Sums), rows(chain, grown.Sums))
+}
+
+// admitted reads each record as dispatch does: the same reason, and nothing left out that Read would use.
+func admitted(_ []*tenant.Config, chain *tenant.Chain, w worlds.World) string {
+	var p beacon.Parser
+	var b beacon.Beacon
+	var r session.Reader
+	for _, record := range w.Records {
+		if p.Parse(record.Payload, &b) != beacon.None {
+			continue
+		}
+		var e session.Event
+		full := r.Read(chain, &b, record.Ingest, &e)
+		light := r.Admit(chain, &b, record.Ingest)
+		if full.Reason != light.Reason || full.Late != light.Late || full.Used && !light.Used {
+			return fmt.Sprintf("%s: read as %+v, admitted as %+v", record.Payload, full, light)
+		}
+	}
+	return ""
 }

@@ -166,4 +166,3 @@ func compare(t testing.TB, what string, want, got []string) {
 	}
 	t.Errorf("%s differ (- wanted, + there):\n%s", what, b.String())
 }
-

@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"tandem/batch"
 	"tandem/core/beacon"
@@ -20,6 +21,7 @@ import (
 // Options of a pipeline; Defaults has what suits most.
 type Options struct {
 	Layer           string
+	Raw             int32 // partitions of the raw topic
 	Shards          int32
 	TickMS          int64
 	Metrics         int32 // partitions of the metrics topic
@@ -31,7 +33,7 @@ type Options struct {
 
 // Defaults are the options of replay and demo.
 func Defaults() Options {
-	return Options{Layer: "stream.dc1", Shards: 2, TickMS: 60_000, Metrics: 2, ArchiveRows: archive.DefaultRows, Ranges: 2,
+	return Options{Layer: "stream.dc1", Raw: 1, Shards: 2, TickMS: 60_000, Metrics: 2, ArchiveRows: archive.DefaultRows, Ranges: 2,
 		CheckpointTicks: 10, Stream: true, Batch: true}
 }
 
@@ -44,6 +46,7 @@ const (
 
 // Raw is a record as a producer sends it; Heartbeat has no payload.
 type Raw struct {
+	Partition int32
 	Ingest    int64 // ms since the epoch
 	Payload   []byte
 	Heartbeat bool
@@ -60,8 +63,9 @@ type Pipeline struct {
 	opt        Options
 	topic      string
 	topicID    string
+	rawID      string
 	dispatcher *dispatch.Dispatcher
-	rawAt      int64
+	rawAt      []int64 // by raw partition: offset of the next record
 	shards     []*sessionize.Worker
 	archivers  []*archive.Archiver
 	aggregates []*aggregate.Worker
@@ -72,10 +76,11 @@ type Pipeline struct {
 // Open makes the topics and the jobs.
 func Open(ctx context.Context, opt Options, chain *tenant.Chain, log Log, blobs blob.Store, st store.Store) (*Pipeline, error) {
 	p := &Pipeline{Chain: chain, Store: st, Blobs: blobs, Log: log, opt: opt, topic: "beacons." + chain.Tenant + ".0"}
-	rawID, err := log.Create(ctx, rawTopic, 1)
-	if err != nil {
+	var err error
+	if p.rawID, err = log.Create(ctx, rawTopic, opt.Raw); err != nil {
 		return nil, err
 	}
+	p.rawAt = make([]int64, opt.Raw)
 	if p.topicID, err = log.Create(ctx, p.topic, opt.Shards); err != nil {
 		return nil, err
 	}
@@ -84,32 +89,24 @@ func Open(ctx context.Context, opt Options, chain *tenant.Chain, log Log, blobs 
 			return nil, err
 		}
 	}
-	p.dispatcher = &dispatch.Dispatcher{
-		Sources:   wire.Sources{Revision: 1, List: []wire.Source{{Cluster: "embedded", Topic: rawTopic, TopicID: rawID, Kind: wire.KindHistory}}},
-		Routes:    map[string]*dispatch.Route{chain.Tenant: {Chain: chain, Topic: p.topic, Partitions: opt.Shards}},
-		DeadTopic: deadTopic, EveryMS: min(progressMS, opt.TickMS), Out: log,
-	}
+	p.openDispatcher()
 	for i := range opt.Shards {
 		if opt.Stream {
-			if err := p.OpenShard(i); err != nil {
+			if err := p.openShard(i); err != nil {
 				return nil, err
 			}
 		}
 		if opt.Batch {
-			a, err := archive.Open(archive.Config{Topic: p.topic, TopicID: p.topicID, Partition: i, MaxRows: opt.ArchiveRows, MaxBytes: archive.DefaultBytes}, chain, blobs)
-			if err != nil {
+			if err := p.openArchiver(i); err != nil {
 				return nil, err
 			}
-			p.archivers = append(p.archivers, a)
 		}
 	}
 	if opt.Stream {
-		revs := chain.Revs
-		cfg := aggregate.Config{Layer: opt.Layer, Tenants: []aggregate.Tenant{{Name: chain.Tenant, Shards: int(opt.Shards),
-			RetentionMS: revs[len(revs)-1].Config.Retention}}}
 		for i := range opt.Metrics {
-			cfg.Partition = i
-			p.aggregates = append(p.aggregates, &aggregate.Worker{State: aggregate.New(cfg, 0, nil), Store: st})
+			if err := p.openAggregate(ctx, i, 0); err != nil {
+				return nil, err
+			}
 		}
 		if err := st.PutActive(ctx, store.Active{Tenant: chain.Tenant, Layer: opt.Layer, Seq: 1}); err != nil {
 			return nil, fmt.Errorf("active layer: %w", err)
@@ -118,8 +115,20 @@ func Open(ctx context.Context, opt Options, chain *tenant.Chain, log Log, blobs 
 	return p, nil
 }
 
-// OpenShard opens a shard, or a second owner of it in place of the first: at its newest checkpoint.
-func (p *Pipeline) OpenShard(i int32) error {
+func (p *Pipeline) openDispatcher() {
+	d := &dispatch.Dispatcher{
+		Sources:   wire.Sources{Revision: 1},
+		Routes:    map[string]*dispatch.Route{p.Chain.Tenant: {Chain: p.Chain, Topic: p.topic, Partitions: p.opt.Shards}},
+		DeadTopic: deadTopic, EveryMS: min(progressMS, p.opt.TickMS), Out: p.Log,
+	}
+	for i := range p.opt.Raw {
+		d.Sources.List = append(d.Sources.List, wire.Source{Cluster: "embedded", Topic: rawTopic, TopicID: p.rawID, Partition: i, Kind: wire.KindHistory})
+	}
+	p.dispatcher = d
+}
+
+// openShard opens a shard, or a second owner of it in place of the first: at its newest checkpoint.
+func (p *Pipeline) openShard(i int32) error {
 	part := broker.Partition{Topic: p.topic, Partition: i}
 	w, err := sessionize.Open(sessionize.Config{Layer: p.opt.Layer, Topic: p.topic, TopicID: p.topicID, Partition: i,
 		MetricsTopic: metricsTopic, MetricsPartitions: int(p.opt.Metrics), TickMS: p.opt.TickMS, CheckpointTicks: p.opt.CheckpointTicks},
@@ -127,19 +136,53 @@ func (p *Pipeline) OpenShard(i int32) error {
 	if err != nil {
 		return err
 	}
-	if int(i) < len(p.shards) {
-		p.shards[i] = w
-	} else {
-		p.shards = append(p.shards, w)
-	}
+	p.shards = set(p.shards, int(i), w)
 	return nil
+}
+
+// openArchiver opens the archiver of a partition where its last manifest ends.
+func (p *Pipeline) openArchiver(i int32) error {
+	a, err := archive.Open(archive.Config{Topic: p.topic, TopicID: p.topicID, Partition: i, MaxRows: p.opt.ArchiveRows, MaxBytes: archive.DefaultBytes}, p.Chain, p.Blobs)
+	if err != nil {
+		return err
+	}
+	p.archivers = set(p.archivers, int(i), a)
+	return nil
+}
+
+// openAggregate opens the aggregate of a metrics partition at an offset, knowing what the store knows to be closed.
+func (p *Pipeline) openAggregate(ctx context.Context, i int32, offset int64) error {
+	revs := p.Chain.Revs
+	name := p.Chain.Tenant
+	cfg := aggregate.Config{Layer: p.opt.Layer, Partition: i, Tenants: []aggregate.Tenant{{Name: name, Shards: int(p.opt.Shards),
+		RetentionMS: revs[len(revs)-1].Config.Retention}}}
+	progress, err := p.Store.Progress(ctx, p.opt.Layer, name)
+	if err != nil {
+		return fmt.Errorf("progress of %s: %w", p.opt.Layer, err)
+	}
+	closed := map[string]int64{}
+	for _, c := range progress {
+		if c.Partition == i {
+			closed[name] = c.ClosedBefore
+		}
+	}
+	p.aggregates = set(p.aggregates, int(i), &aggregate.Worker{State: aggregate.New(cfg, offset, closed), Store: p.Store})
+	return nil
+}
+
+func set[T any](list []T, i int, x T) []T {
+	if i == len(list) {
+		return append(list, x)
+	}
+	list[i] = x
+	return list
 }
 
 // Feed writes records to the raw topic. They come in order of ingest time.
 func (p *Pipeline) Feed(ctx context.Context, recs []Raw) error {
 	p.out = p.out[:0]
 	for i := range recs {
-		r := broker.Record{Topic: rawTopic, Time: recs[i].Ingest, Value: recs[i].Payload}
+		r := broker.Record{Topic: rawTopic, Partition: recs[i].Partition, Time: recs[i].Ingest, Value: recs[i].Payload}
 		if recs[i].Heartbeat {
 			r.Headers = []broker.Header{{Key: dispatch.HeaderHeartbeat}}
 		}
@@ -151,49 +194,66 @@ func (p *Pipeline) Feed(ctx context.Context, recs []Raw) error {
 
 // Pump runs every stage until it has read all that the one before it wrote.
 func (p *Pipeline) Pump(ctx context.Context) error {
-	err := p.drain(ctx, broker.Partition{Topic: rawTopic}, &p.rawAt, func(recs []broker.Record) error {
-		return p.dispatcher.Handle(ctx, recs)
-	})
-	if err != nil {
-		return err
-	}
-	for i := range p.opt.Shards {
-		part := broker.Partition{Topic: p.topic, Partition: i}
-		if p.opt.Stream {
-			w := p.shards[i]
-			if err := p.drain(ctx, part, &w.Shard.Offset, func(recs []broker.Record) error { return w.Handle(ctx, recs) }); err != nil {
+	for _, stage := range p.stages() {
+		for {
+			n, err := stage(ctx, math.MaxInt)
+			if err != nil {
 				return err
 			}
-		}
-		if p.opt.Batch {
-			a := p.archivers[i]
-			if err := p.drain(ctx, part, &a.Offset, a.Handle); err != nil {
-				return err
+			if n == 0 {
+				break
 			}
-		}
-	}
-	for i, w := range p.aggregates {
-		part := broker.Partition{Topic: metricsTopic, Partition: int32(i)}
-		if err := p.drain(ctx, part, &w.State.Offset, func(recs []broker.Record) error { return w.Handle(ctx, recs) }); err != nil {
-			return err
 		}
 	}
 	return nil
 }
 
-// drain hands a partition's records to a stage, which moves at.
-func (p *Pipeline) drain(ctx context.Context, part broker.Partition, at *int64, handle func([]broker.Record) error) error {
-	for {
-		recs, err := p.Log.Poll(ctx, part, *at)
-		if err != nil || len(recs) == 0 {
-			return err
-		}
-		next := recs[len(recs)-1].Offset + 1
-		if err := handle(recs); err != nil {
-			return err
-		}
-		*at = next
+// step reads at most so many records of one partition, and returns how many there were.
+type step func(ctx context.Context, most int) (int, error)
+
+// stages are the steps of the pipeline, each after those that it reads from.
+func (p *Pipeline) stages() []step {
+	var all []step
+	for i := range p.opt.Raw {
+		all = append(all, func(ctx context.Context, most int) (int, error) {
+			return p.read(ctx, broker.Partition{Topic: rawTopic, Partition: i}, p.rawAt[i], most, func(recs []broker.Record) error {
+				err := p.dispatcher.Handle(ctx, recs)
+				p.rawAt[i] += int64(len(recs))
+				return err
+			})
+		})
 	}
+	for i := range p.opt.Shards {
+		part := broker.Partition{Topic: p.topic, Partition: i}
+		if p.opt.Stream {
+			all = append(all, func(ctx context.Context, most int) (int, error) {
+				w := p.shards[i]
+				return p.read(ctx, part, w.Shard.Offset, most, func(recs []broker.Record) error { return w.Handle(ctx, recs) })
+			})
+		}
+		if p.opt.Batch {
+			all = append(all, func(ctx context.Context, most int) (int, error) {
+				return p.read(ctx, part, p.archivers[i].Offset, most, p.archivers[i].Handle)
+			})
+		}
+	}
+	for i := range p.aggregates {
+		all = append(all, func(ctx context.Context, most int) (int, error) {
+			w := p.aggregates[i]
+			return p.read(ctx, broker.Partition{Topic: metricsTopic, Partition: int32(i)}, w.State.Offset, most,
+				func(recs []broker.Record) error { return w.Handle(ctx, recs) })
+		})
+	}
+	return all
+}
+
+func (p *Pipeline) read(ctx context.Context, part broker.Partition, from int64, most int, handle func([]broker.Record) error) (int, error) {
+	recs, err := p.Log.Poll(ctx, part, from)
+	if err != nil || len(recs) == 0 {
+		return 0, err
+	}
+	recs = recs[:min(len(recs), most)]
+	return len(recs), handle(recs)
 }
 
 // End is a record time past which nothing of the records fed so far is open: every visit has ended, every window has
@@ -215,7 +275,7 @@ func (p *Pipeline) Job() *batch.Job {
 
 // Finish lets time pass the last record until nothing is open, and runs what is left.
 func (p *Pipeline) Finish(ctx context.Context) error {
-	if err := p.Feed(ctx, []Raw{{Ingest: p.End(), Heartbeat: true}}); err != nil {
+	if err := p.Heartbeat(ctx, p.End()); err != nil {
 		return err
 	}
 	if err := p.Pump(ctx); err != nil {
@@ -225,6 +285,15 @@ func (p *Pipeline) Finish(ctx context.Context) error {
 		return p.Job().Run(ctx)
 	}
 	return nil
+}
+
+// Heartbeat tells every raw partition the time.
+func (p *Pipeline) Heartbeat(ctx context.Context, ms int64) error {
+	var beats []Raw
+	for i := range p.opt.Raw {
+		beats = append(beats, Raw{Partition: i, Ingest: ms, Heartbeat: true})
+	}
+	return p.Feed(ctx, beats)
 }
 
 // Ingest is the ingest time of a record that came without one: its ts, or 0 where that cannot be read (SPEC 11).

@@ -226,11 +226,14 @@ func (s *State) row(ms *minuteState, shard int, floor generation, m *wire.Messag
 	if !newer(m.Generation, m.Offset, c.generation, c.offset) {
 		return
 	}
+	if c.parts != nil && newer(c.partsGen, c.partsOf, m.Generation, m.Offset) {
+		return // a former owner writes while parts of a greater version are on their way
+	}
 	if r.Parts == 1 {
 		c.cells = s.cells(c.cells[:0], r.Cells)
 		c.parts = nil
 	} else {
-		if c.partsGen != m.Generation || c.partsOf != m.Offset || len(c.parts) != r.Parts {
+		if c.parts == nil || c.partsGen != m.Generation || c.partsOf != m.Offset || len(c.parts) != r.Parts {
 			c.partsGen, c.partsOf, c.parts = m.Generation, m.Offset, make([][]cell, r.Parts)
 		}
 		c.parts[r.Part] = s.cells([]cell{}, r.Cells)

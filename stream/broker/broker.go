@@ -5,6 +5,7 @@ package broker
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strconv"
@@ -211,7 +212,8 @@ func (t *Topics) Create(ctx context.Context, name string, partitions int32) (id 
 	if int32(len(d.Partitions)) != partitions {
 		return "", fmt.Errorf("kafka: topic %s has %d partitions, not %d: the number of a topic never changes", name, len(d.Partitions), partitions)
 	}
-	return d.ID.String(), nil
+	// As Kafka's own tools spell it: the id is part of names, which the alphabet of kadm's String does not fit.
+	return base64.RawURLEncoding.EncodeToString(d.ID[:]), nil
 }
 
 // Ends returns the end offset of each partition of a topic.

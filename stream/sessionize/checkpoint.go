@@ -1,12 +1,9 @@
 package sessionize
 
 import (
-	"bytes"
-	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"slices"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/s2"
@@ -19,7 +16,7 @@ import (
 // A checkpoint is a shard's state at a tick's end, in one immutable object:
 //
 //	"TDCP1\n"  8 bytes xxhash64 of all that follows  8 bytes length of the body before compression
-//	S2 block of: uvarint length, JSON header; then each session in order of its id:
+//	S2 block of: uvarint length, JSON header; then each session, in the order of the table's entries:
 //	         uvarint length, core; uvarint length, head; uvarint length, open beacons
 //
 // Open minutes are not in it: they are what the open beacons contribute, and are formed anew on the way in.
@@ -60,8 +57,11 @@ func (s *Shard) AppendCheckpoint(b []byte) ([]byte, error) {
 		return nil, fmt.Errorf("checkpoint header: %w", err)
 	}
 	body := appendBytes(make([]byte, 0, len(head)+int(s.slab.used)), head)
-	for _, i := range s.byID() {
+	for i := range s.table.entries {
 		en := &s.table.entries[i]
+		if en.core == 0 {
+			continue
+		}
 		body = appendBytes(body, s.slab.get(en.core))
 		body = appendBytes(body, s.slab.get(en.head))
 		body = appendBytes(body, s.slab.get(en.open))
@@ -81,35 +81,6 @@ func (s *Shard) AppendCheckpoint(b []byte) ([]byte, error) {
 
 func appendBytes(b, x []byte) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(x))), x...)
-}
-
-// byID returns the entries in order of session id: equal states, equal bytes. It compares the first 8 bytes of the ids,
-// gathered once, and the rest only where they are equal.
-func (s *Shard) byID() []uint32 {
-	type head struct {
-		prefix uint64
-		entry  uint32
-	}
-	heads := make([]head, 0, s.table.n)
-	for i := range s.table.entries {
-		if s.table.entries[i].core == 0 {
-			continue
-		}
-		var b [8]byte
-		copy(b[:], sessionID(s.slab.get(s.table.entries[i].core)))
-		heads = append(heads, head{binary.BigEndian.Uint64(b[:]), uint32(i)})
-	}
-	slices.SortFunc(heads, func(a, b head) int {
-		if a.prefix != b.prefix {
-			return cmp.Compare(a.prefix, b.prefix)
-		}
-		return bytes.Compare(sessionID(s.slab.get(s.table.entries[a.entry].core)), sessionID(s.slab.get(s.table.entries[b.entry].core)))
-	})
-	order := make([]uint32, len(heads))
-	for i := range heads {
-		order[i] = heads[i].entry
-	}
-	return order
 }
 
 // Restore makes a shard from a checkpoint. name is the object's, for errors.

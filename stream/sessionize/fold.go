@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"sort"
 
 	"tandem/core/metric"
 	"tandem/core/session"
@@ -129,25 +130,26 @@ func (s *Shard) merge() (changed bool, err error) {
 			continue
 		}
 		minute := floorDiv(e.TS, 60000)
-		from, to := at, at
-		for from > 0 && floorDiv(run[from-1].TS, 60000) == minute {
-			from--
-		}
-		for to < len(run) && floorDiv(run[to].TS, 60000) == minute {
-			to++
-		}
+		from, to := before(run, minute*60000), before(run, (minute+1)*60000)
 		if to-from >= s.Chain.At(e.TS).Config.MaxEventsPerMinute {
 			s.Counts.Overflow++
 			if at == to {
 				continue
 			}
-			run = slices.Delete(run, to-1, to)
+			copy(run[at+1:to], run[at:to-1]) // the last of the minute makes room
+			run[at] = *e
+		} else {
+			run = slices.Insert(run, at, *e)
 		}
-		run = slices.Insert(run, at, *e)
 		changed = true
 	}
 	sc.new.Events = run
 	return changed, nil
+}
+
+// before returns how many events of the run are before ts.
+func before(run []session.Event, ts int64) int {
+	return sort.Search(len(run), func(i int) bool { return run[i].TS >= ts })
 }
 
 // smaller says whether a's payload is bytewise smaller than b's.
@@ -185,7 +187,7 @@ func (s *Shard) later() ([]session.Event, bool) {
 }
 
 func (s *Shard) folder() session.Folder {
-	return session.Folder{Chain: s.Chain, Sums: &s.sums, Sign: 1}
+	return session.Folder{Chain: s.Chain, Sums: &s.sums, Sign: 1, Floor: s.ended}
 }
 
 // extend folds beacons that are strictly later than all of the session's onto its head.
@@ -240,28 +242,29 @@ func (s *Shard) refold(i uint32) error {
 	}
 	run := sc.new.Events
 	s.keep(i, f.Closed > 0, run[0].TS, run[len(run)-1].TS, len(run))
-	return s.forget()
-}
-
-// forget forms the sketches anew of every minute from which a visitor may have gone.
-func (s *Shard) forget() error {
-	sc := &s.scratch
-	minutes := map[int64]bool{}
 	for k := range sc.gone {
-		if _, still := sc.came[k]; !still {
-			minutes[k.minute] = true
+		if _, still := sc.came[k]; !still && k.minute >= s.closed {
+			s.stale[k.minute] = struct{}{}
 		}
 	}
-	if len(minutes) == 0 {
+	return nil
+}
+
+// forget forms the sketches anew of every minute from which a visitor may have gone. It looks at every session, so it
+// is done once a tick, for all of them together.
+func (s *Shard) forget() error {
+	if len(s.stale) == 0 {
 		return nil
 	}
+	minutes := s.stale
+	defer clear(minutes)
 	for m := range minutes {
 		s.sums.At(m).ForgetSeen()
 	}
 	var sums metric.Sums // only the sketches of those minutes are wanted
 	f := session.Folder{Chain: s.Chain, Sums: &sums, Beacons: true, Sign: 1}
 	f.Seen = func(minute int64, k metric.Key, v uint64) {
-		if minutes[minute] {
+		if _, ok := minutes[minute]; ok {
 			s.sums.At(minute).Seen(k, v)
 		}
 	}

@@ -21,6 +21,8 @@ import (
 const (
 	// MaxTickRecords ends a tick by itself, so that a backlog does not gather in one.
 	MaxTickRecords = 1 << 20
+	// maxArena bytes of beacons since the last tick end it too: with many values and experiments a beacon can be large.
+	maxArena = 512 << 20
 	// maxPending beacons of one session are folded at once, in the middle of a tick: they are deduplicated then, and
 	// a session that floods holds no more than this beside its limit per minute.
 	maxPending = 4096
@@ -60,6 +62,7 @@ type Shard struct {
 	tick    int64 // index of the tick interval that the greatest progress has reached
 	taken   int   // records since the last tick
 	ended   int64 // watermark at the last tick: visit ends and minutes before it are done
+	closed  int64 // watermark at the last Close: what is published of minutes before it is final
 	slab    slab
 	table   *table
 	arena   []byte // beacons since the last tick: 4 bytes place+1 of the session's one before, 4 bytes length, event
@@ -67,6 +70,7 @@ type Shard struct {
 	dues    map[int64][]uint32
 	dueMin  int64
 	sums    metric.Sums
+	stale   map[int64]struct{} // minutes whose sketches may hold a visitor that has gone
 	parser  beacon.Parser
 	parsed  beacon.Beacon
 	reader  session.Reader
@@ -103,7 +107,7 @@ type seenKey struct {
 // New returns an empty shard that starts at the given offset.
 func New(id Identity, chain *tenant.Chain, offset int64, payload PayloadAt) *Shard {
 	return &Shard{ID: id, Chain: chain, Offset: offset, Payload: payload, tick: math.MinInt64, dueMin: math.MinInt64,
-		table: newTable(), dues: map[int64][]uint32{},
+		table: newTable(), dues: map[int64][]uint32{}, stale: map[int64]struct{}{},
 		scratch: scratch{gone: map[seenKey]struct{}{}, came: map[seenKey]struct{}{}}}
 }
 
@@ -128,7 +132,7 @@ func (s *Shard) Take(r *Record) (tick bool, err error) {
 	} else if err := s.beacon(r); err != nil {
 		return false, err
 	}
-	return tick || s.taken >= MaxTickRecords, nil
+	return tick || s.taken >= MaxTickRecords || len(s.arena) >= maxArena, nil
 }
 
 func (s *Shard) progress(p *wire.Progress) (tick bool) {
@@ -262,6 +266,9 @@ func (s *Shard) EndTick() error {
 		}
 	}
 	s.dirty, s.arena, s.taken = s.dirty[:0], s.arena[:0], 0
+	if err := s.forget(); err != nil {
+		return err
+	}
 	return s.advance()
 }
 
@@ -298,10 +305,11 @@ func (s *Shard) dueMinutes() []int64 {
 	return due
 }
 
-// Rows calls fn for every row touched since the last tick, minute by minute.
+// Rows calls fn for every minute touched since the last tick. Closed minutes are left out: a session that is folded anew
+// touches them, but takes back all that it adds, and what was in them is no longer held.
 func (s *Shard) Rows(fn func(m *metric.Minute) error) error {
 	for _, m := range s.sums.Minutes() {
-		if m.Touched && m.Minute >= s.ID.FirstMinute {
+		if m.Touched && m.Minute >= max(s.ID.FirstMinute, s.closed) {
 			if err := fn(m); err != nil {
 				return err
 			}
@@ -312,6 +320,7 @@ func (s *Shard) Rows(fn func(m *metric.Minute) error) error {
 
 // Close ends the tick: its rows and marker are acknowledged.
 func (s *Shard) Close() {
+	s.closed = s.Watermark
 	s.sums.DropBefore(s.Watermark)
 	for _, m := range s.sums.Minutes() {
 		m.Untouch()

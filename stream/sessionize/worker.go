@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"path"
 	"strings"
 
@@ -176,7 +177,9 @@ func (w *Worker) restore(g int64, c claim, checkpoint string, chain *tenant.Chai
 	if w.Shard, err = Restore(checkpoint, data, chain, payload); err != nil {
 		return err
 	}
-	w.Shard.ID = id
+	if w.Shard.ID = id; w.all {
+		w.Shard.tick = math.MinInt64 // it counts in the other generation's ticks
+	}
 	return nil
 }
 

@@ -1,0 +1,216 @@
+package metric
+
+import (
+	"bytes"
+	"flag"
+	"maps"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+var long = flag.Bool("long", false, "run the long tests too")
+
+func set(hashes ...[]uint64) *Sketch {
+	s := &Sketch{}
+	for _, hs := range hashes {
+		for _, h := range hs {
+			s.Add(h)
+		}
+	}
+	return s
+}
+
+func hashes(rng *rand.Rand, n int) []uint64 {
+	hs := make([]uint64, n)
+	for i := range hs {
+		hs[i] = rng.Uint64()
+	}
+	return hs
+}
+
+func union(sketches ...*Sketch) *Sketch {
+	u := &Sketch{}
+	for _, s := range sketches {
+		u.Merge(s)
+	}
+	return u
+}
+
+// sizes lie around every change of form: to registers at 100, to dense registers at about 6,600.
+var sizes = [...]int{0, 1, 2, 49, 50, 98, 99, 100, 101, 150, 3000, 6000, 6500, 6700, 7000, 20_000}
+
+func TestASketchIsAFunctionOfItsSet(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	for _, n := range sizes {
+		hs := hashes(rng, n)
+		want := set(hs).AppendBinary(nil)
+		for range 3 {
+			rng.Shuffle(n, func(i, j int) { hs[i], hs[j] = hs[j], hs[i] })
+			if got := set(hs, hs[:n/2]).AppendBinary(nil); !bytes.Equal(got, want) {
+				t.Fatalf("%d hashes in another order, with repeats: other bytes", n)
+			}
+			k := 0
+			if n > 0 {
+				k = rng.IntN(n)
+			}
+			if got := union(set(hs[:k]), set(hs[k/2:])).AppendBinary(nil); !bytes.Equal(got, want) {
+				t.Fatalf("the union of parts of %d hashes, cut at %d: other bytes", n, k)
+			}
+		}
+		var back Sketch
+		if err := back.UnmarshalBinary(want); err != nil {
+			t.Fatalf("%d hashes: %v", n, err)
+		}
+		if got := back.AppendBinary(nil); !bytes.Equal(got, want) || back.Estimate() != set(hs).Estimate() {
+			t.Fatalf("%d hashes come back otherwise", n)
+		}
+		// What was read goes on as what was made.
+		extra := hashes(rng, 5)
+		for _, h := range extra {
+			back.Add(h)
+		}
+		if !bytes.Equal(back.AppendBinary(nil), set(hs, extra).AppendBinary(nil)) {
+			t.Fatalf("%d hashes, read and added to: other bytes", n)
+		}
+	}
+}
+
+func TestUnionLaws(t *testing.T) {
+	rng := rand.New(rand.NewPCG(2, 1))
+	bin := func(s *Sketch) []byte { return s.AppendBinary(nil) }
+	for range 60 {
+		pool := hashes(rng, 1+rng.IntN(9000))
+		part := func() *Sketch {
+			n := min(sizes[rng.IntN(len(sizes))], len(pool))
+			at := rng.IntN(len(pool) - n + 1)
+			return set(pool[at : at+n])
+		}
+		a, b, c := part(), part(), part()
+		before := bin(b)
+		if !bytes.Equal(bin(union(a, b)), bin(union(b, a))) {
+			t.Fatal("the union depends on the order")
+		}
+		if !bytes.Equal(bin(union(union(a, b), c)), bin(union(a, union(b, c)))) {
+			t.Fatal("the union depends on the grouping")
+		}
+		if !bytes.Equal(bin(union(a, a)), bin(a)) || !bytes.Equal(bin(union(a, &Sketch{})), bin(a)) {
+			t.Fatal("the union with itself or with nothing is not the same")
+		}
+		if !bytes.Equal(bin(b), before) {
+			t.Fatal("Merge changed its argument")
+		}
+	}
+}
+
+func TestExactBelow100(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 1))
+	for n := range 100 {
+		hs := hashes(rng, n)
+		if got := set(hs, hs).Estimate(); got != int64(n) {
+			t.Errorf("%d visitors: %d", n, got)
+		}
+	}
+	// Hostile hashes: neighbours, that all fall into one register.
+	s := &Sketch{}
+	for h := range uint64(99) {
+		s.Add(h)
+	}
+	if s.Estimate() != 99 {
+		t.Errorf("99 neighbours: %d", s.Estimate())
+	}
+}
+
+func TestStandardErrorIsBelowOnePercent(t *testing.T) {
+	rng := rand.New(rand.NewPCG(4, 1))
+	plan := map[int]int{200: 400, 1000: 200, 5000: 100, 20_000: 80, 50_000: 60, 1_000_000: 20}
+	if *long {
+		plan = map[int]int{200: 20_000, 500: 10_000, 1000: 5000, 5000: 2000, 20_000: 1000, 50_000: 1000, 100_000: 500, 1_000_000: 100}
+	}
+	var all, runs float64
+	for _, n := range slices.Sorted(maps.Keys(plan)) {
+		times := plan[n]
+		var sum, squares float64
+		for range times {
+			s := &Sketch{}
+			for range n {
+				s.Add(rng.Uint64())
+			}
+			e := float64(s.Estimate())/float64(n) - 1
+			sum += e
+			squares += e * e
+		}
+		rmse := math.Sqrt(squares / float64(times))
+		all, runs = all+squares, runs+float64(times)
+		t.Logf("%8d visitors, %5d sets: standard error %.3f %%, bias %+.3f %%", n, times, 100*rmse, 100*sum/float64(times))
+		// The error of the measured error is about 1 in sqrt(2 times): three of them.
+		if limit := 0.0104 * (1 + 3/math.Sqrt(2*float64(times))); rmse > limit || times >= 500 && rmse > 0.01 {
+			t.Errorf("%d visitors: standard error %.4f, want below 0.01", n, rmse)
+		}
+		if bias := math.Abs(sum / float64(times)); bias > 0.002+4*0.0081/math.Sqrt(float64(times)) {
+			t.Errorf("%d visitors: bias %.5f", n, bias)
+		}
+	}
+	if rmse := math.Sqrt(all / runs); rmse > 0.01 {
+		t.Errorf("over all sets the standard error is %.4f", rmse)
+	}
+}
+
+func TestSketchRefusesWhatItDoesNotWrite(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 1))
+	for _, n := range []int{3, 150, 9000} {
+		good := set(hashes(rng, n)).AppendBinary(nil)
+		for i := range good {
+			if n == 9000 && i%97 != 0 {
+				continue
+			}
+			var s Sketch
+			if err := s.UnmarshalBinary(good[:i]); err == nil {
+				t.Fatalf("%d hashes, cut to %d of %d bytes: taken", n, i, len(good))
+			}
+		}
+		var s Sketch
+		if err := s.UnmarshalBinary(append(slices.Clone(good), 0)); err == nil {
+			t.Errorf("%d hashes and a byte: taken", n)
+		}
+	}
+	for name, b := range map[string][]byte{
+		"nothing":                 {},
+		"form":                    {4, 0},
+		"count cut":               {formExact, 0x80},
+		"count too long":          {formExact, 0x80, 0},
+		"hashes out of order":     slices.Concat([]byte{formExact, 2}, make([]byte, 16)),
+		"100 exact":               append([]byte{formExact, 100}, make([]byte, 800)...),
+		"no registers":            {formSparse, 0},
+		"rank 0":                  {formSparse, 1, 5, 0},
+		"rank too high":           {formSparse, 1, 5, maxRank + 1},
+		"register twice":          {formSparse, 2, 5, 1, 0, 1},
+		"register beyond":         {formSparse, 1, 0x80, 0x80, 1, 1},
+		"dense, but too few":      append([]byte{formDense}, make([]byte, registers)...),
+		"sparse count beyond all": {formSparse, 0x81, 0x80, 0x01},
+	} {
+		var s Sketch
+		if err := s.UnmarshalBinary(b); err == nil {
+			t.Errorf("%s: taken", name)
+		}
+	}
+}
+
+func FuzzSketch(f *testing.F) {
+	rng := rand.New(rand.NewPCG(6, 1))
+	for _, n := range []int{0, 1, 99, 100, 200, 9000} {
+		f.Add(set(hashes(rng, n)).AppendBinary(nil))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var s Sketch
+		if s.UnmarshalBinary(b) != nil {
+			return
+		}
+		if again := s.AppendBinary(nil); !bytes.Equal(again, b) {
+			t.Fatalf("% x is read, and written as % x", b, again)
+		}
+		s.Estimate()
+		s.Add(1 << 63)
+	})
+}

@@ -1,0 +1,190 @@
+package metric
+
+import (
+	"bytes"
+	"maps"
+	"math/rand/v2"
+	"testing"
+)
+
+// groupCells are the sizes of the groups of these tests; group 2 is that of visitors, as everywhere.
+func groupCells(group int) int { return []int{2, 4, 1, 5, 64}[group] }
+
+func knownCells(group int) (int, bool) {
+	if group > 4 {
+		return 0, false
+	}
+	return groupCells(group), true
+}
+
+// random adds random contributions.
+func random(rng *rand.Rand, s *Sums, n int) {
+	for range n {
+		m := s.At(29_000_000 + int64(rng.IntN(40)))
+		group := rng.IntN(5)
+		k := NewKey(rng.IntN(3), group, rng.IntN(4), uint32(rng.IntN(30)))
+		if group == GroupSeen {
+			m.Seen(k, rng.Uint64())
+			continue
+		}
+		page, c := m.Page(k, groupCells(group)), rng.IntN(groupCells(group))
+		page[0] |= 1 << c
+		page[1+c] += int64(rng.IntN(2001)) - 1000
+	}
+}
+
+type cellID struct {
+	minute                 int64
+	scope, group, cell, va int
+	tags                   uint32
+}
+
+// all reads every cell; of visitors the sketch's bytes.
+func all(t *testing.T, s *Sums) map[cellID]any {
+	t.Helper()
+	cells := map[cellID]any{}
+	for _, m := range s.Minutes() {
+		err := m.Rows(true, groupCells, func(scope, group, cell int, row []Cell) error {
+			for _, c := range row {
+				id := cellID{m.Minute, scope, group, cell, c.Variation, c.Tags}
+				if cells[id] = any(c.Value); c.Sketch != nil {
+					cells[id] = string(c.Sketch.AppendBinary(nil))
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return cells
+}
+
+func TestSumsInBytes(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 3))
+	for _, n := range []int{0, 1, 10, 3000} {
+		var s, back, twice Sums
+		random(rng, &s, n)
+		b := s.AppendBinary(nil, groupCells)
+		if again := s.AppendBinary(nil, groupCells); !bytes.Equal(again, b) {
+			t.Fatal("the same sums give other bytes")
+		}
+		if err := back.AddBinary(b, knownCells); err != nil {
+			t.Fatal(err)
+		}
+		if !maps.Equal(all(t, &s), all(t, &back)) || !bytes.Equal(back.AppendBinary(nil, groupCells), b) {
+			t.Fatalf("%d contributions come back otherwise", n)
+		}
+		for range 2 {
+			if err := twice.AddBinary(b, knownCells); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for id, v := range all(t, &twice) {
+			want := all(t, &s)[id]
+			if n, ok := want.(int64); ok {
+				want = 2 * n
+			}
+			if v != want {
+				t.Fatalf("added twice, %+v is %v, want %v", id, v, want)
+			}
+			if len(all(t, &twice)) > 200 {
+				break
+			}
+		}
+		for i := range b {
+			if i%(1+len(b)/200) != 0 {
+				continue
+			}
+			var s Sums
+			if err := s.AddBinary(b[:i], knownCells); err == nil {
+				t.Fatalf("cut to %d of %d bytes: taken", i, len(b))
+			}
+		}
+	}
+}
+
+// The order of contributions, and pages that came and went again, change no byte.
+func TestSumsAreCanonical(t *testing.T) {
+	type one struct {
+		minute int64
+		k      Key
+		cell   int
+		v      int64
+	}
+	rng := rand.New(rand.NewPCG(2, 3))
+	var list []one
+	for range 2000 {
+		group := []int{0, 1, 3, 4}[rng.IntN(4)]
+		list = append(list, one{int64(rng.IntN(9)), NewKey(rng.IntN(3), group, rng.IntN(9), uint32(rng.IntN(99))), rng.IntN(groupCells(group)), int64(rng.IntN(5)) - 2})
+	}
+	add := func(s *Sums, o one, sign int64) {
+		s.At(o.minute).Page(o.k, groupCells(o.k.Group()))[1+o.cell] += sign * o.v
+	}
+	var want []byte
+	for round := range 4 {
+		var s Sums
+		rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
+		for i, o := range list {
+			add(&s, o, 1)
+			if round > 1 { // and take back something that was never wanted
+				gone := list[(i*7)%len(list)]
+				gone.minute, gone.v = gone.minute+int64(i%3)*100, 5
+				add(&s, gone, 1)
+				add(&s, gone, -1)
+			}
+		}
+		b := s.AppendBinary(nil, groupCells)
+		if round == 0 {
+			want = b
+		} else if !bytes.Equal(b, want) {
+			t.Fatalf("round %d: other bytes", round)
+		}
+	}
+}
+
+// An empty sketch is as if it had never been: forgetting it once more touches nothing.
+func TestForgetSeenTouchesOnlyWhatIsThere(t *testing.T) {
+	var s Sums
+	m := s.At(1)
+	k := NewKey(0, GroupSeen, 0, 7)
+	rows := func() (n, cells int) {
+		if err := m.Rows(false, groupCells, func(_, _, _ int, row []Cell) error { n++; cells += len(row); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return n, cells
+	}
+	m.Seen(k, 42)
+	m.Untouch()
+	m.ForgetSeen()
+	if n, cells := rows(); n != 1 || cells != 0 {
+		t.Errorf("a visitor went: %d rows with %d cells, want the empty row", n, cells)
+	}
+	m.Untouch()
+	m.ForgetSeen()
+	if n, _ := rows(); n != 0 {
+		t.Errorf("nothing was there to forget, and %d rows are touched", n)
+	}
+	m.Seen(k, 43)
+	if n, cells := rows(); n != 1 || cells != 1 {
+		t.Errorf("%d rows with %d cells after another visitor", n, cells)
+	}
+}
+
+func FuzzSums(f *testing.F) {
+	rng := rand.New(rand.NewPCG(3, 3))
+	for _, n := range []int{0, 1, 20} {
+		var s Sums
+		random(rng, &s, n)
+		f.Add(s.AppendBinary(nil, groupCells))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var s Sums
+		if s.AddBinary(b, knownCells) != nil {
+			return
+		}
+		if again := s.AppendBinary(nil, groupCells); !bytes.Equal(again, b) {
+			t.Fatalf("% x is read, and written as % x", b, again)
+		}
+	})
+}
