@@ -190,9 +190,6 @@ func join(spans []Span, s Span) []Span {
 	return append(spans, s)
 }
 
-// maxPlan bounds the windows of a plan, a month: one clock that is years ahead must not cost memory. The next plan goes on.
-const maxPlan = 31 * 48
-
 // Due returns the windows to run, oldest first: those that have settled and are not covered, or, when there are none,
 // those whose inputs are no longer those of their coverage. A window reads the runs that those before it in the list
 // will leave, else those that coverage names; whether that makes others due shows when these are covered. It is a

@@ -17,6 +17,7 @@ import (
 	"tandem/core/tenant"
 	"tandem/schemas/archive"
 	"tandem/schemas/blob"
+	"tandem/schemas/sealed"
 	"tandem/schemas/staterun"
 	"tandem/schemas/store"
 )
@@ -90,8 +91,12 @@ func (j *Job) Covered(ctx context.Context) (map[int64]*Covered, error) {
 	covered := map[int64]*Covered{}
 	err := j.Store.Coverage(ctx, j.Chain.Tenant, 0, store.MaxMinute, func(c store.Coverage) error {
 		var d Covered
-		if err := json.Unmarshal(c.Data, &d); err != nil {
-			return fmt.Errorf("coverage of window %d, generation %d: %w", c.Window, c.Generation, err)
+		_, err := sealed.Unmarshal(c.Data, &d)
+		if err == nil && (d.Window != c.Window*60000 || d.Generation != c.Generation) {
+			err = fmt.Errorf("it is that of window %d, generation %d", d.Window/60000, d.Generation)
+		}
+		if err != nil {
+			return fmt.Errorf("coverage of %s, window %d, generation %d: %w: %w", j.Chain.Tenant, c.Window, c.Generation, ErrCorrupt, err)
 		}
 		covered[d.Window] = &d
 		return nil
@@ -124,9 +129,9 @@ func (j *Job) claim(windows []WindowPlan) (*Plan, error) {
 				}
 			}
 		}
-		data, err := encode("plan", p)
+		data, err := sealed.Marshal(p)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("plan: %w", err)
 		}
 		err = j.Blobs.Create(fmt.Sprintf("%splans/%012d.json", j.folder(), g), data)
 		if err == nil {
@@ -386,9 +391,9 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 	if err := j.write(ctx, c, &sums); err != nil {
 		return nil, err
 	}
-	data, err := encode("coverage", c)
+	data, err := sealed.Marshal(c)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("coverage: %w", err)
 	}
 	if err := j.Store.PutCoverage(ctx, store.Coverage{Tenant: p.Tenant, Window: w.Window / 60000, Generation: p.Generation, Data: data}); err != nil {
 		return nil, fmt.Errorf("write coverage: %w", err)

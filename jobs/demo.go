@@ -182,8 +182,7 @@ func (o *demoOptions) run(ctx context.Context, stdout, stderr io.Writer) (agree 
 	if d.pipeline, err = embedded.Open(ctx, opt, d.chain, log, blobs, st); err != nil {
 		return false, err
 	}
-	d.layer = opt.Layer
-	d.values = newDemoValues(d.pipeline, d.onTime, d.layer)
+	d.values = newDemoValues(d.pipeline, d.onTime, opt.Layer)
 	if err := d.play(ctx); err != nil {
 		return false, err
 	}
@@ -220,7 +219,6 @@ type demo struct {
 	chain    *tenant.Chain
 	pipeline *embedded.Pipeline
 	onTime   *pebblestore.Store // the batch over the records that are not late
-	layer    string
 	values   *demoValues
 	screen   *demoScreen
 
@@ -234,7 +232,7 @@ type demo struct {
 	from     int64
 	clock    int64 // record time up to which everything is fed, ms
 	settled  int64 // windows by their number that had settled at the last batch
-	beacons  int64
+	beacons  int64 // records without heartbeats
 	raws     []embedded.Raw
 	drawn    time.Time
 	measured time.Time // when perSecond was measured, and at which count
@@ -364,7 +362,7 @@ func (d *demo) step(ctx context.Context) error {
 			}
 		}
 	}
-	d.raws = append(d.raws, embedded.Raw{Ingest: end, Heartbeat: true})
+	d.raws = append(d.raws, embedded.Raw{Ingest: end, Heartbeat: true}) // time passes also without traffic
 	d.beacons--
 	if err := d.feed(ctx); err != nil {
 		return err

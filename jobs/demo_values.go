@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math"
@@ -265,16 +266,10 @@ func (v *demoValues) window(ctx context.Context, minute, generation int64) (*dem
 	if err := v.sum(ctx, layer, minute, to, w.batch); err != nil {
 		return nil, err
 	}
-	stream, err := v.all(ctx, v.pipeline.Store, minute, to, v.layer)
-	if err != nil {
+	var err error
+	if _, w.byLate, err = v.differences(ctx, minute, v.pipeline.Store, layer, nil); err != nil {
 		return nil, err
 	}
-	batched, err := v.all(ctx, v.pipeline.Store, minute, to, layer)
-	if err != nil {
-		return nil, err
-	}
-	_, w.byLate = demoCompare(stream, batched, func(embedded.Value) {})
-
 	view, err := embedded.Resolve(ctx, v.onTime, v.pipeline.Chain.Tenant)
 	if err != nil {
 		return nil, err
@@ -283,49 +278,113 @@ func (v *demoValues) window(ctx context.Context, minute, generation int64) (*dem
 	if !ok {
 		return nil, fmt.Errorf("window %d is covered by the batch, and not by the one without late beacons", minute)
 	}
-	if batched, err = v.all(ctx, v.onTime, minute, to, layer); err != nil {
-		return nil, err
-	}
-	w.rows, w.differ = demoCompare(stream, batched, func(k embedded.Value) {
+	w.rows, w.differ, err = v.differences(ctx, minute, v.onTime, layer, func(example string) {
 		if len(w.examples) < demoExamples {
-			w.examples = append(w.examples, fmt.Sprintf("%s %s minute %d: stream %d, batch %d",
-				k.Name(v.pipeline.Chain.Tenant), k.Tags, k.Minute, stream[k], batched[k]))
+			w.examples = append(w.examples, example)
 		}
 	})
-	return w, nil
+	return w, err
 }
 
-// all reads every value that is not 0 of a layer; keys have a Value of 0.
-func (v *demoValues) all(ctx context.Context, st store.Store, from, to int64, layer string) (map[embedded.Value]int64, error) {
-	all := map[embedded.Value]int64{}
-	err := embedded.Values(ctx, st, v.pipeline.Chain.Tenant, from, to,
-		func(l string, _ int64) bool { return l == layer },
-		func(x *embedded.Value) error {
-			if x.Value != 0 {
-				k := *x
-				k.Value = 0
-				all[k] = x.Value
+// differences compares every value of the stream in the window that begins at a minute with that of a layer of a store,
+// absent being zero. It returns how many there are, and how many differ, which it tells about if told is not nil.
+func (v *demoValues) differences(ctx context.Context, minute int64, st store.Store, layer string, told func(string)) (all, differ int64, err error) {
+	names := map[store.Series]bool{} // without their layer
+	for _, side := range []demoLayer{{v.pipeline.Store, v.layer}, {st, layer}} {
+		err := side.store.Catalog(ctx, v.pipeline.Chain.Tenant, func(s store.Series) error {
+			if s.Layer == side.layer {
+				s.Layer = ""
+				names[s] = true
 			}
 			return nil
 		})
-	return all, err
+		if err != nil {
+			return 0, 0, err
+		}
+	}
+	var r row.Reader
+	for s := range names {
+		a, err := demoLayer{v.pipeline.Store, v.layer}.rows(ctx, s, minute)
+		if err != nil {
+			return 0, 0, err
+		}
+		b, err := demoLayer{st, layer}.rows(ctx, s, minute)
+		if err != nil {
+			return 0, 0, err
+		}
+		for i := range a {
+			// Rows are canonical: equal values, equal bytes.
+			if bytes.Equal(a[i], b[i]) {
+				if a[i] != nil {
+					if err := r.Reset(a[i]); err != nil {
+						return 0, 0, fmt.Errorf("%s, minute %d: %w", s, minute+int64(i), err)
+					}
+					all += int64(r.Len())
+				}
+				continue
+			}
+			x, err := demoCells(a[i])
+			if err != nil {
+				return 0, 0, fmt.Errorf("%s, minute %d: %w", s, minute+int64(i), err)
+			}
+			y, err := demoCells(b[i])
+			if err != nil {
+				return 0, 0, fmt.Errorf("%s, minute %d: %w", s, minute+int64(i), err)
+			}
+			for k := range y {
+				if _, ok := x[k]; !ok {
+					x[k] = demoCell{}
+				}
+			}
+			for k, c := range x {
+				all++
+				if c == y[k] {
+					continue
+				}
+				if differ++; told != nil {
+					told(fmt.Sprintf("%s %s, variation %q, %s, minute %d: stream %d, batch %d", s.Experiment, s.Metric, k.variation, k.tags,
+						minute+int64(i), c.value, y[k].value))
+				}
+			}
+		}
+	}
+	return all, differ, nil
 }
 
-// demoCompare counts the keys of both, and those whose values differ, a missing one being 0.
-func demoCompare(a, b map[embedded.Value]int64, told func(embedded.Value)) (all, differ int64) {
-	all = int64(len(a))
-	for k, x := range a {
-		if b[k] != x {
-			differ++
-			told(k)
-		}
+// demoLayer is a layer of a store.
+type demoLayer struct {
+	store store.Store
+	layer string
+}
+
+// rows reads the rows of a series in the window that begins at a minute; nil where there is none.
+func (l demoLayer) rows(ctx context.Context, s store.Series, minute int64) (rows [batch.WindowMS / 60_000][]byte, err error) {
+	s.Layer = l.layer
+	err = l.store.Rows(ctx, s, minute, minute+int64(len(rows)), func(m, _ int64, value []byte) error {
+		rows[m-minute] = bytes.Clone(value)
+		return nil
+	})
+	return rows, err
+}
+
+type demoCellKey struct{ variation, tags string }
+
+type demoCell struct {
+	value  int64
+	sketch string
+}
+
+// demoCells decodes a row, zeros left out; nil is an empty one.
+func demoCells(value []byte) (map[demoCellKey]demoCell, error) {
+	cells := map[demoCellKey]demoCell{}
+	if value == nil {
+		return cells, nil
 	}
-	for k := range b {
-		if _, ok := a[k]; !ok {
-			all++
-			differ++
-			told(k)
+	_, err := row.Decode(value, func(c row.Cell) error {
+		if x := (demoCell{c.Value, string(c.Sketch)}); x != (demoCell{}) {
+			cells[demoCellKey{c.Variation, c.Tags}] = x
 		}
-	}
-	return all, differ
+		return nil
+	})
+	return cells, err
 }

@@ -29,7 +29,7 @@ example:
 
 // Folders of --data.
 func storeFolder(data string) string { return filepath.Join(data, "store") }
-func blobFolder(data string) string  { return filepath.Join(data, "blobs") }
+func blobFolder(data string) string  { return filepath.Join(data, "archive") }
 
 // recordsTime is the clock of a store whose rows come from a records file. The time of retention is the records': what
 // a row's config would have shown is asked at the row's own time, so that no row of a file expires, however long ago it

@@ -30,6 +30,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"config", "check tenant configs", runConfig},
+		{"demo", "everything in one process, in time-lapse", runDemo},
 		{"export", "rows of a store folder as a rows file", runExport},
 		{"generate", "records of a made-up shop with a known effect", runGenerate},
 		{"import", "CSV, NDJSON or access logs to a records file", runImport},

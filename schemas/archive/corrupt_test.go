@@ -84,24 +84,3 @@ func TestRowsOutOfHashOrderAreAnError(t *testing.T) {
 		t.Errorf("hash 1 after 2 gives %v", it.Err())
 	}
 }
-
-func FuzzUnseal(f *testing.F) {
-	b := blob.NewMem()
-	m := Manifest{Topic: "t", First: 0, Next: 5, Progress: map[string]int64{"a": 1}}
-	if err := Append(b, m); err != nil {
-		f.Fatal(err)
-	}
-	data, err := b.Get(ManifestName("t", 0, 0))
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(data)
-	f.Add([]byte(sealHead))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		var m Manifest
-		if _, err := unseal(data, &m); err != nil {
-			return
-		}
-		_ = m.check()
-	})
-}

@@ -1,16 +1,13 @@
 package archive
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 
 	"tandem/schemas/blob"
+	"tandem/schemas/sealed"
 )
 
 const (
@@ -245,22 +242,12 @@ func (p *Partitions) check() error {
 	return nil
 }
 
-// An object is one JSON value that holds the content after its digest. Every byte of the object is covered: the
-// digest covers the content's bytes as they stand, and what is around them is fixed.
-const (
-	sealHead  = `{"sha256":"`
-	sealMid   = `","content":`
-	sealTail  = "}\n"
-	sealStart = len(sealHead) + 2*sha256.Size + len(sealMid)
-)
-
 func create(b blob.Store, kind, name string, v any) error {
-	content, err := json.Marshal(v)
+	data, err := sealed.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", kind, name, err)
 	}
-	sum := sha256.Sum256(content)
-	if err := b.Create(name, fmt.Appendf(nil, "%s%x%s%s%s", sealHead, sum, sealMid, content, sealTail)); err != nil {
+	if err := b.Create(name, data); err != nil {
 		return fmt.Errorf("%s: %w", kind, err)
 	}
 	return nil
@@ -271,30 +258,9 @@ func read(b blob.Store, kind, name string, v any) (digest string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", kind, err)
 	}
-	digest, err = unseal(data, v)
+	digest, err = sealed.Unmarshal(data, v)
 	if err != nil {
 		return "", fmt.Errorf("%s %s: %w: %w", kind, name, ErrCorrupt, err)
-	}
-	return digest, nil
-}
-
-func unseal(data []byte, v any) (digest string, err error) {
-	if len(data) < sealStart+len(sealTail) {
-		return "", fmt.Errorf("it has %d bytes, too few", len(data))
-	}
-	content := data[sealStart : len(data)-len(sealTail)]
-	sum := sha256.Sum256(content)
-	digest = hex.EncodeToString(sum[:])
-	if !bytes.HasPrefix(data, []byte(sealHead+digest+sealMid)) || !bytes.HasSuffix(data, []byte(sealTail)) {
-		return "", fmt.Errorf("the SHA-256 of its content, %s, is not the one that it begins with, or it is cut", digest)
-	}
-	dec := json.NewDecoder(bytes.NewReader(content))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return "", err
-	}
-	if dec.InputOffset() != int64(len(content)) {
-		return "", fmt.Errorf("bytes after the JSON value, at %d", dec.InputOffset())
 	}
 	return digest, nil
 }

@@ -360,7 +360,8 @@ func idle(ctx context.Context, b *bench, m *meter) error {
 }
 
 func fillIdle(ctx context.Context, w *sessionize.Worker, sessions, assigned int) error {
-	const start = 1767607200000
+	// Six hours of sessions, as a shop has them: at any time few are open and most are idle.
+	const start, spanMS = 1767607200000, 6 * 3600_000
 	sources := wire.Sources{Revision: 1, List: []wire.Source{{Cluster: "c", Topic: "raw", TopicID: "raw", Kind: wire.KindLive}}}
 	offset := int64(0)
 	send := func(r broker.Record) error {
@@ -376,7 +377,7 @@ func fillIdle(ctx context.Context, w *sessionize.Worker, sessions, assigned int)
 	var buf []byte
 	for i := range sessions {
 		h := dispatch.SessionHash(fmt.Appendf(nil, "%d", i))
-		ts := start + int64(i)*30*60_000/int64(sessions)
+		ts := start + int64(i)*spanMS/int64(sessions)
 		for k, point := range points {
 			buf = fmt.Appendf(buf[:0], `{"id":"%016x%08x","tenant":"uswm","session":"%016x%016x","visitor":"%016x","ts":%d,"point":"%s","device":"mobile"`, h, k, h, ^h, h, ts+int64(k)*20_000, point)
 			if k == 0 {
@@ -402,5 +403,5 @@ func fillIdle(ctx context.Context, w *sessionize.Worker, sessions, assigned int)
 		}
 	}
 	// Far enough that every beacon is sealed and every visit has ended, near enough that no session is forgotten.
-	return progress(start + 3*3600_000)
+	return progress(start + spanMS + 3600_000)
 }

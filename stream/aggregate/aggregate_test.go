@@ -324,9 +324,10 @@ func TestRestartFromTheCommit(t *testing.T) {
 			st := newStore()
 			at := &commits{store: st}
 			var w *Worker
-			read := 0
+			read, crashes := 0, 0
 			for read < len(l.msgs) {
-				if w == nil || rng.IntN(4) == 0 { // crash
+				if w == nil || crashes < 10 && rng.IntN(8) == 0 {
+					crashes++
 					w = &Worker{State: New(config(3), at.at, map[string]int64{"shop": st.closed["shop"]}), Store: st, Commits: at}
 					w.commit = at.at
 					read = int(at.at)
@@ -378,4 +379,3 @@ func TestWhatIsNotOfThisTopicStops(t *testing.T) {
 		}
 	}
 }
-

@@ -2,7 +2,6 @@ package sessionize
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -11,6 +10,7 @@ import (
 
 	"tandem/core/tenant"
 	"tandem/schemas/blob"
+	"tandem/schemas/sealed"
 	"tandem/schemas/wire"
 	"tandem/stream/broker"
 )
@@ -103,7 +103,7 @@ func Open(cfg Config, chain *tenant.Chain, blobs Blobs, out Writer, payload Payl
 				}
 			}
 		}
-		data, err := json.Marshal(next)
+		data, err := sealed.Marshal(next)
 		if err != nil {
 			return nil, fmt.Errorf("claim: %w", err)
 		}
@@ -149,7 +149,7 @@ func (w *Worker) newest() (g int64, c claim, checkpoint string, err error) {
 	if err != nil {
 		return 0, c, "", fmt.Errorf("claim %s: %w", w.claimName(g), err)
 	}
-	if err := json.Unmarshal(data, &c); err != nil {
+	if _, err := sealed.Unmarshal(data, &c); err != nil {
 		return 0, c, "", fmt.Errorf("claim %s: %w", w.claimName(g), err)
 	}
 	for _, name := range names { // sorted, so that the last is the newest
