@@ -11,7 +11,7 @@ import (
 	"sync"
 
 	"github.com/cespare/xxhash/v2"
-	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/compress/s2"
 
 	"tandem/core/metric"
 	"tandem/core/tenant"
@@ -257,7 +257,7 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 	return ctx.Err()
 }
 
-// encodeResult: magic, 8 bytes xxhash64 of the rest, zstd of (uvarint length, JSON result, sums).
+// encodeResult: magic, 8 bytes xxhash64 of the rest, an S2 block of (uvarint length, JSON result, sums).
 func (j *Job) encodeResult(res *result, sums *metric.Sums) ([]byte, error) {
 	head, err := encode("map result", res)
 	if err != nil {
@@ -265,13 +265,11 @@ func (j *Job) encodeResult(res *result, sums *metric.Sums) ([]byte, error) {
 	}
 	body := append(binary.AppendUvarint(nil, uint64(len(head))), head...)
 	body = sums.AppendBinary(body, j.cells)
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1))
-	if err != nil {
-		return nil, fmt.Errorf("map result: %w", err)
+	if len(body) > maxResult {
+		return nil, fmt.Errorf("map result: %d bytes, more than %d: use more ranges", len(body), maxResult)
 	}
-	defer enc.Close()
 	b := append([]byte(resultMagic), make([]byte, 8)...)
-	b = enc.EncodeAll(body, b)
+	b = append(b, s2.Encode(nil, body)...)
 	binary.LittleEndian.PutUint64(b[len(resultMagic):], xxhash.Sum64(b[len(resultMagic)+8:]))
 	return b, nil
 }
@@ -287,7 +285,7 @@ type rangeResult struct {
 }
 
 // maxResult bounds what a map result may inflate to.
-const maxResult = 4 << 30
+const maxResult = 2 << 30
 
 func (j *Job) readResult(g, window int64, r int) (*rangeResult, error) {
 	name := j.outName(g, window, r, "sums")
@@ -299,12 +297,10 @@ func (j *Job) readResult(g, window int64, r int) (*rangeResult, error) {
 	if len(b) < n+8 || string(b[:n]) != resultMagic || xxhash.Sum64(b[n+8:]) != binary.LittleEndian.Uint64(b[n:]) {
 		return nil, fmt.Errorf("map result %s: %w: digest differs", name, ErrCorrupt)
 	}
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(maxResult))
-	if err != nil {
-		return nil, fmt.Errorf("map result: %w", err)
+	if size, err := s2.DecodedLen(b[n+8:]); err != nil || size > maxResult {
+		return nil, fmt.Errorf("map result %s: %w: %d bytes", name, ErrCorrupt, size)
 	}
-	defer dec.Close()
-	body, err := dec.DecodeAll(b[n+8:], nil)
+	body, err := s2.Decode(nil, b[n+8:])
 	if err != nil {
 		return nil, fmt.Errorf("map result %s: %w: %v", name, ErrCorrupt, err)
 	}

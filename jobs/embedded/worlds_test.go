@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -30,15 +31,25 @@ var (
 // read again, second owners that go on publishing, batches in the middle. The stream must come to the oracle over the
 // records that are not late, the batch to the oracle over all.
 func TestWorlds(t *testing.T) {
-	for seed := *worldSeed; seed < *worldSeed+uint64(*worldCount); seed++ {
-		w := worlds.Generate(seed)
-		if _, err := w.Chain(); err != nil {
-			t.Fatalf("seed %d: %v", seed, err)
-		}
-		if diff := differs(w, seed); diff != "" {
-			small := worlds.Shrink(w, func(w worlds.World) bool { return differs(w, seed) != "" })
-			t.Fatalf("seed %d:\n%s\nshrunk world (run with -seed %d -worlds 1):\n%s\n%s", seed, diff, seed, small, differs(small, seed))
-		}
+	lanes := uint64(runtime.GOMAXPROCS(0))
+	for lane := range lanes {
+		t.Run(fmt.Sprint(lane), func(t *testing.T) {
+			t.Parallel()
+			for n := lane; n < uint64(*worldCount); n += lanes {
+				checkWorld(t, *worldSeed+n)
+			}
+		})
+	}
+}
+
+func checkWorld(t *testing.T, seed uint64) {
+	w := worlds.Generate(seed)
+	if _, err := w.Chain(); err != nil {
+		t.Fatalf("seed %d: %v", seed, err)
+	}
+	if diff := differs(w, seed); diff != "" {
+		small := worlds.Shrink(w, func(w worlds.World) bool { return differs(w, seed) != "" })
+		t.Fatalf("seed %d:\n%s\nshrunk world (run with -seed %d -worlds 1):\n%s\n%s", seed, diff, seed, small, differs(small, seed))
 	}
 }
 
