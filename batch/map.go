@@ -127,10 +127,9 @@ func (m *mapper) take(r *archive.Row) error {
 	m.counts.Records++
 	rev := m.chain.At(r.TS)
 	used := false
-	n := len(m.events.Events)
+	n, at := len(m.events.Events), len(m.arena)
 	if rev != nil && r.Digest != 0 && r.Digest == m.digest(rev) {
 		if used = len(r.Event) > 0; used {
-			at := len(m.arena)
 			m.arena = append(m.arena, r.Event...)
 			if rest, err := m.events.Decode(m.arena[at:]); err != nil || len(rest) != 0 {
 				return fmt.Errorf("window %d: parsed form of record %d of session %q: %d bytes left, %v", m.window, r.Offset, r.Session, len(rest), err)
@@ -167,13 +166,13 @@ func (m *mapper) take(r *archive.Row) error {
 	if e.Ingest-e.TS > rev.Config.Lateness {
 		m.counts.Late++
 		if m.onTime { // before duplicates are looked for: a late repeat may hold the smaller payload
-			m.events.Events = m.events.Events[:n]
+			m.events.Events, m.arena = m.events.Events[:n], m.arena[:at]
 			return nil
 		}
 	}
 	if e.TS == m.lastTS && bytes.Equal(e.ID, m.lastID) {
 		m.counts.Duplicate++
-		m.events.Events = m.events.Events[:n]
+		m.events.Events, m.arena = m.events.Events[:n], m.arena[:at]
 		return nil
 	}
 	m.lastTS, m.lastID = e.TS, append(m.lastID[:0], e.ID...)
@@ -182,7 +181,7 @@ func (m *mapper) take(r *archive.Row) error {
 	}
 	if m.inMinute++; m.inMinute > rev.Config.MaxEventsPerMinute {
 		m.counts.Overflow++
-		m.events.Events = m.events.Events[:n]
+		m.events.Events, m.arena = m.events.Events[:n], m.arena[:at]
 	}
 	return nil
 }

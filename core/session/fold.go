@@ -26,8 +26,8 @@ type Folder struct {
 	// be taken back, so the shard must compare.
 	Seen   func(minute int64, k metric.Key, visitor uint64)
 	Counts Counts
-	// Closed counts the visits and sessions that the last Fold saw closed by a later beacon.
-	Closed int
+	// Closed counts the visits and sessions that the last Fold saw closed by a later beacon, Restarted the sessions.
+	Closed, Restarted int
 
 	deltas []delta
 
@@ -53,7 +53,7 @@ type delta struct {
 // Fold folds the events, in order, each strictly later than the state's last beacon, and returns with the state
 // after them. Fold(s, a++b) = Fold(Fold(s, a), b) wherever the cut does not divide beacons of one ts.
 func (f *Folder) Fold(s *State, events []Event) {
-	f.Closed = 0
+	f.Closed, f.Restarted = 0, 0
 	f.seen = visitorAt{}
 	for i := 0; i < len(events); {
 		j := i + 1
@@ -81,6 +81,7 @@ func (f *Folder) group(s *State, g []Event) {
 			s.restart()
 			f.seen = visitorAt{}
 			f.Closed++
+			f.Restarted++
 			newVisit = true
 		case gap > rev.Config.VisitGap:
 			f.endVisit(s)
@@ -106,6 +107,7 @@ func (f *Folder) group(s *State, g []Event) {
 // cut closes a session at a cut. Its visit's end may lie beyond beacons that are no longer of it, so the end waits.
 func (f *Folder) cut(s *State) {
 	f.Closed++
+	f.Restarted++
 	if !s.VisitEnded {
 		e := f.end(s)
 		i := sort.Search(len(s.Pending), func(i int) bool { return s.Pending[i].At > e.At })

@@ -121,12 +121,40 @@ func clamp(t, c int64) int64 {
 	return max(-c, min(t, c))
 }
 
-// Bucket is the histogram bucket of a scaled value: 0 for n <= 1, else floor(8 log2 n), which is the bit length of
-// n^8 less one (SPEC 6). n is at most 10^11, so n^8 has at most 293 bits and three squarings in 320 bits are exact.
+// Bucket is the histogram bucket of a scaled value: 0 for n <= 1, else floor(8 log2 n), exactly (SPEC 6). n is at most
+// 10^11.
 func Bucket(n int64) int {
 	if n <= 1 {
 		return 0
 	}
+	b := 8 * (bits.Len64(uint64(n)) - 1)
+	for k := b + 1; k < b+8 && k < len(bucketStart) && n >= bucketStart[k]; k++ {
+		b = k
+	}
+	return b
+}
+
+// bucketStart is the least n of each bucket.
+var bucketStart = startsOfBuckets()
+
+func startsOfBuckets() (starts [293]int64) {
+	for b := 1; b < len(starts); b++ {
+		lo, hi := int64(1), int64(1)<<(b/8+1)
+		for lo < hi {
+			if mid := (lo + hi) / 2; eighthsOfLog2(mid) < b {
+				lo = mid + 1
+			} else {
+				hi = mid
+			}
+		}
+		starts[b] = lo
+	}
+	return starts
+}
+
+// eighthsOfLog2 is floor(8 log2 n): the bit length of n^8, less one. n^8 has at most 297 bits here, so three squarings
+// in 320 bits are exact.
+func eighthsOfLog2(n int64) int {
 	var sq [5]uint64
 	sq[0] = uint64(n)
 	used := 1

@@ -99,6 +99,20 @@ func (s *State) Copy(o *State) {
 	s.totals = append(totals[:0], o.totals...)
 }
 
+// Covers says that every scope of o is one of s, with the same variation and begun no later: of one session, whatever
+// was in a scope of o still is.
+func (s *State) Covers(o *State) bool {
+	for i := range o.Marks {
+		a := &o.Marks[i]
+		b := s.mark(a.Inst)
+		if b == nil || b.Variation != a.Variation || b.Assigned > a.Assigned ||
+			a.IsQualified && (!b.IsQualified || b.Qualified > a.Qualified) {
+			return false
+		}
+	}
+	return true
+}
+
 // Gone says that the session can be forgotten at watermark w: a beacon from w on cannot be of it, and no visit of it
 // has still to end.
 func (s *State) Gone(chain *tenant.Chain, w int64) bool {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -88,16 +87,28 @@ func beaconsLog(b *bench, topic string) []broker.Record {
 	told := int64(0)
 	var p beacon.Parser
 	var x beacon.Beacon
+	slab := make([]byte, 0, 64*len(b.recs))
+	headers := make([]broker.Header, 0, 2*len(b.recs))
+	keep := func(data []byte) []byte {
+		at := len(slab)
+		slab = append(slab, data...)
+		return slab[at:len(slab):len(slab)]
+	}
+	header := func(key string, value []byte) []broker.Header {
+		at := len(headers)
+		headers = append(headers, broker.Header{Key: key, Value: value})
+		return headers[at:len(headers):len(headers)]
+	}
 	for i := range b.recs {
 		r := &b.recs[i]
 		if n := r.Ingest / 10_000; n > told {
 			told = n
 			pr := wire.Progress{Sources: sources, At: []wire.SourceAt{{Source: 0, MS: r.Ingest, Offset: int64(i)}}}
-			out = append(out, broker.Record{Topic: topic, Time: r.Ingest, Value: wire.AppendProgress(nil, &pr), Headers: []broker.Header{{Key: wire.HeaderProgress}}})
+			out = append(out, broker.Record{Topic: topic, Time: r.Ingest, Value: wire.AppendProgress(nil, &pr), Headers: header(wire.HeaderProgress, nil)})
 		}
 		p.Parse(r.Payload, &x)
-		out = append(out, broker.Record{Topic: topic, Time: r.Ingest, Key: bytes.Clone(x.Session), Value: r.Payload,
-			Headers: []broker.Header{{Key: wire.HeaderOrigin, Value: wire.AppendOrigin(nil, wire.Origin{Offset: int64(i)})}}})
+		out = append(out, broker.Record{Topic: topic, Time: r.Ingest, Key: keep(x.Session), Value: r.Payload,
+			Headers: header(wire.HeaderOrigin, keep(wire.AppendOrigin(nil, wire.Origin{Offset: int64(i)})))})
 	}
 	for i := range out {
 		out[i].Offset = int64(i)

@@ -50,8 +50,9 @@ const (
 	MaxBatch = 64 << 20
 	// fetchBytes bounds what a reader holds for one fetch.
 	fetchBytes = 16 << 20
-	// maxRecord is the limit of a message, set on the topics too: a dead letter is the whole raw record and its headers.
-	maxRecord = 2 << 20
+	// maxRecord is the limit of a message, set on the topics too, far above what a raw topic takes (Kafka's default is
+	// 1 MiB): a dead letter is the whole raw record and its headers.
+	maxRecord = 4 << 20
 )
 
 // Partition names a partition of a topic.

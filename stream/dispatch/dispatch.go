@@ -17,7 +17,8 @@ import (
 	"tandem/stream/broker"
 )
 
-// HeaderHeartbeat marks a raw record that only tells the time; it has no value.
+// HeaderHeartbeat marks a raw record that only tells the time; it has no value. One with a value is a beacon like any
+// other: no header makes a beacon vanish.
 const HeaderHeartbeat = "heartbeat"
 
 // Route is where a tenant's beacons go.
@@ -138,7 +139,7 @@ func (d *Dispatcher) source(r *broker.Record) int {
 
 func (d *Dispatcher) decide(r *broker.Record, src int) {
 	d.Counts.Records++
-	if _, ok := r.Header(HeaderHeartbeat); ok {
+	if _, ok := r.Header(HeaderHeartbeat); ok && len(r.Value) == 0 {
 		d.Counts.Heartbeats++
 		return
 	}

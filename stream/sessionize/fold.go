@@ -187,7 +187,7 @@ func (s *Shard) later() ([]session.Event, bool) {
 }
 
 func (s *Shard) folder() session.Folder {
-	return session.Folder{Chain: s.Chain, Sums: &s.sums, Sign: 1, Floor: s.ended}
+	return session.Folder{Chain: s.Chain, Sums: &s.sums, Sign: 1, Floor: s.closed}
 }
 
 // extend folds beacons that are strictly later than all of the session's onto its head.
@@ -221,33 +221,63 @@ func (s *Shard) refold(i uint32) error {
 	if err := s.loadSealed(i, &sc.sealed); err != nil {
 		return err
 	}
-	clear(sc.gone)
-	clear(sc.came)
 	f := s.folder()
 	f.Beacons, f.Sign = true, -1
-	f.Seen = func(minute int64, k metric.Key, v uint64) { sc.gone[seenKey{minute, k, v}] = struct{}{} }
-	sc.head.Copy(&sc.sealed)
-	f.Fold(&sc.head, sc.old.Events)
-	f.Sign = 1
-	f.Seen = func(minute int64, k metric.Key, v uint64) {
-		sc.came[seenKey{minute, k, v}] = struct{}{}
-		s.sums.At(minute).Seen(k, v)
-	}
+	f.Seen = func(int64, metric.Key, uint64) {} // sketches only grow
+	sc.before.Copy(&sc.sealed)
+	f.Fold(&sc.before, sc.old.Events)
+	restarted := f.Restarted
+	f.Sign, f.Seen = 1, nil
 	sc.head.Copy(&sc.sealed)
 	f.Fold(&sc.head, sc.new.Events)
 	s.addCounts(&f)
+	if restarted+f.Restarted > 0 || !s.kept() || !sc.head.Covers(&sc.before) {
+		s.unsee()
+	}
 	sc.buf = sc.buf[:0]
 	for k := range sc.new.Events {
 		sc.buf = session.AppendEvent(sc.buf, &sc.new.Events[k])
 	}
 	run := sc.new.Events
 	s.keep(i, f.Closed > 0, run[0].TS, run[len(run)-1].TS, len(run))
-	for k := range sc.gone {
-		if _, still := sc.came[k]; !still && k.minute >= s.closed {
+	return nil
+}
+
+// kept says whether the new run has every beacon of the old one, as it was.
+func (s *Shard) kept() bool {
+	run := s.scratch.new.Events
+	k := 0
+	for i := range s.scratch.old.Events {
+		e := &s.scratch.old.Events[i]
+		for k < len(run) && session.Compare(&run[k], e) < 0 {
+			k++
+		}
+		if k == len(run) || session.Compare(&run[k], e) != 0 || run[k].Offset != e.Offset {
+			return false
+		}
+	}
+	return true
+}
+
+// unsee marks the minutes whose sketches hold a visitor that the old run showed there and the new one does not: others
+// may have shown it too, so they are formed anew.
+func (s *Shard) unsee() {
+	sc := &s.scratch
+	seen := func(run []session.Event) map[seenKey]struct{} {
+		keys := map[seenKey]struct{}{}
+		var sums metric.Sums // only who was seen is wanted
+		f := session.Folder{Chain: s.Chain, Sums: &sums, Beacons: true, Sign: 1, Floor: s.closed}
+		f.Seen = func(minute int64, k metric.Key, v uint64) { keys[seenKey{minute, k, v}] = struct{}{} }
+		sc.before.Copy(&sc.sealed)
+		f.Fold(&sc.before, run)
+		return keys
+	}
+	came := seen(sc.new.Events)
+	for k := range seen(sc.old.Events) {
+		if _, still := came[k]; !still {
 			s.stale[k.minute] = struct{}{}
 		}
 	}
-	return nil
 }
 
 // forget forms the sketches anew of every minute from which a visitor may have gone. It looks at every session, so it

@@ -12,8 +12,11 @@ import (
 type publisher struct {
 	chain      *tenant.Chain
 	partitions int
-	rows       map[rowKey]rowNames
+	rows       []rowNames // by scope and cell of all groups
+	firstCell  []int      // by group
+	allCells   int
 	syms       map[string]wire.Sym
+	none       wire.Sym
 	tags       []wire.Sym   // by tag set
 	variations [][]wire.Sym // by experiment name
 	encoders   []wire.Encoder
@@ -27,6 +30,7 @@ type rowKey struct {
 
 // rowNames is what every message says of a row: asked for every row of every tick, formed once.
 type rowNames struct {
+	known              bool
 	partition          int32
 	scope              byte
 	experiment, metric wire.Sym
@@ -50,7 +54,14 @@ func Partition(tenantName, experiment, metricName string, partitions int) int32 
 }
 
 func (p *publisher) use(chain *tenant.Chain) {
-	p.chain, p.rows, p.syms, p.tags, p.variations = chain, map[rowKey]rowNames{}, map[string]wire.Sym{}, nil, nil
+	p.chain, p.syms, p.tags, p.variations = chain, map[string]wire.Sym{}, nil, nil
+	p.firstCell, p.allCells = nil, 0
+	for i := range chain.Groups {
+		p.firstCell = append(p.firstCell, p.allCells)
+		p.allCells += len(chain.Groups[i].Names)
+	}
+	p.rows = make([]rowNames, p.allCells*(1+2*len(chain.XNames)))
+	p.none = p.sym("")
 	for _, t := range chain.Tags {
 		p.tags = append(p.tags, p.sym(t))
 	}
@@ -72,16 +83,15 @@ func (p *publisher) sym(text string) wire.Sym {
 	return s
 }
 
-func (p *publisher) names(k rowKey) rowNames {
-	n, ok := p.rows[k]
-	if !ok {
+func (p *publisher) names(k rowKey) *rowNames {
+	n := &p.rows[k.scope*p.allCells+p.firstCell[k.group]+k.cell]
+	if !n.known {
 		scope, x := p.chain.ScopeName(k.scope)
 		name := p.chain.Groups[k.group].Names[k.cell]
-		n = rowNames{Partition(p.chain.Tenant, x, scope+"."+name, p.partitions), 0, p.sym(x), p.sym(name)}
+		*n = rowNames{true, Partition(p.chain.Tenant, x, scope+"."+name, p.partitions), 0, p.sym(x), p.sym(name)}
 		if k.scope > 0 {
 			n.scope = byte(2 - k.scope%2)
 		}
-		p.rows[k] = n
 	}
 	return n
 }
@@ -117,11 +127,10 @@ func (p *publisher) messages(s *Shard, emit func(Message) error) error {
 
 func (p *publisher) row(k rowKey, row []metric.Cell) error {
 	p.cells, p.sketches = p.cells[:0], p.sketches[:0]
-	none := p.sym("")
 	n := p.names(k)
 	sketch := k.group == tenant.GroupSeen
 	for i := range row {
-		c := wire.SymCell{Variation: none, Tags: p.tags[row[i].Tags], Value: row[i].Value}
+		c := wire.SymCell{Variation: p.none, Tags: p.tags[row[i].Tags], Value: row[i].Value}
 		if k.scope > 0 {
 			c.Variation = p.variations[(k.scope-1)/2][row[i].Variation]
 		}

@@ -14,33 +14,33 @@ func (s *Shard) seal(i uint32) error {
 	if err := s.loadSealed(i, &sc.sealed); err != nil {
 		return err
 	}
-	sc.old.Reset()
-	if err := decodeRun(&sc.old, s.slab.get(en.open)); err != nil {
-		return s.corrupt(i, err)
-	}
-	run := sc.old.Events
-	k := 0
-	for k < len(run) && run[k].TS < w {
-		k++
-	}
 	f := s.folder()
 	f.Ends = true
-	whole, skip := k == len(run) && k > 0, false
-	switch {
-	case whole && s.oneVisit(i, &sc.sealed):
-		if err := s.loadHead(i, &sc.sealed); err != nil {
-			return err
+	var run []session.Event
+	k, skip := 0, false
+	if whole := en.nOpen > 0 && en.last < w; whole && s.oneVisit(i, &sc.sealed) {
+		k = int(en.nOpen)
+		sc.sealed.Copy(&sc.head)
+	} else {
+		sc.old.Reset()
+		if err := decodeRun(&sc.old, s.slab.get(en.open)); err != nil {
+			return s.corrupt(i, err)
 		}
-	case whole, len(run) >= sealAt, s.nextEnd(&sc.sealed, run) < w:
-		f.Fold(&sc.sealed, run[:k])
-	default:
-		skip = k > 0 // an open beacon before the watermark may go on with the sealed visit
-		k = 0
+		run = sc.old.Events
+		for k < len(run) && run[k].TS < w {
+			k++
+		}
+		if whole || len(run) >= sealAt || s.nextEnd(&sc.sealed, run) < w {
+			f.Fold(&sc.sealed, run[:k])
+		} else {
+			skip = k > 0 // an open beacon before the watermark may go on with the sealed visit
+			k = 0
+		}
+		run = run[k:]
 	}
 	if !skip {
 		f.EndVisits(&sc.sealed, w)
 	}
-	run = run[k:]
 	en.due = 0
 	if len(run) == 0 && sc.sealed.Gone(s.Chain, w) {
 		s.forgetSession(i)
@@ -52,7 +52,7 @@ func (s *Shard) seal(i uint32) error {
 }
 
 // oneVisit says whether the head's visit is the only one that the open beacons touch, so that the head may simply
-// become the sealed state: no visit was closed that has still to be counted.
+// become the sealed state (it is left in the scratch): no visit was closed that has still to be counted.
 func (s *Shard) oneVisit(i uint32, sealed *session.State) bool {
 	en := &s.table.entries[i]
 	if err := s.loadHead(i, &s.scratch.head); err != nil {

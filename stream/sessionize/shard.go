@@ -62,7 +62,7 @@ type Shard struct {
 	tick    int64 // index of the tick interval that the greatest progress has reached
 	taken   int   // records since the last tick
 	ended   int64 // watermark at the last tick: visit ends and minutes before it are done
-	closed  int64 // watermark at the last Close: what is published of minutes before it is final
+	closed  int64 // watermark at the last Close: what is published of minutes before it is final, and no longer held
 	slab    slab
 	table   *table
 	arena   []byte // beacons since the last tick: 4 bytes place+1 of the session's one before, 4 bytes length, event
@@ -95,7 +95,7 @@ type scratch struct {
 	sealed, head   session.State
 	buf, buf2      []byte
 	order          []uint32
-	gone, came     map[seenKey]struct{}
+	before         session.State
 }
 
 type seenKey struct {
@@ -107,8 +107,7 @@ type seenKey struct {
 // New returns an empty shard that starts at the given offset.
 func New(id Identity, chain *tenant.Chain, offset int64, payload PayloadAt) *Shard {
 	return &Shard{ID: id, Chain: chain, Offset: offset, Payload: payload, tick: math.MinInt64, dueMin: math.MinInt64,
-		table: newTable(), dues: map[int64][]uint32{}, stale: map[int64]struct{}{},
-		scratch: scratch{gone: map[seenKey]struct{}{}, came: map[seenKey]struct{}{}}}
+		table: newTable(), dues: map[int64][]uint32{}, stale: map[int64]struct{}{}}
 }
 
 // Record is one record of a beacons topic.
@@ -305,11 +304,10 @@ func (s *Shard) dueMinutes() []int64 {
 	return due
 }
 
-// Rows calls fn for every minute touched since the last tick. Closed minutes are left out: a session that is folded anew
-// touches them, but takes back all that it adds, and what was in them is no longer held.
+// Rows calls fn for every minute touched since the last tick. None of them is closed (session.Folder.Floor).
 func (s *Shard) Rows(fn func(m *metric.Minute) error) error {
 	for _, m := range s.sums.Minutes() {
-		if m.Touched && m.Minute >= max(s.ID.FirstMinute, s.closed) {
+		if m.Touched && m.Minute >= s.ID.FirstMinute {
 			if err := fn(m); err != nil {
 				return err
 			}
