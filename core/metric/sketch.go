@@ -38,7 +38,7 @@ func (s *Sketch) Add(hash uint64) bool {
 	if s.regs != nil {
 		return s.register(hash)
 	}
-	i, ok := slices.BinarySearch(s.exact, hash)
+	i, ok := s.find(hash)
 	if ok {
 		return false
 	}
@@ -49,6 +49,20 @@ func (s *Sketch) Add(hash uint64) bool {
 	}
 	s.exact = slices.Insert(s.exact, i, hash)
 	return true
+}
+
+// find returns the place of a hash among the exact ones. Hashes are uniform, so it begins where one of its size would
+// be expected, and is seldom far off.
+func (s *Sketch) find(hash uint64) (at int, ok bool) {
+	hi, _ := bits.Mul64(hash, uint64(len(s.exact)))
+	at = int(hi)
+	for at > 0 && s.exact[at-1] >= hash {
+		at--
+	}
+	for at < len(s.exact) && s.exact[at] < hash {
+		at++
+	}
+	return at, at < len(s.exact) && s.exact[at] == hash
 }
 
 func (s *Sketch) spread() {

@@ -123,9 +123,9 @@ func (m *Minute) reset() {
 
 const mix = 0x9e3779b97f4a7c15
 
-// Page returns the page of the key: a mask of cells touched since the last Untouch, then n cells. It is valid until the
-// next call of Page. The caller adds to cells and sets their bits; n is always the same for a group.
-func (m *Minute) Page(k Key, n int) []int64 {
+// Ref returns the place of the key's page, made if it is not there: n cells, always as many for a group. It is valid
+// until the minute is dropped.
+func (m *Minute) Ref(k Key, n int) uint32 {
 	m.Touched = true
 	if 4*m.n >= 3*len(m.slots) {
 		m.grow()
@@ -136,19 +136,35 @@ func (m *Minute) Page(k Key, n int) []int64 {
 		s := &m.slots[i]
 		switch s.key {
 		case want:
-			return m.cells[s.ref : int(s.ref)+n+1]
+			return s.ref
 		case 0:
-			at := len(m.cells)
-			*s = slot{want, uint32(at)}
+			at := uint32(len(m.cells))
+			*s = slot{want, at}
 			m.fresh = append(m.fresh, *s)
 			m.n++
 			m.cells = append(m.cells, zeros[:n+1]...)
-			return m.cells[at : at+n+1]
+			return at
 		}
 	}
 }
 
-var zeros [65]int64
+// Add adds to a cell of a page and marks it as touched.
+func (m *Minute) Add(ref uint32, cell int, v int64) {
+	m.cells[ref] |= 1 << cell
+	m.cells[int(ref)+1+cell] += v
+}
+
+// Page returns the page of the key: a mask of cells touched since the last Untouch, then n cells. It is valid until the
+// next call of Ref or Page.
+func (m *Minute) Page(k Key, n int) []int64 {
+	ref := m.Ref(k, n)
+	return m.cells[ref : int(ref)+n+1]
+}
+
+// MaxCells is the most cells that a page has: one for each bit of its mask but the sign.
+const MaxCells = 63
+
+var zeros [MaxCells + 1]int64
 
 func (m *Minute) grow() {
 	old := m.slots
@@ -209,7 +225,7 @@ func (m *Minute) ForgetSeen() {
 }
 
 // GroupSeen is the group of `visitors` in every chain, the one whose cell is a sketch.
-const GroupSeen = 2
+const GroupSeen = 1
 
 // each calls fn for each page, in no order; of the page only the mask and the first cell are given.
 func (m *Minute) each(fn func(k Key, page []int64)) {

@@ -218,7 +218,7 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 			f.seen = at
 		}
 	}
-	w.scope(0, 0, s.Tags, s.siteTotals(), firstOfVisit, firstOfSession, lastP == noTime, f.newVisitor)
+	w.in(0, 0, s.Tags, s.siteTotals(), firsts{firstOfVisit, firstOfSession, lastP == noTime, f.newVisitor})
 	for i := range s.Marks {
 		m := &s.Marks[i]
 		if e.TS >= m.end {
@@ -227,10 +227,12 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 		x := f.Chain.Exps[m.Inst].X
 		assigned, fm := s.markTotals(i)
 		first := firstOfGroup && e.TS == m.Assigned
-		w.scope(tenant.AssignedScope(x), m.Variation, m.Tags, assigned, firstOfVisit || first, first, lastP < m.Assigned, f.newVisitor || f.seenTS < m.Assigned)
+		w.in(tenant.AssignedScope(x), m.Variation, m.Tags, assigned,
+			firsts{firstOfVisit || first, first, lastP < m.Assigned, f.newVisitor || f.seenTS < m.Assigned})
 		if m.IsQualified {
 			first = firstOfGroup && e.TS == m.Qualified
-			w.scope(tenant.FmScope(x), m.Variation, m.FmTags, fm, firstOfVisit || first, first, lastP < m.Qualified, f.newVisitor || f.seenTS < m.Qualified)
+			w.in(tenant.FmScope(x), m.Variation, m.FmTags, fm,
+				firsts{firstOfVisit || first, first, lastP < m.Qualified, f.newVisitor || f.seenTS < m.Qualified})
 		}
 	}
 	f.seenTS = e.TS

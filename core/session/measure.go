@@ -7,13 +7,10 @@ import (
 	"tandem/core/tenant"
 )
 
-// Cells of the groups, as tenant lays them out.
+// Cells after that of a point and of a value, as tenant lays them out.
 const (
-	cellVisit, cellVisitBeta                           = 0, 1
-	cellEnd, cellBounce, cellPages, cellSeconds        = 0, 1, 2, 3
-	cellPoint, cellBeta, cellTot, cellHit, cellSq      = 0, 1, 2, 3, 4
-	cellValue, cellCap, cellCapSq                      = 0, 1, 2
-	sizeVisit, sizeEnd, sizePoint, sizeValue, sizePair = 2, 4, 5, 3, 1
+	nextBeta, nextTot, nextHit, nextSq = 1, 2, 3, 4
+	nextCap, nextCapSq                 = 1, 2
 )
 
 // measure is one beacon on its way through its scopes.
@@ -22,17 +19,45 @@ type measure struct {
 	e      *Event
 	p      *tenant.Point1
 	minute *metric.Minute // nil: only totals move
+
+	// The scope at hand, and the page used last under the beacon's own tags and under those of the scope's first beacon.
+	scope, variation int
+	base             uint32
+	own, first       page
 }
 
-// add adds to a cell of a page and marks it as touched.
-func add(page []int64, cell int, v int64) {
-	page[0] |= 1 << cell
-	page[1+cell] += v
+type page struct {
+	group int // -1: none
+	ref   uint32
 }
 
-// scope adds the beacon's contributions to one scope and moves the scope's totals on. base: the tags of the session's
-// first beacon in the scope, under which the functions of totals stand.
-func (w *measure) scope(scope, variation int, base uint32, totals []int64, firstOfVisit, firstOfSession, firstOfPoint, newVisitor bool) {
+// add adds to a cell under the beacon's own tags.
+func (w *measure) add(at tenant.Place, cell int, v int64) {
+	w.addTo(&w.own, w.e.Tags, at, cell, v)
+}
+
+// addFirst adds to a cell under the tags of the session's first beacon in the scope, where functions of totals stand.
+func (w *measure) addFirst(at tenant.Place, cell int, v int64) {
+	if w.base == w.e.Tags {
+		w.addTo(&w.own, w.base, at, cell, v)
+	} else {
+		w.addTo(&w.first, w.base, at, cell, v)
+	}
+}
+
+func (w *measure) addTo(p *page, tags uint32, at tenant.Place, cell int, v int64) {
+	if p.group != at.Group {
+		p.group = at.Group
+		p.ref = w.minute.Ref(metric.NewKey(w.scope, at.Group, w.variation, tags), len(w.f.Chain.Groups[at.Group].Names))
+	}
+	w.minute.Add(p.ref, at.Cell+cell, w.f.Sign*v)
+}
+
+// firsts say of which runs of a scope a beacon is the first.
+type firsts struct{ visit, session, point, visitor bool }
+
+// in adds the beacon's contributions to one scope and moves the scope's totals on.
+func (w *measure) in(scope, variation int, base uint32, totals []int64, first firsts) {
 	f, e, p := w.f, w.e, w.p
 	if w.minute == nil {
 		if p != nil {
@@ -42,16 +67,15 @@ func (w *measure) scope(scope, variation int, base uint32, totals []int64, first
 		}
 		return
 	}
-	if firstOfVisit || firstOfSession {
-		page := w.minute.Page(metric.NewKey(scope, tenant.GroupVisit, variation, e.Tags), sizeVisit)
-		if firstOfVisit {
-			add(page, cellVisit, f.Sign)
-		}
-		if firstOfSession {
-			add(page, cellVisitBeta, f.Sign)
-		}
+	w.scope, w.variation, w.base = scope, variation, base
+	w.own.group, w.first.group = -1, -1
+	if first.visit {
+		w.add(tenant.Place{}, tenant.CellVisit, 1)
 	}
-	if e.Visitor != 0 && newVisitor {
+	if first.session {
+		w.add(tenant.Place{}, tenant.CellVisitBeta, 1)
+	}
+	if e.Visitor != 0 && first.visitor {
 		k := metric.NewKey(scope, tenant.GroupSeen, variation, e.Tags)
 		if f.Seen != nil {
 			f.Seen(w.minute.Minute, k, e.Visitor)
@@ -62,39 +86,32 @@ func (w *measure) scope(scope, variation int, base uint32, totals []int64, first
 	if p == nil {
 		return
 	}
-	key := func(group int, tags uint32) metric.Key { return metric.NewKey(scope, group, variation, tags) }
-	page := w.minute.Page(key(p.Group, e.Tags), sizePoint)
-	add(page, cellPoint, f.Sign)
-	if firstOfPoint {
-		add(page, cellBeta, f.Sign)
+	w.add(p.At, 0, 1)
+	if first.point {
+		w.add(p.At, nextBeta, 1)
 	}
 	if p.Stat >= 0 {
-		if base != e.Tags {
-			page = w.minute.Page(key(p.Group, base), sizePoint)
-		}
 		t := totals[p.Stat]
-		add(page, cellTot, f.Sign)
-		add(page, cellHit, f.Sign*(min(t+1, 1)-min(t, 1)))
-		add(page, cellSq, f.Sign*(2*t+1))
+		w.addFirst(p.At, nextTot, 1)
+		w.addFirst(p.At, nextHit, min(t+1, 1)-min(t, 1))
+		w.addFirst(p.At, nextSq, 2*t+1)
 	}
 	for _, v := range e.Values {
 		v1 := &p.Values[v.Index]
-		page := w.minute.Page(key(v1.Group, e.Tags), sizeValue)
-		add(page, cellValue, f.Sign*v.N)
-		if v1.Hist >= 0 {
-			i := Bucket(v.N)
-			add(w.minute.Page(key(v1.Hist+i/tenant.HistCells, e.Tags), tenant.HistCells), i%tenant.HistCells, f.Sign)
-		}
+		w.add(v1.At, 0, v.N)
 		if v1.CapSlot >= 0 {
-			page = w.minute.Page(key(v1.Group, base), sizeValue)
 			t := totals[v1.CapSlot]
 			before, after := clamp(t, v1.Cap), clamp(t+v.N, v1.Cap)
-			add(page, cellCap, f.Sign*(after-before))
-			add(page, cellCapSq, f.Sign*(after*after-before*before))
+			w.addFirst(v1.At, nextCap, after-before)
+			w.addFirst(v1.At, nextCapSq, after*after-before*before)
+		}
+		if v1.Hist >= 0 {
+			i := Bucket(v.N)
+			w.add(tenant.Place{Group: v1.Hist + i/tenant.HistCells}, i%tenant.HistCells, 1)
 		}
 	}
 	for i := range p.Pairs {
-		w.pair(&p.Pairs[i], key(p.Pairs[i].Group, base), totals)
+		w.pair(&p.Pairs[i], totals)
 	}
 	for _, d := range f.deltas {
 		totals[d.slot] += d.by
@@ -102,7 +119,7 @@ func (w *measure) scope(scope, variation int, base uint32, totals []int64, first
 }
 
 // pair adds the change of the product of two totals.
-func (w *measure) pair(x *tenant.Pair1, k metric.Key, totals []int64) {
+func (w *measure) pair(x *tenant.Pair1, totals []int64) {
 	da, db := w.f.delta(x.A), w.f.delta(x.B)
 	if da == 0 && db == 0 {
 		return
@@ -110,7 +127,7 @@ func (w *measure) pair(x *tenant.Pair1, k metric.Key, totals []int64) {
 	a, b := totals[x.A], totals[x.B]
 	before := clamp(a, x.CapA) * clamp(b, x.CapB)
 	after := clamp(a+da, x.CapA) * clamp(b+db, x.CapB)
-	add(w.minute.Page(k, sizePair), 0, w.f.Sign*(after-before))
+	w.addFirst(x.At, 0, after-before)
 }
 
 // clamp limits t to [-c, c]; c = 0 leaves it.
@@ -230,14 +247,15 @@ func (f *Folder) endVisit(s *State) {
 
 func (f *Folder) count(e *End) {
 	minute := f.Sums.At(floorDiv(e.At, 60000))
+	n := len(f.Chain.Groups[tenant.GroupVisit].Names)
 	for _, x := range e.Scopes {
-		page := minute.Page(metric.NewKey(x.Scope, tenant.GroupEnd, x.Variation, e.Tags), sizeEnd)
-		add(page, cellEnd, f.Sign)
+		ref := minute.Ref(metric.NewKey(x.Scope, tenant.GroupVisit, x.Variation, e.Tags), n)
+		minute.Add(ref, tenant.CellEnd, f.Sign)
 		if e.Pages == 1 {
-			add(page, cellBounce, f.Sign)
+			minute.Add(ref, tenant.CellBounce, f.Sign)
 		}
-		add(page, cellPages, f.Sign*int64(e.Pages))
-		add(page, cellSeconds, f.Sign*e.Seconds)
+		minute.Add(ref, tenant.CellPages, f.Sign*int64(e.Pages))
+		minute.Add(ref, tenant.CellSeconds, f.Sign*e.Seconds)
 	}
 }
 

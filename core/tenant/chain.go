@@ -29,7 +29,8 @@ type Chain struct {
 	Conds  []*Condition
 
 	tagIDs   map[string]uint32
-	groupIDs map[string]int
+	places   map[string]Place
+	open     int // group that still takes metrics, -1: none
 	xIDs     map[string]int
 	condIDs  map[string]int
 	valInsts int
@@ -54,6 +55,7 @@ type Rev struct {
 	tags     []tag1
 	tagSets  []uint32 // mixed radix of the tags' values -> tag set id
 	attrs    map[string][]int
+	attrLens uint64 // bit n: some attr name has n bytes, modulo 64; most attrs are nobody's
 	values   map[string][]int
 }
 
@@ -98,8 +100,8 @@ type XName struct {
 type Point1 struct {
 	Inst   int
 	Page   bool
-	Group  int // cells: P, P.beta, P.tot, P.hit, P.sq
-	Stat   int // slot of the count that `stats` reads, -1
+	At     Place // of P; P.beta, P.tot, P.hit and P.sq follow
+	Stat   int   // slot of the count that `stats` reads, -1
 	Counts []int
 	Values []Value1
 	Pairs  []Pair1
@@ -111,7 +113,7 @@ type Value1 struct {
 	Name     string
 	Decimals int
 	Cap      int64 // 0: none
-	Group    int   // cells: P.V, P.V.cap, P.V.cap.sq
+	At       Place // of P.V; P.V.cap and P.V.cap.sq follow
 	Hist     int   // first of HistGroups groups of 8 buckets each, -1
 	CapSlot  int   // slot of the sum that the cap reads, -1
 	Sums     []int // slots that grow by the value
@@ -119,7 +121,7 @@ type Value1 struct {
 
 // Pair1 is an entry of `cross` as one revision measures it. A cap of 0 leaves its side unclamped (a count).
 type Pair1 struct {
-	Group      int
+	At         Place
 	A, B       int // slots
 	CapA, CapB int64
 }
@@ -135,17 +137,28 @@ type Exp1 struct {
 // Listed says whether the revision lists the variation.
 func (e *Exp1) Listed(v int) bool { return v < len(e.listed) && e.listed[v] }
 
-// Cells of the groups that every chain has, and their place in a page.
+// Groups that every chain has. The first begins with the metrics of visits, in the order of the cells below, and goes
+// on with those of points: what one beacon adds to stands together.
 const (
-	GroupVisit = 0                // visit, visit.beta
-	GroupEnd   = 1                // visit.end, bounce, visit.pages, visit.seconds
+	GroupVisit = 0
 	GroupSeen  = metric.GroupSeen // visitors: one cell, a sketch
-	HistGroups = 37
+
+	CellVisit = iota - 2 // visit
+	CellVisitBeta
+	CellEnd // visit.end
+	CellBounce
+	CellPages
+	CellSeconds
+
+	HistGroups = 37 // of HistCells buckets each
 	HistCells  = 8
 )
 
 // Group is a run of metrics that stand side by side in a page of cells.
 type Group struct{ Names []string }
+
+// Place is where a metric stands.
+type Place struct{ Group, Cell int }
 
 // Bounds of the packed keys of cells (core/metric). A chain beyond them is refused: start a new one.
 const (
@@ -161,16 +174,15 @@ func Compile(configs []*Config) (*Chain, error) {
 		return nil, fmt.Errorf("no revision of any config")
 	}
 	c := &Chain{
-		Tenant:   configs[0].Tenant,
-		Points:   []PointInst{{}},
-		tagIDs:   map[string]uint32{},
-		groupIDs: map[string]int{},
-		xIDs:     map[string]int{},
-		condIDs:  map[string]int{},
+		Tenant:  configs[0].Tenant,
+		Points:  []PointInst{{}},
+		tagIDs:  map[string]uint32{},
+		places:  map[string]Place{},
+		xIDs:    map[string]int{},
+		condIDs: map[string]int{},
 	}
-	c.group("visit", "visit", "visit.beta")
-	c.group("visit.end", "visit.end", "bounce", "visit.pages", "visit.seconds")
-	c.group("visitors", "visitors")
+	c.group("visit", "visit.beta", "visit.end", "bounce", "visit.pages", "visit.seconds")
+	c.group("visitors")
 	b := builder{Chain: c, pairs: map[string]life{}, slots: map[Slot]int{}}
 	for i, cfg := range configs {
 		from, to := int64(math.MinInt64), int64(math.MaxInt64)
@@ -194,14 +206,25 @@ func Compile(configs []*Config) (*Chain, error) {
 	return c, nil
 }
 
-func (c *Chain) group(key string, names ...string) int {
-	if g, ok := c.groupIDs[key]; ok {
-		return g
-	}
-	g := len(c.Groups)
+func (c *Chain) group(names ...string) int {
 	c.Groups = append(c.Groups, Group{Names: names})
-	c.groupIDs[key] = g
-	return g
+	return len(c.Groups) - 1
+}
+
+// place returns where metrics stand that are always together. Groups are filled up, but only by one revision: pages of
+// a group have the same size for ever.
+func (c *Chain) place(key string, names ...string) Place {
+	if p, ok := c.places[key]; ok {
+		return p
+	}
+	if c.open < 0 || len(c.Groups[c.open].Names)+len(names) > metric.MaxCells {
+		c.open = c.group()
+	}
+	g := &c.Groups[c.open]
+	p := Place{c.open, len(g.Names)}
+	g.Names = append(g.Names, names...)
+	c.places[key] = p
+	return p
 }
 
 // At returns the revision in force at ts (ms), or nil before the first.
@@ -255,7 +278,12 @@ func (e *Exp1) Variation(name []byte) int {
 }
 
 // AttrOperands returns the operands that read the attr of that name.
-func (r *Rev) AttrOperands(name []byte) []int { return r.attrs[string(name)] }
+func (r *Rev) AttrOperands(name []byte) []int {
+	if r.attrLens>>(len(name)&63)&1 == 0 {
+		return nil
+	}
+	return r.attrs[string(name)]
+}
 
 // ValueOperands returns the operands that read the value of that name.
 func (r *Rev) ValueOperands(name []byte) []int { return r.values[string(name)] }

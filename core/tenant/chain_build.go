@@ -39,6 +39,9 @@ func (b *builder) revision(cfg *Config, from, to int64) error {
 		}
 	}
 	r.Digest = digest(before, cfg)
+	if b.prev != nil {
+		b.open = -1
+	}
 	b.points(&r, n)
 	b.crosses(&r, n)
 	if err := b.experiments(&r); err != nil {
@@ -71,7 +74,7 @@ func (b *builder) points(r *Rev, n int) {
 			b.Points = append(b.Points, PointInst{Name: p.Name, From: r.From})
 		}
 		p1 := &Point1{Inst: inst, Page: p.Page, Stat: -1, index: map[string]int{},
-			Group: b.group("p/"+p.Name, p.Name, p.Name+".beta", p.Name+".tot", p.Name+".hit", p.Name+".sq")}
+			At: b.place("p/"+p.Name, p.Name, p.Name+".beta", p.Name+".tot", p.Name+".hit", p.Name+".sq")}
 		if p.Stats {
 			p1.Stat = b.slot(Slot{inst, "", b.Points[inst].From})
 			p1.Counts = append(p1.Counts, p1.Stat)
@@ -84,7 +87,7 @@ func (b *builder) points(r *Rev, n int) {
 			}
 			values[full] = l
 			v1 := Value1{Name: v.Name, Decimals: v.Decimals, Cap: v.Cap, Hist: -1, CapSlot: -1,
-				Group: b.group("v/"+full, full, full+".cap", full+".cap.sq")}
+				At: b.place("v/"+full, full, full+".cap", full+".cap.sq")}
 			if v.Cap > 0 {
 				v1.CapSlot = b.slot(Slot{inst, v.Name, l.from})
 				v1.Sums = append(v1.Sums, v1.CapSlot)
@@ -115,17 +118,19 @@ func (b *builder) slot(s Slot) int {
 }
 
 func (b *builder) histogram(full string) int {
-	first := -1
+	key := "h/" + full
+	if p, ok := b.places[key]; ok {
+		return p.Group
+	}
+	first := len(b.Groups)
 	for g := range HistGroups {
 		names := make([]string, HistCells)
 		for i := range names {
 			names[i] = fmt.Sprintf("%s.h%d", full, g*HistCells+i)
 		}
-		id := b.group(fmt.Sprintf("h/%s/%d", full, g), names...)
-		if g == 0 {
-			first = id
-		}
+		b.group(names...)
 	}
+	b.places[key] = Place{Group: first}
 	return first
 }
 
@@ -140,7 +145,7 @@ func (b *builder) crosses(r *Rev, n int) {
 		l.rev = n
 		b.pairs[name] = l
 		from := max(l.from, b.sideFrom(r, pair.A), b.sideFrom(r, pair.B))
-		p := Pair1{Group: b.group("x/"+name, name)}
+		p := Pair1{At: b.place("x/"+name, name)}
 		p.A, p.CapA = b.side(r, pair.A, from)
 		p.B, p.CapB = b.side(r, pair.B, from)
 		pa, _, _ := strings.Cut(pair.A, ".")
@@ -306,6 +311,7 @@ func (b *builder) operands(r *Rev) {
 			r.values[n.Key] = append(r.values[n.Key], i)
 		default:
 			r.attrs[n.Key] = append(r.attrs[n.Key], i)
+			r.attrLens |= 1 << (len(n.Key) & 63)
 		}
 		return i
 	}
