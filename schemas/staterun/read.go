@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
+	"sync"
 	"sync/atomic"
 
 	"github.com/xitongsys/parquet-go/reader"
+	"github.com/xitongsys/parquet-go/schema"
 	"github.com/xitongsys/parquet-go/source"
 
 	"tandem/schemas/blob"
@@ -66,8 +69,7 @@ func open(r blob.Reader, info RunInfo, lo, hi uint64) (it *Iter, err error) {
 		it.finished = true
 		return it, nil
 	}
-	it.pr, err = reader.NewParquetReader(newSection(it.from, info.Bytes), new(record), parallel)
-	if err != nil {
+	if it.pr, err = newReader(newSection(it.from, info.Bytes)); err != nil {
 		return nil, it.from.blame(err)
 	}
 	if got := it.pr.GetNumRows(); got != info.Rows {
@@ -76,6 +78,37 @@ func open(r blob.Reader, info RunInfo, lo, hi uint64) (it *Iter, err error) {
 	rows := min(max(batchBytes*info.Rows/max(info.RawBytes, 1), 1), batchRows)
 	it.batch = make([]record, 0, rows)
 	return it, nil
+}
+
+// recordSchema is the schema of records, derived once: the library copies it by gob on the way, which took longer than
+// reading a small run. Readers only look at it.
+var recordSchema = sync.OnceValues(func() (*schema.SchemaHandler, error) { return schema.NewSchemaHandlerFromStruct(new(record)) })
+
+// newReader does what reader.NewParquetReader does for records, with recordSchema.
+func newReader(file source.ParquetFile) (*reader.ParquetReader, error) {
+	handler, err := recordSchema()
+	if err != nil {
+		return nil, fmt.Errorf("schema of records: %w", err)
+	}
+	pr := &reader.ParquetReader{NP: parallel, PFile: file, SchemaHandler: handler, ObjType: reflect.TypeFor[record](),
+		ColumnBuffers: map[string]*reader.ColumnBufferType{}}
+	if err := pr.ReadFooter(); err != nil {
+		return nil, err
+	}
+	if got, want := len(pr.Footer.Schema), len(handler.SchemaElements); got != want {
+		return nil, fmt.Errorf("%w: its schema has %d elements, not %d", ErrCorrupt, got, want)
+	}
+	pr.RenameSchema()
+	for i, element := range handler.SchemaElements {
+		if element.GetNumChildren() > 0 {
+			continue
+		}
+		path := handler.IndexMap[int32(i)]
+		if pr.ColumnBuffers[path], err = reader.NewColumnBuffer(file, pr.Footer, handler, path); err != nil {
+			return nil, err
+		}
+	}
+	return pr, nil
 }
 
 func verify(r blob.Reader, info RunInfo) (io.ReaderAt, error) {
