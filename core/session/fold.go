@@ -30,6 +30,8 @@ type Folder struct {
 	Closed, Restarted int
 
 	deltas []delta
+	// refs are the pages that the scopes of the session used last: beacons of a tick are often of one minute and tag set.
+	refs []lastPage
 
 	// The visitor that this Fold has shown to every scope of the session that was open at seenTS: showing it again in
 	// the same minute and tag set would change nothing.
@@ -54,7 +56,7 @@ type delta struct {
 // after them. Fold(s, a++b) = Fold(Fold(s, a), b) wherever the cut does not divide beacons of one ts.
 func (f *Folder) Fold(s *State, events []Event) {
 	f.Closed, f.Restarted = 0, 0
-	f.seen = visitorAt{}
+	f.forget()
 	for i := 0; i < len(events); {
 		j := i + 1
 		for j < len(events) && events[j].TS == events[i].TS {
@@ -79,7 +81,7 @@ func (f *Folder) group(s *State, g []Event) {
 		case gap > rev.Config.SessionTTL:
 			f.endVisit(s)
 			s.restart()
-			f.seen = visitorAt{}
+			f.forget()
 			f.Closed++
 			f.Restarted++
 			newVisit = true
@@ -116,7 +118,13 @@ func (f *Folder) cut(s *State) {
 		s.Pending[i] = e
 	}
 	s.restart()
+	f.forget()
+}
+
+// forget drops what is remembered of the session at hand from beacon to beacon.
+func (f *Folder) forget() {
 	f.seen = visitorAt{}
+	f.refs = f.refs[:0]
 }
 
 // markers sets the markers that the beacons of one ts set (SPEC 4).
@@ -146,6 +154,7 @@ func (f *Folder) markers(s *State, rev *tenant.Rev, g []Event) {
 			}
 			m.end, m.life = f.Chain.ScopeEnds(a.Inst, a.Variation, ts)
 			s.addMark(m)
+			f.refs = f.refs[:0] // scopes are known by their place
 		}
 	}
 	for i := range s.Marks {
@@ -218,7 +227,10 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 			f.seen = at
 		}
 	}
-	w.in(0, 0, s.Tags, s.siteTotals(), firsts{firstOfVisit, firstOfSession, lastP == noTime, f.newVisitor})
+	for len(f.refs) < 1+2*len(s.Marks) {
+		f.refs = append(f.refs, lastPage{page: page{group: -1}})
+	}
+	w.in(0, 0, 0, s.Tags, s.siteTotals(), firsts{firstOfVisit, firstOfSession, lastP == noTime, f.newVisitor})
 	for i := range s.Marks {
 		m := &s.Marks[i]
 		if e.TS >= m.end {
@@ -227,11 +239,11 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 		x := f.Chain.Exps[m.Inst].X
 		assigned, fm := s.markTotals(i)
 		first := firstOfGroup && e.TS == m.Assigned
-		w.in(tenant.AssignedScope(x), m.Variation, m.Tags, assigned,
+		w.in(1+2*i, tenant.AssignedScope(x), m.Variation, m.Tags, assigned,
 			firsts{firstOfVisit || first, first, lastP < m.Assigned, f.newVisitor || f.seenTS < m.Assigned})
 		if m.IsQualified {
 			first = firstOfGroup && e.TS == m.Qualified
-			w.in(tenant.FmScope(x), m.Variation, m.FmTags, fm,
+			w.in(2+2*i, tenant.FmScope(x), m.Variation, m.FmTags, fm,
 				firsts{firstOfVisit || first, first, lastP < m.Qualified, f.newVisitor || f.seenTS < m.Qualified})
 		}
 	}

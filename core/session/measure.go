@@ -31,6 +31,13 @@ type page struct {
 	ref   uint32
 }
 
+// lastPage is a page under a beacon's own tags, good for the next beacon of the same minute and tag set.
+type lastPage struct {
+	page
+	minute *metric.Minute
+	tags   uint32
+}
+
 // add adds to a cell under the beacon's own tags.
 func (w *measure) add(at tenant.Place, cell int, v int64) {
 	w.addTo(&w.own, w.e.Tags, at, cell, v)
@@ -56,19 +63,28 @@ func (w *measure) addTo(p *page, tags uint32, at tenant.Place, cell int, v int64
 // firsts say of which runs of a scope a beacon is the first.
 type firsts struct{ visit, session, point, visitor bool }
 
-// in adds the beacon's contributions to one scope and moves the scope's totals on.
-func (w *measure) in(scope, variation int, base uint32, totals []int64, first firsts) {
-	f, e, p := w.f, w.e, w.p
-	if w.minute == nil {
-		if p != nil {
-			for _, d := range f.deltas {
-				totals[d.slot] += d.by
-			}
+// in adds the beacon's contributions to one scope, the session's n-th, and moves the scope's totals on.
+func (w *measure) in(n, scope, variation int, base uint32, totals []int64, first firsts) {
+	if w.minute != nil {
+		w.scope, w.variation, w.base = scope, variation, base
+		w.own.group, w.first.group = -1, -1
+		last := &w.f.refs[n]
+		if last.minute == w.minute && last.tags == w.e.Tags {
+			w.own = last.page
 		}
-		return
+		w.contribute(totals, first)
+		*last = lastPage{w.own, w.minute, w.e.Tags}
 	}
-	w.scope, w.variation, w.base = scope, variation, base
-	w.own.group, w.first.group = -1, -1
+	if w.p != nil {
+		for _, d := range w.f.deltas {
+			totals[d.slot] += d.by
+		}
+	}
+}
+
+// contribute adds what the beacon adds to the scope at hand; totals are those before it.
+func (w *measure) contribute(totals []int64, first firsts) {
+	f, e, p := w.f, w.e, w.p
 	if first.visit {
 		w.add(tenant.Place{}, tenant.CellVisit, 1)
 	}
@@ -76,7 +92,7 @@ func (w *measure) in(scope, variation int, base uint32, totals []int64, first fi
 		w.add(tenant.Place{}, tenant.CellVisitBeta, 1)
 	}
 	if e.Visitor != 0 && first.visitor {
-		k := metric.NewKey(scope, tenant.GroupSeen, variation, e.Tags)
+		k := metric.NewKey(w.scope, tenant.GroupSeen, w.variation, e.Tags)
 		if f.Seen != nil {
 			f.Seen(w.minute.Minute, k, e.Visitor)
 		} else {
@@ -107,14 +123,12 @@ func (w *measure) in(scope, variation int, base uint32, totals []int64, first fi
 		}
 		if v1.Hist >= 0 {
 			i := Bucket(v.N)
-			w.add(tenant.Place{Group: v1.Hist + i/tenant.HistCells}, i%tenant.HistCells, 1)
+			hist := page{group: -1} // apart, so that the page of the points stays at hand
+			w.addTo(&hist, e.Tags, tenant.Place{Group: v1.Hist + i/tenant.HistCells}, i%tenant.HistCells, 1)
 		}
 	}
 	for i := range p.Pairs {
 		w.pair(&p.Pairs[i], totals)
-	}
-	for _, d := range f.deltas {
-		totals[d.slot] += d.by
 	}
 }
 

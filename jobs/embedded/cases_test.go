@@ -118,6 +118,7 @@ func readLines(t testing.TB, dir, name, fallback string) []string {
 }
 
 func TestCases(t *testing.T) {
+	t.Parallel()
 	dirs, err := filepath.Glob("../../core/oracle/testdata/cases/*/config.yaml")
 	if err != nil || len(dirs) == 0 {
 		t.Fatalf("no cases: %v", err)

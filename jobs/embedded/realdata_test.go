@@ -333,6 +333,7 @@ func (r *realRun) visitsEnd(t testing.TB, scope string, pages ...string) {
 // views of 02:25, one of 02:34, a cart of 02:46), each of which is one beacon with the row that it repeats. Two sessions,
 // of 02:25 and of 02:34, have nothing but a row and its duplicate: the tables count two events, SPEC a bounce.
 func TestRealRees46(t *testing.T) {
+	t.Parallel()
 	raws, refused := realRecords(t, "rees46", "rees46_2019oct_slice.csv.zst")
 	table := realTable(t, "rees46_minute.csv.zst", 1, map[string]int{"revenue": 2})
 	at := func(text string) int64 { return minuteOf(t, "2019-10-01T"+text+"Z") }
@@ -388,6 +389,7 @@ func TestRealRees46(t *testing.T) {
 // TestRealWikipedia: the tables agree in everything, bounces too once they stand in the minute of their end. No minute
 // has 100 visitors, so all are exact.
 func TestRealWikipedia(t *testing.T) {
+	t.Parallel()
 	raws, refused := realRecords(t, "wikipedia", "wikipedia_session_dataset.csv.zst")
 	table := realTable(t, "wikipedia_minute.csv.zst", 1, nil)
 	if len(refused) > 0 {
@@ -407,6 +409,7 @@ func TestRealWikipedia(t *testing.T) {
 
 // TestRealZozo: a row of the file is a visit of one impression, so each of them bounces; there is no visitor.
 func TestRealZozo(t *testing.T) {
+	t.Parallel()
 	raws, refused := realRecords(t, "zozo", "zozo_open_bandit_ab_40k.csv.zst")
 	table := realTable(t, "zozo_minute.csv.zst", 3, nil)
 	if len(refused) > 0 {
@@ -440,6 +443,7 @@ func TestRealZozo(t *testing.T) {
 // a user agent. As the file has one minute of an hour only, who is seen in a minute starts a visit in it: the table's
 // visits are the visitors too. It has no bounces.
 func TestRealApache(t *testing.T) {
+	t.Parallel()
 	raws, refused := realRecords(t, "apache", "apache_10k.log.zst")
 	table := realTable(t, "apache_minute.csv.zst", 1, nil)
 	if len(refused) > 0 {

@@ -42,7 +42,8 @@ type Archiver struct {
 	Offset int64 // of the next record
 	Counts Counts
 
-	first    int64 // of the manifest at hand
+	first    int64            // of the manifest at hand
+	known    map[string]int64 // progress of the last manifest
 	sources  []wire.Source
 	progress []int64 // by source, math.MinInt64: not known
 	offsets  []int64
@@ -67,7 +68,7 @@ func Open(cfg Config, chain *tenant.Chain, blobs blob.Store) (*Archiver, error) 
 			return nil, fmt.Errorf("archive of %s/%d is of topic %s, not of %s: a topic that was made anew needs a new name",
 				cfg.Topic, cfg.Partition, last.TopicID, cfg.TopicID)
 		}
-		a.Offset = last.Next
+		a.Offset, a.known = last.Next, last.Progress
 	}
 	a.first = a.Offset
 	return a, nil
@@ -133,7 +134,11 @@ func (a *Archiver) told(p *wire.Progress) bool {
 		a.sources = p.Sources.List
 	}
 	for len(a.progress) < len(a.sources) {
-		a.progress, a.offsets = append(a.progress, math.MinInt64), append(a.offsets, 0)
+		ms, ok := a.known[SourceKey(&a.sources[len(a.progress)])]
+		if !ok {
+			ms = math.MinInt64
+		}
+		a.progress, a.offsets = append(a.progress, ms), append(a.offsets, 0)
 	}
 	for _, at := range p.At {
 		a.progress[at.Source] = max(a.progress[at.Source], at.MS)
@@ -195,13 +200,10 @@ func (a *Archiver) roll() error {
 		return nil
 	}
 	m := archive.Manifest{Topic: a.cfg.Topic, TopicID: a.cfg.TopicID, Partition: a.cfg.Partition, First: a.first, Next: a.Offset,
-		Progress: map[string]int64{}}
+		Progress: a.reached()}
 	at := int64(math.MaxInt64)
-	for i := range a.sources {
-		if a.progress[i] != math.MinInt64 {
-			m.Progress[SourceKey(&a.sources[i])] = a.progress[i]
-			at = min(at, a.progress[i])
-		}
+	for _, ms := range m.Progress {
+		at = min(at, ms)
 	}
 	if len(a.rows) > 0 {
 		if at == math.MaxInt64 {
@@ -226,10 +228,27 @@ func (a *Archiver) roll() error {
 		return fmt.Errorf("archive: %w", err)
 	}
 	a.Counts.Manifests++
-	a.first = a.Offset
+	a.first, a.known = a.Offset, m.Progress
 	clear(a.rows)
 	a.rows, a.bytes = a.rows[:0], 0
 	return nil
+}
+
+// reached is the progress of every source. It is empty while one that is listed has not been heard of: a reader that saw
+// the others only would take windows for settled in which that source still has beacons to write (DESIGN 4). Until the
+// first progress record after a restart it is that of the last manifest.
+func (a *Archiver) reached() map[string]int64 {
+	if len(a.sources) == 0 && a.known != nil {
+		return a.known
+	}
+	at := map[string]int64{}
+	for i := range a.sources {
+		if a.progress[i] == math.MinInt64 {
+			return map[string]int64{}
+		}
+		at[SourceKey(&a.sources[i])] = a.progress[i]
+	}
+	return at
 }
 
 // Rows are the beacons taken since the last manifest, in order of offset.
