@@ -5,7 +5,6 @@ import (
 	"slices"
 	"sync"
 
-	"tandem/core/tenant"
 	"tandem/schemas/archive"
 	"tandem/schemas/blob"
 	"tandem/schemas/staterun"
@@ -34,11 +33,6 @@ func (j *Job) open() *openFiles {
 	return &openFiles{job: j, blobs: j.Blobs, open: map[string]*openFile{}, runs: map[runKey]*stateRun{}}
 }
 
-// knows says whether the chain has the revision; if so, all ids up to it are the same (tenant.Chain).
-func (j *Job) knows(digest uint64) bool {
-	return slices.ContainsFunc(j.Chain.Revs, func(r tenant.Rev) bool { return r.Digest == digest })
-}
-
 // run returns the files of a run.
 func (o *openFiles) run(ref RunRef) ([]staterun.RunInfo, error) {
 	r, err := o.known(ref)
@@ -63,7 +57,7 @@ func (o *openFiles) known(ref RunRef) (*stateRun, error) {
 			return nil, err
 		}
 		for _, d := range res.Revisions {
-			if !o.job.knows(d) {
+			if !knows(o.job.Chain, d) {
 				return nil, fmt.Errorf("the run of window %d in generation %d was made under a revision that the config no longer has: its ids mean something else", ref.Window, ref.Generation)
 			}
 		}

@@ -191,7 +191,8 @@ func join(spans []Span, s Span) []Span {
 }
 
 // Due returns the windows to run, oldest first: those that have settled and are not covered, or, when there are none,
-// those whose inputs are no longer those of their coverage. A window reads the runs that those before it in the list
+// those whose inputs are no longer those of their coverage; both together where a new window would read a run whose
+// revision is gone, which must be made again first. A window reads the runs that those before it in the list
 // will leave, else those that coverage names; whether that makes others due shows when these are covered. It is a
 // pure function of its arguments; covered is by window.
 func Due(chain *tenant.Chain, a Archive, covered map[int64]*Covered) []WindowPlan {
@@ -213,6 +214,9 @@ func Due(chain *tenant.Chain, a Archive, covered map[int64]*Covered) []WindowPla
 	due := fresh
 	if len(due) == 0 {
 		due = changed
+	} else if slices.ContainsFunc(fresh, func(w int64) bool { return unreadable(chain, covered, w) }) {
+		due = append(due, changed...)
+		slices.Sort(due)
 	}
 	var plans []WindowPlan
 	for i, w := range due {
@@ -287,6 +291,22 @@ func inputs(chain *tenant.Chain, a Archive, covered map[int64]*Covered, w int64)
 		}
 	}
 	return in
+}
+
+// unreadable says whether a run that coverage offers to w was made under a revision that the chain no longer has.
+func unreadable(chain *tenant.Chain, covered map[int64]*Covered, w int64) bool {
+	for v := w - back(chain, w); v < w; v += WindowMS {
+		c := covered[v]
+		if c != nil && !c.Run.Digests.empty() && slices.ContainsFunc(c.Inputs.Revisions, func(d uint64) bool { return !knows(chain, d) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// knows says whether the chain has the revision; if so, all ids up to it are the same (tenant.Chain).
+func knows(chain *tenant.Chain, digest uint64) bool {
+	return slices.ContainsFunc(chain.Revs, func(r tenant.Rev) bool { return r.Digest == digest })
 }
 
 // equal says whether two inputs give the same rows: a run may have another generation if it holds the same.

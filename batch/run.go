@@ -63,6 +63,9 @@ func (j *Job) Run(ctx context.Context) error {
 
 // Plan claims a generation for the windows that are due; nil if there are none.
 func (j *Job) Plan(ctx context.Context) (*Plan, Archive, error) {
+	if j.Ranges < 1 || j.Ranges > Buckets {
+		return nil, Archive{}, fmt.Errorf("batch of %s: %d hash ranges, want 1 to %d", j.Chain.Tenant, j.Ranges, Buckets)
+	}
 	chains := map[string][]archive.Manifest{}
 	for _, t := range j.Topics {
 		for p := range t.Partitions {

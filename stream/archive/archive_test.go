@@ -353,12 +353,12 @@ func TestLeftOutAndUnused(t *testing.T) {
 	for i, text := range []string{
 		`{"id":"a","tenant":"shop","session":"s","ts":1767225600000,"point":"home"}`,
 		`no JSON`, ``,
-		`{"id":"a","tenant":"shop","session":"s","point":"home"}`,                       // no place in event time
-		`{"id":"a","tenant":"shop","session":"s","ts":946684799999,"point":"home"}`,     // before it
+		`{"id":"a","tenant":"shop","session":"s","point":"home"}`,                          // no place in event time
+		`{"id":"a","tenant":"shop","session":"s","ts":946684799999,"point":"home"}`,        // before it
 		`{"id":"a","tenant":"shop","session":"s","ts":9223372036854775807,"point":"home"}`, // after it
 		`{"id":"a","tenant":"shop","session":"","ts":1767225600000,"point":"home"}`,
 		`{"id":"b","tenant":"shop","session":"s","ts":1767225600000,"point":"cart","visitor":"v"}`, // unused
-		`{"id":"c","tenant":"news","session":"s","ts":1767225600000,"point":"home"}`,             // refused: the batch counts it
+		`{"id":"c","tenant":"shop","session":"s","ts":1767000000000,"point":"home"}`,               // too old: the batch counts it
 	} {
 		p.payload([]byte(text), t0, int64(i))
 	}
@@ -375,7 +375,7 @@ func TestLeftOutAndUnused(t *testing.T) {
 	if unused.Digest != digest || len(unused.Event) != 0 || string(unused.Visitor) != "v" {
 		t.Errorf("unused row %+v: it has a digest and no parsed form", unused)
 	}
-	if refused.Digest != 0 || len(refused.Event) != 0 || refused.TS != t0 || len(refused.Payload) == 0 {
+	if refused.Digest != 0 || len(refused.Event) != 0 || refused.TS != 1_767_000_000_000 || len(refused.Payload) == 0 {
 		t.Errorf("refused row %+v: it has its payload, and neither digest nor parsed form", refused)
 	}
 }

@@ -186,8 +186,12 @@ func (s *Shard) later() ([]session.Event, bool) {
 	return run[len(old):], true
 }
 
-func (s *Shard) folder() session.Folder {
-	return session.Folder{Chain: s.Chain, Sums: &s.sums, Sign: 1, Floor: s.closed}
+// folder returns the shard's folder, set to take part in neither beacons nor ends.
+func (s *Shard) folder() *session.Folder {
+	f := &s.scratch.folder
+	f.Chain, f.Sums, f.Sign, f.Floor = s.Chain, &s.sums, 1, s.closed
+	f.Beacons, f.Ends, f.Seen, f.Counts = false, false, nil, session.Counts{}
+	return f
 }
 
 // extend folds beacons that are strictly later than all of the session's onto its head.
@@ -199,7 +203,7 @@ func (s *Shard) extend(i uint32, added, run []session.Event) error {
 	f := s.folder()
 	f.Beacons = true
 	f.Fold(&sc.head, added)
-	s.addCounts(&f)
+	s.addCounts(f)
 	sc.buf = sc.buf[:0]
 	if run == nil {
 		sc.buf = append(sc.buf, s.slab.get(en.open)...)
@@ -230,7 +234,7 @@ func (s *Shard) refold(i uint32) error {
 	f.Sign, f.Seen = 1, nil
 	sc.head.Copy(&sc.sealed)
 	f.Fold(&sc.head, sc.new.Events)
-	s.addCounts(&f)
+	s.addCounts(f)
 	if restarted+f.Restarted > 0 || !s.kept() || !sc.head.Covers(&sc.before) {
 		s.unsee()
 	}

@@ -96,6 +96,7 @@ type scratch struct {
 	buf, buf2      []byte
 	order          []uint32
 	before         session.State
+	folder         session.Folder
 }
 
 type seenKey struct {

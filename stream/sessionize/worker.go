@@ -26,7 +26,7 @@ type Config struct {
 	MetricsTopic      string
 	MetricsPartitions int
 	TickMS            int64
-	// CheckpointTicks is the number of ticks between checkpoints; 0: none.
+	// CheckpointTicks is the least number of ticks between checkpoints; 0: none.
 	CheckpointTicks int
 }
 
@@ -55,8 +55,9 @@ type Worker struct {
 	out   Writer
 	blobs Blobs
 	pub   publisher
-	all   bool // the next tick publishes every open row
-	ticks int  // since the last checkpoint
+	all   bool  // the next tick publishes every open row
+	ticks int   // since the last checkpoint
+	from  int64 // offset of the last checkpoint
 	recs  []broker.Record
 	bytes int
 }
@@ -163,7 +164,7 @@ func (w *Worker) newest() (g int64, c claim, checkpoint string, err error) {
 func (w *Worker) restore(g int64, c claim, checkpoint string, chain *tenant.Chain, payload PayloadAt) error {
 	id := Identity{Layer: w.cfg.Layer, Topic: w.cfg.TopicID, Partition: w.cfg.Partition, Generation: g, FirstMinute: c.FirstMinute, TickMS: c.TickMS}
 	if checkpoint == "" && c.From == "" {
-		w.Shard = New(id, chain, c.Start, payload)
+		w.Shard, w.from = New(id, chain, c.Start, payload), c.Start
 		return nil
 	}
 	w.all = checkpoint == "" // the first tick of a generation that began with another one's checkpoint
@@ -177,6 +178,7 @@ func (w *Worker) restore(g int64, c claim, checkpoint string, chain *tenant.Chai
 	if w.Shard, err = Restore(checkpoint, data, chain, payload); err != nil {
 		return err
 	}
+	w.from = w.Shard.Offset
 	if w.Shard.ID = id; w.all {
 		w.Shard.tick = math.MinInt64 // it counts in the other generation's ticks
 	}
@@ -219,6 +221,19 @@ func (w *Worker) Handle(ctx context.Context, recs []broker.Record) error {
 	return nil
 }
 
+// maxWait is how many times CheckpointTicks a checkpoint waits for records at most.
+const maxWait = 6
+
+// due says whether a checkpoint is due. It writes every session, so it waits until as many records were read as there are
+// sessions: then it costs little beside them, and reading that many again is a matter of seconds.
+func (w *Worker) due() bool {
+	n := w.cfg.CheckpointTicks
+	if n == 0 || w.ticks < n {
+		return false
+	}
+	return w.Shard.Offset-w.from >= int64(w.Shard.table.n) || w.ticks >= maxWait*n
+}
+
 // writeBytes bounds the messages of a tick that wait for their acks.
 const writeBytes = 8 << 20
 
@@ -256,11 +271,12 @@ func (w *Worker) tick(ctx context.Context) error {
 		return err
 	}
 	s.Close()
-	if w.ticks++; w.cfg.CheckpointTicks > 0 && w.ticks >= w.cfg.CheckpointTicks {
+	w.ticks++
+	if w.due() {
 		if err := w.checkpoint(); err != nil {
 			return err
 		}
-		w.ticks = 0
+		w.ticks, w.from = 0, s.Offset
 	}
 	if w.Ticked != nil {
 		w.Ticked(st)
