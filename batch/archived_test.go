@@ -98,6 +98,9 @@ func add(t testing.TB, blobs blob.Store, chain *tenant.Chain, partition int32, r
 	if n := len(before); n > 0 {
 		first = before[n-1].Next
 	}
+	if err := archive.RecordPartitions(blobs, archive.Partitions{Topic: topic, TopicID: "id", Count: 2}); err != nil {
+		t.Fatal(err)
+	}
 	m := archive.Manifest{Topic: topic, TopicID: "id", Partition: partition, First: first, Next: first + int64(len(rows)) + 1,
 		Progress: map[string]int64{"source": progress}}
 	if len(rows) > 0 {

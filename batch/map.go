@@ -61,7 +61,9 @@ type mapper struct {
 
 func newMapper(chain *tenant.Chain, window int64, digest ParseDigest) *mapper {
 	m := &mapper{chain: chain, window: window, digest: digest}
-	m.folder = session.Folder{Chain: chain, Sums: &m.sums, Beacons: true, Ends: true, Sign: 1}
+	// A run that is due itself may still speak of visits that ended before the window: their ends belong to windows that
+	// will be run again.
+	m.folder = session.Folder{Chain: chain, Sums: &m.sums, Beacons: true, Ends: true, Sign: 1, Floor: window / 60000}
 	return m
 }
 
@@ -176,7 +178,7 @@ func (m *mapper) take(r *archive.Row) error {
 		return nil
 	}
 	m.lastTS, m.lastID = e.TS, append(m.lastID[:0], e.ID...)
-	if minute := floorDiv(e.TS, 60000); minute != m.minute {
+	if minute := metric.FloorDiv(e.TS, 60000); minute != m.minute {
 		m.minute, m.inMinute = minute, 0
 	}
 	if m.inMinute++; m.inMinute > rev.Config.MaxEventsPerMinute {
@@ -222,14 +224,6 @@ func digests(run []staterun.Row, from, to int) []uint64 {
 		i = j
 	}
 	return out
-}
-
-func floorDiv(a, b int64) int64 {
-	q := a / b
-	if a%b < 0 {
-		q--
-	}
-	return q
 }
 
 // newest merges runs, the newest first of which wins a session.

@@ -43,8 +43,11 @@ type RunRef struct {
 // Digests are the digests of a run's buckets; nil: not known yet.
 type Digests []uint64
 
-// MarshalText writes 16 hex digits a bucket, and nothing for a run without sessions.
+// MarshalText writes 16 hex digits a bucket, nothing for a run without sessions, and ? for what is not known yet.
 func (d Digests) MarshalText() ([]byte, error) {
+	if d == nil {
+		return []byte("?"), nil
+	}
 	if d.empty() {
 		return nil, nil
 	}
@@ -57,6 +60,10 @@ func (d Digests) MarshalText() ([]byte, error) {
 
 // UnmarshalText reads what MarshalText wrote.
 func (d *Digests) UnmarshalText(b []byte) error {
+	if string(b) == "?" {
+		*d = nil
+		return nil
+	}
 	*d = make(Digests, Buckets)
 	if len(b) == 0 {
 		return nil

@@ -68,6 +68,17 @@ func (j *Job) Plan(ctx context.Context) (*Plan, Archive, error) {
 	}
 	chains := map[string][]archive.Manifest{}
 	for _, t := range j.Topics {
+		known, err := archive.ReadPartitions(j.Blobs, t.Name)
+		if errors.Is(err, blob.ErrNotFound) {
+			return nil, Archive{}, nil // nobody archives it yet
+		}
+		if err != nil {
+			return nil, Archive{}, err
+		}
+		if known.TopicID != t.ID || known.Count != t.Partitions {
+			return nil, Archive{}, fmt.Errorf("batch of %s: the archive of %s is of topic %s with %d partitions, not of %s with %d",
+				j.Chain.Tenant, t.Name, known.TopicID, known.Count, t.ID, t.Partitions)
+		}
 		for p := range t.Partitions {
 			c, err := archive.Chain(j.Blobs, t.Name, p)
 			if err != nil {

@@ -340,3 +340,12 @@ func (m *Minute) Merge(o *Minute, cells func(group int) int) {
 		}
 	}
 }
+
+// FloorDiv is a / b rounded down, for b above 0: the minute, window or tick that a time lies in.
+func FloorDiv(a, b int64) int64 {
+	q := a / b
+	if a%b < 0 {
+		q--
+	}
+	return q
+}

@@ -19,8 +19,8 @@ type Folder struct {
 	// since an end counts only once the watermark is past it.
 	Beacons, Ends bool
 	Sign          int64 // 1, or -1 to take contributions back
-	// Floor is the first minute that contributions still go to: by causality (SPEC 7) those to minutes before it can
-	// only be what they were, and the minutes are gone.
+	// Floor is the first minute that contributions go to. For the stream minutes before it are closed: by causality
+	// (SPEC 7) contributions to them can only be what they were.
 	Floor int64
 	// Seen, if not nil, is told of every (minute, key, visitor) in place of the sketches: what a sketch holds cannot
 	// be taken back, so the shard must compare.
@@ -219,7 +219,7 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 		f.change(p, e)
 	}
 	w := measure{f: f, e: e, p: p}
-	if minute := floorDiv(e.TS, 60000); f.Beacons && minute >= f.Floor {
+	if minute := metric.FloorDiv(e.TS, 60000); f.Beacons && minute >= f.Floor {
 		w.minute = f.Sums.At(minute)
 		at := visitorAt{e.Visitor, minute, e.Tags}
 		f.newVisitor = at != f.seen
@@ -291,12 +291,4 @@ func (f *Folder) delta(slot int) int64 {
 		}
 	}
 	return 0
-}
-
-func floorDiv(a, b int64) int64 {
-	q := a / b
-	if a%b < 0 {
-		q--
-	}
-	return q
 }

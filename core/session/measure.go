@@ -260,7 +260,11 @@ func (f *Folder) endVisit(s *State) {
 }
 
 func (f *Folder) count(e *End) {
-	minute := f.Sums.At(floorDiv(e.At, 60000))
+	at := metric.FloorDiv(e.At, 60000)
+	if at < f.Floor {
+		return
+	}
+	minute := f.Sums.At(at)
 	n := len(f.Chain.Groups[tenant.GroupVisit].Names)
 	for _, x := range e.Scopes {
 		ref := minute.Ref(metric.NewKey(x.Scope, tenant.GroupVisit, x.Variation, e.Tags), n)

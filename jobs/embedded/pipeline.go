@@ -142,7 +142,7 @@ func (p *Pipeline) openShard(i int32) error {
 
 // openArchiver opens the archiver of a partition where its last manifest ends.
 func (p *Pipeline) openArchiver(i int32) error {
-	a, err := archive.Open(archive.Config{Topic: p.topic, TopicID: p.topicID, Partition: i, MaxRows: p.opt.ArchiveRows, MaxBytes: archive.DefaultBytes}, p.Chain, p.Blobs)
+	a, err := archive.Open(archive.Config{Topic: p.topic, TopicID: p.topicID, Partition: i, Partitions: p.opt.Shards, MaxRows: p.opt.ArchiveRows, MaxBytes: archive.DefaultBytes}, p.Chain, p.Blobs)
 	if err != nil {
 		return err
 	}

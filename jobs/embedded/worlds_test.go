@@ -201,6 +201,9 @@ func (s *schedule) anything(ctx context.Context) error {
 		if s.r.IntN(2) == 0 {
 			s.zombie(int(i))
 		}
+		if s.r.IntN(4) == 0 { // another tick is another generation
+			s.p.opt.TickMS = pick[int64](s.r, 1000, 10_000, 60_000, 300_000)
+		}
 		return s.p.openShard(i)
 	case n < 18:
 		return s.p.openArchiver(s.r.Int32N(s.p.opt.Shards))

@@ -191,7 +191,7 @@ func shardKafka(ctx context.Context, b *bench, m *meter) error {
 
 func archiveRows(b *bench) ([]archive.Row, error) {
 	mem := blob.NewMem()
-	a, err := sarchive.Open(sarchive.Config{Topic: "t", TopicID: "t", MaxRows: 1 << 30, MaxBytes: 1 << 60}, b.chain, mem)
+	a, err := sarchive.Open(sarchive.Config{Topic: "t", TopicID: "t", Partitions: 1, MaxRows: 1 << 30, MaxBytes: 1 << 60}, b.chain, mem)
 	if err != nil {
 		return nil, err
 	}

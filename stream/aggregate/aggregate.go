@@ -137,7 +137,11 @@ func (s *State) Take(offset int64, value []byte) error {
 	shard := t.shard(shardID{m.Topic, m.Partition})
 	t.raise(s, shard, generation{m.Generation, m.FirstMinute}, offset)
 	if m.Marker {
-		t.marks[shard] = max(t.marks[shard], m.Minute)
+		minute := m.Minute
+		if g := t.floors[shard]; m.Generation < g.n {
+			minute = min(minute, g.first) // its rows count no further
+		}
+		t.marks[shard] = max(t.marks[shard], minute)
 		return nil
 	}
 	if _, ok := s.bases[m.Minute]; !ok {
@@ -179,6 +183,7 @@ func (t *tenantState) raise(s *State, shard int, g generation, offset int64) {
 		return
 	}
 	t.floors[shard] = g
+	t.marks[shard] = min(t.marks[shard], g.first) // what was final from there on was so in rows that count no more
 	for minute, ms := range t.minutes {
 		if minute < g.first {
 			continue

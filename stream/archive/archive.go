@@ -3,6 +3,7 @@
 package archive
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -21,6 +22,7 @@ import (
 type Config struct {
 	Topic, TopicID string
 	Partition      int32
+	Partitions     int32 // of the topic
 	MaxRows        int   // a file rolls at so many beacons
 	MaxBytes       int64 // or at so many bytes of payload and parsed form
 }
@@ -57,6 +59,9 @@ type Archiver struct {
 
 // Open resumes after the partition's last manifest.
 func Open(cfg Config, chain *tenant.Chain, blobs blob.Store) (*Archiver, error) {
+	if err := archive.RecordPartitions(blobs, archive.Partitions{Topic: cfg.Topic, TopicID: cfg.TopicID, Count: cfg.Partitions}); err != nil {
+		return nil, err
+	}
 	chained, err := archive.Chain(blobs, cfg.Topic, cfg.Partition)
 	if err != nil {
 		return nil, err
@@ -177,8 +182,8 @@ func (a *Archiver) add(r *broker.Record) {
 		return
 	}
 	a.Counts.Beacons++
-	row := archive.Row{Payload: clone(r.Value), Ingest: r.Time, Offset: r.Offset, TS: b.TS,
-		Session: clone(b.Session), ID: clone(b.ID), Point: clone(b.Point), Visitor: clone(b.Visitor)}
+	row := archive.Row{Payload: bytes.Clone(r.Value), Ingest: r.Time, Offset: r.Offset, TS: b.TS,
+		Session: bytes.Clone(b.Session), ID: bytes.Clone(b.ID), Point: bytes.Clone(b.Point), Visitor: bytes.Clone(b.Visitor)}
 	row.Hash = dispatch.SessionHash(row.Session)
 	var e session.Event
 	if v := a.reader.Read(a.chain, b, r.Time, &e); v.Reason == beacon.None {
@@ -191,8 +196,6 @@ func (a *Archiver) add(r *broker.Record) {
 	a.rows = append(a.rows, row)
 	a.bytes += int64(len(row.Payload) + len(row.Event))
 }
-
-func clone(b []byte) []byte { return append([]byte(nil), b...) }
 
 // roll commits everything taken since the last manifest: a file, if there are beacons, and the manifest.
 func (a *Archiver) roll() error {

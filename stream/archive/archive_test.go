@@ -36,7 +36,7 @@ func chain(t testing.TB) *tenant.Chain {
 }
 
 func config() Config {
-	return Config{Topic: topic, TopicID: "id-1", MaxRows: DefaultRows, MaxBytes: DefaultBytes}
+	return Config{Topic: topic, TopicID: "id-1", Partitions: 1, MaxRows: DefaultRows, MaxBytes: DefaultBytes}
 }
 
 func open(t testing.TB, cfg Config, blobs blob.Store) *Archiver {
@@ -207,12 +207,21 @@ func TestResume(t *testing.T) {
 	var p partition
 	for i := range int64(12) {
 		p.beacon(fmt.Sprint("s", i%3), t0+i*15*minute, i)
-		if i%2 == 1 {
-			p.progress(2, at(0, t0+i*15*minute, i+1), at(1, t0+i*14*minute, 0))
+		switch {
+		case i == 1:
+			p.progress(2, at(0, t0+i*15*minute, i+1), at(1, t0+3000*minute, 0))
+		case i%2 == 1: // another dispatcher has the other source
+			p.progress(2, at(0, t0+i*15*minute, i+1))
 		}
 	}
+	for _, rows := range []int{1, 3} {
+		t.Run(fmt.Sprint(rows, " rows a file"), func(t *testing.T) { resume(t, &p, rows) })
+	}
+}
+
+func resume(t *testing.T, p *partition, rows int) {
 	cfg := config()
-	cfg.MaxRows = 3
+	cfg.MaxRows = rows
 	offsets := func(blobs blob.Store, a *Archiver) []int64 {
 		var all []int64
 		for _, m := range manifests(t, blobs) {

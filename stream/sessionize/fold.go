@@ -129,7 +129,7 @@ func (s *Shard) merge() (changed bool, err error) {
 			}
 			continue
 		}
-		minute := floorDiv(e.TS, 60000)
+		minute := metric.FloorDiv(e.TS, 60000)
 		from, to := before(run, minute*60000), before(run, (minute+1)*60000)
 		if to-from >= s.Chain.At(e.TS).Config.MaxEventsPerMinute {
 			s.Counts.Overflow++
@@ -334,9 +334,9 @@ func (s *Shard) keep(i uint32, closed bool, first, last int64, n int) {
 	en.head = s.slab.replace(en.head, sc.buf)
 	en.first, en.last, en.nOpen = first, last, uint32(n)
 	en.pending, en.nPend = 0, 0
-	due := floorDiv(last, 60000) + 1
+	due := metric.FloorDiv(last, 60000) + 1
 	if closed || n >= sealAt {
-		due = floorDiv(first, 60000) + 1 // no visit with an open beacon ends before
+		due = metric.FloorDiv(first, 60000) + 1 // no visit with an open beacon ends before
 	}
 	s.wake(i, due)
 }

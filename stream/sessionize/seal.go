@@ -3,6 +3,7 @@ package sessionize
 import (
 	"math"
 
+	"tandem/core/metric"
 	"tandem/core/session"
 )
 
@@ -99,22 +100,22 @@ func (s *Shard) gap(ts int64) int64 {
 // nextDue returns the minute after which the session must be looked at again.
 func (s *Shard) nextDue(sealed *session.State, run []session.Event) int64 {
 	if end := s.nextEnd(sealed, run); end != math.MaxInt64 {
-		due := floorDiv(end, 60000) + 1
+		due := metric.FloorDiv(end, 60000) + 1
 		if len(run) > 0 {
-			due = min(due, floorDiv(run[len(run)-1].TS, 60000)+1)
+			due = min(due, metric.FloorDiv(run[len(run)-1].TS, 60000)+1)
 		}
 		return due
 	}
 	if len(run) > 0 {
 		if len(run) >= sealAt {
-			return floorDiv(run[0].TS, 60000) + 1
+			return metric.FloorDiv(run[0].TS, 60000) + 1
 		}
-		return floorDiv(run[len(run)-1].TS, 60000) + 1
+		return metric.FloorDiv(run[len(run)-1].TS, 60000) + 1
 	}
 	if sealed.Empty {
 		return 0
 	}
-	return floorDiv(sealed.LastTS+s.Chain.At(sealed.LastTS).Config.SessionTTL, 60000) + 2
+	return metric.FloorDiv(sealed.LastTS+s.Chain.At(sealed.LastTS).Config.SessionTTL, 60000) + 2
 }
 
 // storeSealed stores the sealed state (in the scratch) and the beacons that stay open.

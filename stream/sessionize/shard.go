@@ -164,7 +164,7 @@ func (s *Shard) progress(p *wire.Progress) (tick bool) {
 	if greatest == math.MinInt64 {
 		return false
 	}
-	if n := floorDiv(greatest, s.ID.TickMS); n > s.tick {
+	if n := metric.FloorDiv(greatest, s.ID.TickMS); n > s.tick {
 		s.tick = n
 		return true
 	}
@@ -182,14 +182,14 @@ func Watermark(chain *tenant.Chain, from, progress int64) int64 {
 	}
 	passed := func(m int64) bool { return progress >= (m+1)*60000+lateness(m) }
 	if len(chain.Revs) == 1 {
-		return max(from, floorDiv(progress-lateness(0), 60000))
+		return max(from, metric.FloorDiv(progress-lateness(0), 60000))
 	}
 	// The greatest lateness bounds from below how far the watermark is; from there on minute by minute.
 	most := int64(0)
 	for i := range chain.Revs {
 		most = max(most, chain.Revs[i].Config.Lateness)
 	}
-	m := max(from, floorDiv(progress-most, 60000))
+	m := max(from, metric.FloorDiv(progress-most, 60000))
 	for passed(m) {
 		m++
 	}
@@ -347,12 +347,4 @@ func (s *Shard) Stats() Stats {
 		Sessions: int64(s.table.n),
 		Bytes:    s.slab.used + int64(len(s.table.slots))*8 + int64(cap(s.table.entries))*48,
 	}
-}
-
-func floorDiv(a, b int64) int64 {
-	q := a / b
-	if a%b < 0 {
-		q--
-	}
-	return q
 }

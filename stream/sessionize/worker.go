@@ -75,6 +75,7 @@ type claim struct {
 	FirstMinute int64
 	TickMS      int64
 	Core        int
+	Metrics     int // partitions of the metrics topic: a row's place in it never changes
 }
 
 // keepCheckpoints are kept; older ones are deleted.
@@ -89,19 +90,27 @@ func Open(cfg Config, chain *tenant.Chain, blobs Blobs, out Writer, payload Payl
 		if err != nil {
 			return nil, err
 		}
+		if g >= 0 && c.Metrics != cfg.MetricsPartitions {
+			return nil, fmt.Errorf("%s/%d publishes to %d partitions of the metrics topic, not to %d: the number never changes, growth is a new topic",
+				cfg.Topic, cfg.Partition, c.Metrics, cfg.MetricsPartitions)
+		}
 		if g >= 0 && c.TickMS == cfg.TickMS && c.Core == CoreVersion {
 			return w, w.restore(g, c, newest, chain, payload)
 		}
-		next := claim{TickMS: cfg.TickMS, Core: CoreVersion}
+		next := claim{TickMS: cfg.TickMS, Core: CoreVersion, Metrics: cfg.MetricsPartitions}
 		if g >= 0 {
 			if newest == "" {
 				newest = c.From
 			}
 			next.From, next.Start, next.FirstMinute = newest, c.Start, c.FirstMinute
 			if newest != "" {
-				if next.Start, err = checkpointOffset(newest); err != nil {
+				// Minutes before the watermark there are closed in the shard, so only the generation before can have told
+				// of them: what it told stands.
+				from, err := w.read(newest, chain, payload)
+				if err != nil {
 					return nil, err
 				}
+				next.Start, next.FirstMinute = from.Offset, max(c.FirstMinute, from.Watermark)
 			}
 		}
 		data, err := sealed.Marshal(next)
@@ -122,13 +131,6 @@ func (w *Worker) claimName(g int64) string { return fmt.Sprintf("%s/%010d/claim.
 
 func (w *Worker) checkpointName(g, offset int64) string {
 	return fmt.Sprintf("%s/%010d/%020d.checkpoint", w.folder(), g, offset)
-}
-
-func checkpointOffset(name string) (offset int64, err error) {
-	if _, err = fmt.Sscanf(path.Base(name), "%d.checkpoint", &offset); err != nil {
-		return 0, fmt.Errorf("checkpoint %s: not a checkpoint's name", name)
-	}
-	return offset, nil
 }
 
 // newest returns the greatest claimed generation (-1: none), its claim and its newest checkpoint ("": none).
@@ -171,11 +173,8 @@ func (w *Worker) restore(g int64, c claim, checkpoint string, chain *tenant.Chai
 	if w.all {
 		checkpoint = c.From
 	}
-	data, err := w.blobs.Get(checkpoint)
-	if err != nil {
-		return fmt.Errorf("checkpoint %s: %w", checkpoint, err)
-	}
-	if w.Shard, err = Restore(checkpoint, data, chain, payload); err != nil {
+	var err error
+	if w.Shard, err = w.read(checkpoint, chain, payload); err != nil {
 		return err
 	}
 	w.from = w.Shard.Offset
@@ -183,6 +182,14 @@ func (w *Worker) restore(g int64, c claim, checkpoint string, chain *tenant.Chai
 		w.Shard.tick = math.MinInt64 // it counts in the other generation's ticks
 	}
 	return nil
+}
+
+func (w *Worker) read(checkpoint string, chain *tenant.Chain, payload PayloadAt) (*Shard, error) {
+	data, err := w.blobs.Get(checkpoint)
+	if err != nil {
+		return nil, fmt.Errorf("checkpoint %s: %w", checkpoint, err)
+	}
+	return Restore(checkpoint, data, chain, payload)
 }
 
 // Handle takes the partition's next records.
@@ -300,13 +307,16 @@ func (w *Worker) checkpoint() error {
 	if err := w.blobs.Create(name, data); err != nil && !errors.Is(err, blob.ErrExists) {
 		return fmt.Errorf("checkpoint %s: %w", name, err)
 	}
-	names, err := w.blobs.List(path.Dir(name) + "/")
+	names, err := w.blobs.List(w.folder() + "/")
 	if err != nil {
 		return fmt.Errorf("list checkpoints: %w", err)
 	}
 	var old []string
 	for _, n := range names {
-		if strings.HasSuffix(n, ".checkpoint") && n < name {
+		switch {
+		case strings.HasSuffix(n, "/claim.json") && n > w.claimName(s.ID.Generation):
+			return nil // a later generation begins with one of these
+		case strings.HasPrefix(n, path.Dir(name)+"/") && strings.HasSuffix(n, ".checkpoint") && n < name:
 			old = append(old, n)
 		}
 	}

@@ -1,0 +1,48 @@
+package sessionize
+
+import (
+	"fmt"
+	"testing"
+
+	"tandem/schemas/blob"
+)
+
+// TestAFormerOwnerKeepsWhatTheNextBeginsWith: a generation that has no checkpoint of its own yet begins with one of the
+// generation before, whose owner may go on for a while.
+func TestAFormerOwnerKeepsWhatTheNextBeginsWith(t *testing.T) {
+	chain := load(t, shopYAML)
+	f := newFeed(1)
+	for i := range int64(200) {
+		f.beacon(t0+i*6*second, hit(fmt.Sprint("s", i%7), fmt.Sprint(i), t0+i*6*second, `,"visitor":"v","device":"mobile"`))
+		f.tell(t0 + i*6*second)
+	}
+	blobs := blob.NewMem()
+	var out sink
+	cfg := config(minute)
+	cfg.CheckpointTicks = 1
+	old := open(t, cfg, chain, f, blobs, &out)
+	handle(t, old, f.recs[:200])
+	next := config(2 * minute)
+	next.CheckpointTicks = 1000
+	if w := open(t, next, chain, f, blobs, &out); w.Shard.ID.Generation != 1 {
+		t.Fatalf("generation %d, not 1", w.Shard.ID.Generation)
+	}
+	handle(t, old, f.recs[old.Shard.Offset:])
+	if _, err := Open(next, chain, blobs, &out, f.payload); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestMetricsPartitionsNeverChange: a row's place among them is part of what its version means.
+func TestMetricsPartitionsNeverChange(t *testing.T) {
+	chain := load(t, shopYAML)
+	f := newFeed(1)
+	blobs := blob.NewMem()
+	var out sink
+	cfg := config(minute)
+	open(t, cfg, chain, f, blobs, &out)
+	cfg.MetricsPartitions++
+	if _, err := Open(cfg, chain, blobs, &out, f.payload); err == nil {
+		t.Fatal("a shard was opened with another number of metrics partitions")
+	}
+}
