@@ -17,7 +17,7 @@ import (
 
 const exportUsage = `usage: tandem export --data DIR --tenant T [--layer both|stream|batch] [--from TIME --to TIME] [--out ROWS.tsv]
 
-Writes the rows of a tenant in the folder DIR, which replay --data left, as a rows file: a metric value a line,
+Writes the rows of a tenant in the folder DIR, which replay --data or demo --data left, as a rows file: a metric value a line,
 NAME <TAB> TAGS <TAB> MINUTE <TAB> VALUE, sorted, zeros left out. --layer both, the default, is the merged view: the batch's
 value where the batch has covered the minute, else the stream's. Times are full minutes, RFC 3339; --to is exclusive.
 Without --out, or with -, the rows go to standard output; ROWS may end in .zst or .gz.
@@ -39,7 +39,7 @@ func recordsTime() time.Time { return time.UnixMilli(0) }
 // runExport is `tandem export`.
 func runExport(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("export", flag.ContinueOnError)
-	data := flags.String("data", "", "`folder` that replay --data left; required")
+	data := flags.String("data", "", "`folder` that replay --data or demo --data left; required")
 	name := flags.String("tenant", "", "`tenant` whose rows to write; required")
 	layer := flags.String("layer", "both", "`layer`: both, stream or batch")
 	from := minuteFlag{0}
