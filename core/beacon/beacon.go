@@ -109,7 +109,7 @@ type Beacon struct {
 	HasPoint, HasDevice          bool // "" is present
 	HasLogin, Login              bool
 	HasTS                        bool
-	TS                           int64 // ms since the epoch, any int64; digits past the millisecond are cut
+	TS                           int64 // ms since the epoch, at most 1<<59 either way; digits past the millisecond are cut
 
 	// All members of the last standing object, in order. Of a repeated key the last stands, also if it is Nil:
 	// use Last, or let later ones overwrite. A Nil member was null, or of attrs an object or array.
