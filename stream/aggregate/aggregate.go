@@ -54,16 +54,40 @@ type shardID struct {
 
 type tenantState struct {
 	Tenant
-	shards  map[shardID]int
-	marks   []int64      // by shard: minutes before it are final there
-	floors  []generation // by shard
-	minutes map[int64]*minuteState
-	closed  int64 // minutes before it are done, and the store knows or is about to be told
+	shards      map[shardID]int
+	marks       []int64       // by shard: minutes before it are final there
+	generations []generations // by shard
+	minutes     map[int64]*minuteState
+	closed      int64 // minutes before it are done, and the store knows or is about to be told
 }
 
-// generation is the greatest one heard of a shard; lower ones count for nothing from its first minute on.
+// generations are those heard of a shard, ascending, each with the first minute of which its rows stand: that of its
+// claim, but none that a lower generation had told whole. Both come to the same numbers; what was told whole is not
+// taken back for what is still being told.
+type generations []generation
+
 type generation struct {
 	n, first int64
+}
+
+// counts says whether the rows that a generation tells of a minute stand.
+func (g generations) counts(n, minute int64) bool {
+	for _, x := range g {
+		if x.n == n && minute < x.first || x.n > n && minute >= x.first {
+			return false
+		}
+	}
+	return true
+}
+
+// stands returns how far a generation's marker at a minute counts: up to where the next ones begin.
+func (g generations) stands(n, minute int64) int64 {
+	for _, x := range g {
+		if x.n > n {
+			minute = min(minute, x.first)
+		}
+	}
+	return minute
 }
 
 type minuteState struct {
@@ -137,11 +161,7 @@ func (s *State) Take(offset int64, value []byte) error {
 	shard := t.shard(shardID{m.Topic, m.Partition})
 	t.raise(s, shard, generation{m.Generation, m.FirstMinute}, offset)
 	if m.Marker {
-		minute := m.Minute
-		if g := t.floors[shard]; m.Generation < g.n {
-			minute = min(minute, g.first) // its rows count no further
-		}
-		t.marks[shard] = max(t.marks[shard], minute)
+		t.marks[shard] = max(t.marks[shard], t.generations[shard].stands(m.Generation, m.Minute))
 		return nil
 	}
 	if _, ok := s.bases[m.Minute]; !ok {
@@ -157,7 +177,7 @@ func (s *State) Take(offset int64, value []byte) error {
 		t.minutes[m.Minute] = ms
 	}
 	err = m.Rows(func(r *wire.Row) error {
-		s.row(ms, shard, t.floors[shard], m, r, offset)
+		s.row(ms, shard, t.generations[shard], m, r, offset)
 		return nil
 	})
 	if err != nil {
@@ -173,17 +193,18 @@ func (t *tenantState) shard(id shardID) int {
 	i := len(t.marks)
 	t.shards[id] = i
 	t.marks = append(t.marks, 0)
-	t.floors = append(t.floors, generation{0, math.MinInt64})
+	t.generations = append(t.generations, generations{{0, math.MinInt64}})
 	return i
 }
 
 // raise notes a shard's generation. Rows held of lower ones go, from its first minute on.
 func (t *tenantState) raise(s *State, shard int, g generation, offset int64) {
-	if g.n <= t.floors[shard].n {
+	known := t.generations[shard]
+	if g.n <= known[len(known)-1].n {
 		return
 	}
-	t.floors[shard] = g
-	t.marks[shard] = min(t.marks[shard], g.first) // what was final from there on was so in rows that count no more
+	g.first = max(g.first, t.marks[shard])
+	t.generations[shard] = append(known, g)
 	for minute, ms := range t.minutes {
 		if minute < g.first {
 			continue
@@ -216,9 +237,9 @@ func (ms *minuteState) touch(id rowID, r *rowState, offset int64) {
 	}
 }
 
-func (s *State) row(ms *minuteState, shard int, floor generation, m *wire.Message, r *wire.Row, offset int64) {
+func (s *State) row(ms *minuteState, shard int, known generations, m *wire.Message, r *wire.Row, offset int64) {
 	s.Counts.Rows++
-	if m.Generation < floor.n && m.Minute >= floor.first {
+	if !known.counts(m.Generation, m.Minute) {
 		return
 	}
 	id := rowID{r.Experiment, scopes[r.Scope] + r.Metric}

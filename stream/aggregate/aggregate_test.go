@@ -380,12 +380,13 @@ func TestWhatIsNotOfThisTopicStops(t *testing.T) {
 	}
 }
 
-// TestAMinuteWaitsForTheNewGeneration: what a shard's lower generation had told of a minute counts no more once a higher
-// one, begun at an older checkpoint, covers that minute, so neither do its markers.
-func TestAMinuteWaitsForTheNewGeneration(t *testing.T) {
+// TestWhatWasToldWholeStands: a higher generation that begins at an older checkpoint tells of a minute anew that a
+// lower one had told whole. The minute is closed with what stood, and not with what has been told anew so far.
+func TestWhatWasToldWholeStands(t *testing.T) {
 	for _, former := range []bool{false, true} {
 		l := &log{t: t}
 		l.add(rowsOf(t, head(0, 0, 50), 10, "home", value(100))...)
+		l.add(rowsOf(t, head(0, 0, 50), 11, "home", value(5))...)
 		l.marker(0, 0, 50, 11)
 		l.add(rowsOf(t, head(1, 0, 50), 10, "home", value(7))...)
 		l.add(rowsOf(t, head(0, 1, 20), 10, "home", value(40))...)
@@ -393,10 +394,10 @@ func TestAMinuteWaitsForTheNewGeneration(t *testing.T) {
 		if former { // it does not know yet that it is a former owner
 			l.marker(0, 0, 60, 12)
 		}
-		l.marker(1, 0, 60, 11)
-		l.want(2, "before the new generation has caught up", "site.home", 10, one(47))
-		l.add(rowsOf(t, head(0, 1, 50), 10, "home", value(100))...)
-		l.marker(0, 1, 50, 11)
-		l.want(2, "after it has caught up", "site.home", 10, one(107))
+		l.marker(1, 0, 60, 12)
+		l.want(2, "before the new generation has caught up", "site.home", 10, one(107))
+		l.add(rowsOf(t, head(0, 1, 50), 11, "home", value(6))...)
+		l.marker(0, 1, 50, 12)
+		l.want(2, "after it has caught up", "site.home", 11, one(6))
 	}
 }
