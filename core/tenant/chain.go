@@ -28,12 +28,11 @@ type Chain struct {
 	Tags   []string // text of each tag set: "device=mobile,login=none"
 	Conds  []*Condition
 
-	tagIDs   map[string]uint32
-	places   map[string]Place
-	open     int // group that still takes metrics, -1: none
-	xIDs     map[string]int
-	condIDs  map[string]int
-	valInsts int
+	tagIDs  map[string]uint32
+	places  map[string]Place
+	open    int // group that still takes metrics, -1: none
+	xIDs    map[string]int
+	condIDs map[string]int
 }
 
 // Rev is one revision in force over [From, To), in ms of event time.

@@ -44,7 +44,6 @@ func parse(_ context.Context, b *bench, m *meter) error {
 }
 
 func fold(_ context.Context, b *bench, m *meter) error {
-	type sess struct{ run *session.Run }
 	byID := map[string]*session.Run{}
 	var p beacon.Parser
 	var x beacon.Beacon

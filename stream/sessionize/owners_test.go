@@ -230,5 +230,5 @@ func content(t testing.TB, chain *tenant.Chain, f *feed, b []byte) []string {
 		t.Fatal(err)
 	}
 	slices.Sort(all)
-	return append(all, fmt.Sprintf("%+v %+v %+v %d %d %d %d %+v", s.ID, s.Sources, s.Progress, s.Offset, s.Watermark, s.ended, s.tick, s.Counts))
+	return append(all, fmt.Sprintf("%+v %+v %+v %d %d %d %d %+v", s.ID, s.Sources, s.Progress, s.Offset, s.Watermark, s.closed, s.tick, s.Counts))
 }

@@ -61,7 +61,6 @@ type Shard struct {
 
 	tick    int64 // index of the tick interval that the greatest progress has reached
 	taken   int   // records since the last tick
-	ended   int64 // watermark at the last tick: visit ends and minutes before it are done
 	closed  int64 // watermark at the last Close: what is published of minutes before it is final, and no longer held
 	slab    slab
 	table   *table
@@ -274,10 +273,9 @@ func (s *Shard) EndTick() error {
 
 // advance looks at every session that the watermark makes due.
 func (s *Shard) advance() error {
-	if s.Watermark <= s.ended {
+	if s.Watermark <= s.closed {
 		return nil
 	}
-	s.ended = s.Watermark
 	for _, m := range s.dueMinutes() {
 		list := s.dues[m]
 		delete(s.dues, m)
