@@ -52,7 +52,7 @@ func (m Memory) Close() {}
 type Kafka struct {
 	cluster *kfake.Cluster
 	dir     string
-	seeds   []string
+	to      broker.Connection
 	writer  *broker.Writer
 	topics  *broker.Topics
 	ends    map[broker.Partition]int64
@@ -77,12 +77,12 @@ func StartKafka() (*Kafka, error) {
 	if k.cluster, err = kfake.NewCluster(kfake.NumBrokers(1), kfake.DataDir(dir)); err != nil {
 		return nil, fmt.Errorf("embedded broker: %w", err)
 	}
-	k.seeds = k.cluster.ListenAddrs()
-	if k.writer, err = broker.NewWriter(k.seeds); err != nil {
+	k.to = broker.To(k.cluster.ListenAddrs()...)
+	if k.writer, err = broker.NewWriter(k.to); err != nil {
 		k.Close()
 		return nil, err
 	}
-	if k.topics, err = broker.NewTopics(k.seeds); err != nil {
+	if k.topics, err = broker.NewTopics(k.to); err != nil {
 		k.Close()
 		return nil, err
 	}
@@ -115,7 +115,7 @@ func (k *Kafka) Poll(ctx context.Context, p broker.Partition, from int64) ([]bro
 		if r != nil {
 			r.Close()
 		}
-		fresh, err := broker.NewReader(k.seeds, map[broker.Partition]int64{p: from})
+		fresh, err := broker.NewReader(k.to, map[broker.Partition]int64{p: from})
 		if err != nil {
 			return nil, err
 		}
@@ -131,7 +131,7 @@ func (k *Kafka) Poll(ctx context.Context, p broker.Partition, from int64) ([]bro
 
 // Payload reads one record with a reader of its own: it is rare.
 func (k *Kafka) Payload(ctx context.Context, p broker.Partition, offset int64) ([]byte, error) {
-	r, err := broker.NewReader(k.seeds, map[broker.Partition]int64{p: offset})
+	r, err := broker.NewReader(k.to, map[broker.Partition]int64{p: offset})
 	if err != nil {
 		return nil, err
 	}

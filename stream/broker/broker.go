@@ -5,6 +5,7 @@ package broker
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -14,7 +15,33 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
 )
+
+// Connection says how to reach a cluster.
+type Connection struct {
+	Seeds []string       // host:port of some of its brokers
+	TLS   *tls.Config    // nil: not encrypted
+	SASL  sasl.Mechanism // nil: no user
+}
+
+// To is a connection to a cluster that asks for neither TLS nor a user.
+func To(seeds ...string) Connection { return Connection{Seeds: seeds} }
+
+func (c Connection) open(opts ...kgo.Opt) (*kgo.Client, error) {
+	opts = append(opts, kgo.SeedBrokers(c.Seeds...))
+	if c.TLS != nil {
+		opts = append(opts, kgo.DialTLSConfig(c.TLS))
+	}
+	if c.SASL != nil {
+		opts = append(opts, kgo.SASL(c.SASL))
+	}
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka: %w", err)
+	}
+	return client, nil
+}
 
 // Record is a record of a topic. Offset is the broker's, and unused in a record to write.
 type Record struct {
@@ -68,7 +95,7 @@ type Reader struct {
 }
 
 // NewReader reads the partitions, each from its offset on. An offset out of range is an error, never a jump.
-func NewReader(seeds []string, from map[Partition]int64) (*Reader, error) {
+func NewReader(to Connection, from map[Partition]int64) (*Reader, error) {
 	assign := map[string]map[int32]kgo.Offset{}
 	for p, at := range from {
 		if assign[p.Topic] == nil {
@@ -76,8 +103,7 @@ func NewReader(seeds []string, from map[Partition]int64) (*Reader, error) {
 		}
 		assign[p.Topic][p.Partition] = kgo.NewOffset().At(at)
 	}
-	c, err := kgo.NewClient(
-		kgo.SeedBrokers(seeds...),
+	c, err := to.open(
 		kgo.ConsumePartitions(assign),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.MaxDecompressBatchBytes(MaxBatch),
@@ -87,7 +113,7 @@ func NewReader(seeds []string, from map[Partition]int64) (*Reader, error) {
 		kgo.MaxConcurrentFetches(2),
 	)
 	if err != nil {
-		return nil, fmt.Errorf("kafka reader: %w", err)
+		return nil, err
 	}
 	return &Reader{client: c}, nil
 }
@@ -130,9 +156,8 @@ type Writer struct {
 }
 
 // NewWriter makes a writer (acks=all, idempotent).
-func NewWriter(seeds []string) (*Writer, error) {
-	c, err := kgo.NewClient(
-		kgo.SeedBrokers(seeds...),
+func NewWriter(to Connection) (*Writer, error) {
+	c, err := to.open(
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchMaxBytes(maxRecord),
 		kgo.MaxBufferedRecords(1<<16),
@@ -140,7 +165,7 @@ func NewWriter(seeds []string) (*Writer, error) {
 		kgo.ProducerBatchCompression(kgo.SnappyCompression()),
 	)
 	if err != nil {
-		return nil, fmt.Errorf("kafka writer: %w", err)
+		return nil, err
 	}
 	return &Writer{client: c}, nil
 }
@@ -183,10 +208,10 @@ type Topics struct {
 }
 
 // NewTopics connects.
-func NewTopics(seeds []string) (*Topics, error) {
-	c, err := kgo.NewClient(kgo.SeedBrokers(seeds...))
+func NewTopics(to Connection) (*Topics, error) {
+	c, err := to.open()
 	if err != nil {
-		return nil, fmt.Errorf("kafka: %w", err)
+		return nil, err
 	}
 	return &Topics{c, kadm.NewClient(c)}, nil
 }

@@ -47,7 +47,7 @@ func TestABatchThatInflatesTooFar(t *testing.T) {
 			seeds := start(t)
 			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 			defer cancel()
-			w, err := NewWriter(seeds)
+			w, err := NewWriter(To(seeds...))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -83,7 +83,7 @@ func TestABatchThatInflatesTooFar(t *testing.T) {
 					}
 				}
 			}()
-			r, err := NewReader(seeds, map[Partition]int64{{"raw", 0}: 0, {"raw", 1}: 0})
+			r, err := NewReader(To(seeds...), map[Partition]int64{{"raw", 0}: 0, {"raw", 1}: 0})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -109,7 +109,7 @@ func TestABatchThatInflatesTooFar(t *testing.T) {
 				t.Errorf("%d MB more were held", (most-before.HeapAlloc)>>20)
 			}
 			// A reader that begins at it stops too; one that is told to go past it goes on.
-			again, err := NewReader(seeds, map[Partition]int64{{"raw", 1}: 1})
+			again, err := NewReader(To(seeds...), map[Partition]int64{{"raw", 1}: 1})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -117,7 +117,7 @@ func TestABatchThatInflatesTooFar(t *testing.T) {
 			if recs, err := again.Poll(ctx, 100); err == nil {
 				t.Errorf("a reader that begins at the batch gets %d records", len(recs))
 			}
-			past, err := NewReader(seeds, map[Partition]int64{{"raw", 1}: 2})
+			past, err := NewReader(To(seeds...), map[Partition]int64{{"raw", 1}: 2})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -131,7 +131,7 @@ func TestABatchThatInflatesTooFar(t *testing.T) {
 
 func TestAnOffsetOutOfRangeIsAnError(t *testing.T) {
 	seeds := start(t)
-	r, err := NewReader(seeds, map[Partition]int64{{"raw", 1}: 7})
+	r, err := NewReader(To(seeds...), map[Partition]int64{{"raw", 1}: 7})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func TestAnOffsetOutOfRangeIsAnError(t *testing.T) {
 }
 
 func TestARecordTooLargeToWriteIsAnError(t *testing.T) {
-	w, err := NewWriter(start(t))
+	w, err := NewWriter(To(start(t)...))
 	if err != nil {
 		t.Fatal(err)
 	}
