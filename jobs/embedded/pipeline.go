@@ -116,15 +116,14 @@ func Open(ctx context.Context, opt Options, chain *tenant.Chain, log Log, blobs 
 }
 
 func (p *Pipeline) openDispatcher() {
-	d := &dispatch.Dispatcher{
-		Sources:   wire.Sources{Revision: 1},
-		Routes:    map[string]*dispatch.Route{p.Chain.Tenant: {Chain: p.Chain, Topic: p.topic, Partitions: p.opt.Shards}},
-		DeadTopic: deadTopic, EveryMS: min(progressMS, p.opt.TickMS), Out: p.Log,
-	}
+	sources := wire.Sources{Revision: 1}
 	for i := range p.opt.Raw {
-		d.Sources.List = append(d.Sources.List, wire.Source{Cluster: "embedded", Topic: rawTopic, TopicID: p.rawID, Partition: i, Kind: wire.KindHistory})
+		sources.List = append(sources.List, wire.Source{Cluster: "embedded", Topic: rawTopic, TopicID: p.rawID, Partition: i, Kind: wire.KindHistory})
 	}
-	p.dispatcher = d
+	teller := &dispatch.Teller{EveryMS: min(progressMS, p.opt.TickMS), Out: p.Log,
+		Routes: map[string]*dispatch.Route{p.Chain.Tenant: {Chain: p.Chain, Topics: []string{p.topic}, Partitions: p.opt.Shards}}}
+	teller.SetSources(sources)
+	p.dispatcher = &dispatch.Dispatcher{Teller: teller, DeadTopic: deadTopic, Out: p.Log}
 }
 
 // openShard opens a shard, or a second owner of it in place of the first: at its newest checkpoint.
@@ -182,7 +181,7 @@ func set[T any](list []T, i int, x T) []T {
 func (p *Pipeline) Feed(ctx context.Context, recs []Raw) error {
 	p.out = p.out[:0]
 	for i := range recs {
-		r := broker.Record{Topic: rawTopic, Partition: recs[i].Partition, Time: recs[i].Ingest, Value: recs[i].Payload}
+		r := broker.Record{Topic: rawTopic, Partition: recs[i].Partition, Time: max(recs[i].Ingest, 1), Value: recs[i].Payload}
 		if recs[i].Heartbeat {
 			r.Headers = []broker.Header{{Key: dispatch.HeaderHeartbeat}}
 		}

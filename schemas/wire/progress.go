@@ -42,6 +42,9 @@ type Sources struct {
 type Progress struct {
 	Sources Sources    `json:"sources"`
 	At      []SourceAt `json:"at"`
+	// Aside are the sources that are set aside from here on, because they lag too far (DESIGN 4); null: the dispatcher
+	// does not know, and what was said before stands.
+	Aside []int `json:"aside"`
 }
 
 // SourceAt is the progress of Sources.List[Source].
@@ -69,6 +72,11 @@ func ReadProgress(b []byte) (Progress, error) {
 	for _, a := range p.At {
 		if a.Source < 0 || a.Source >= len(p.Sources.List) {
 			return p, fmt.Errorf("progress record: source %d of %d", a.Source, len(p.Sources.List))
+		}
+	}
+	for _, i := range p.Aside {
+		if i < 0 || i >= len(p.Sources.List) {
+			return p, fmt.Errorf("progress record: source %d of %d is set aside", i, len(p.Sources.List))
 		}
 	}
 	return p, nil

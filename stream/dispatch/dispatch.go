@@ -21,11 +21,18 @@ import (
 // other: no header makes a beacon vanish.
 const HeaderHeartbeat = "heartbeat"
 
-// Route is where a tenant's beacons go.
+// Route is where a tenant's beacons go: to the topic of their traffic group, which is a function of the session like the
+// partition there.
 type Route struct {
 	Chain      *tenant.Chain
-	Topic      string
-	Partitions int32
+	Topics     []string // by traffic group
+	Partitions int32    // of each
+}
+
+// Place is where the beacons of a session go.
+func (r *Route) Place(hash uint64) (topic string, partition int32) {
+	groups := uint64(len(r.Topics))
+	return r.Topics[hash%groups], int32(hash / groups % uint64(r.Partitions))
 }
 
 // Decision is what becomes of a raw record.
@@ -78,21 +85,25 @@ type Counts struct {
 	Rejected                            [16]int64 // by beacon.Reason
 }
 
-// Dispatcher dispatches the raw partitions that it is given. Not safe for concurrent use.
+// Dispatcher dispatches raw records: all partitions, or one, with a Teller in common. Not safe for concurrent use.
 type Dispatcher struct {
-	Sources   wire.Sources
-	Routes    map[string]*Route
+	Teller    *Teller
 	DeadTopic string
-	// EveryMS is the record time between progress records: 10 s, or a tick if that is shorter.
-	EveryMS int64
-	Out     Writer
+	Out       Writer
 
 	Counts  Counts
 	decider Decider
-	sent    int64 // interval that the greatest progress told so far lies in
-	at      map[int]wire.SourceAt
+	reads   []read // by partition of the poll at hand
 	out     []broker.Record
 	bytes   []byte
+}
+
+// read is how far a source was read, not all of it acknowledged yet.
+type read struct {
+	topic     string
+	partition int32
+	source    int
+	ms, next  int64
 }
 
 // maxOut bounds what is on its way: beyond it the dispatcher waits for acks before it reads on.
@@ -101,21 +112,20 @@ const maxOut = 1 << 14
 // Handle dispatches records of one poll. On return all that it wrote is acknowledged, so their offsets may be
 // committed.
 func (d *Dispatcher) Handle(ctx context.Context, recs []broker.Record) error {
-	if d.at == nil {
-		d.at = map[int]wire.SourceAt{}
-	}
+	d.reads = d.reads[:0]
 	for i := range recs {
 		r := &recs[i]
-		src := d.source(r)
-		if src < 0 {
-			return fmt.Errorf("dispatch: %s/%d is not listed as a source", r.Topic, r.Partition)
+		at, err := d.read(r)
+		if err != nil {
+			return err
 		}
-		d.decide(r, src)
-		a := d.at[src]
-		d.at[src] = wire.SourceAt{Source: src, MS: max(a.MS, r.Time), Offset: r.Offset + 1}
-		if n := r.Time / d.EveryMS; n > d.sent {
-			d.sent = n
-			if err := d.Progress(ctx); err != nil {
+		d.decide(r, at.source)
+		at.ms, at.next = max(at.ms, r.Time), r.Offset+1
+		if d.Teller.Crosses(r.Time) {
+			if err := d.flush(ctx); err != nil {
+				return err
+			}
+			if err := d.Teller.Tell(ctx, false); err != nil {
 				return err
 			}
 		}
@@ -128,13 +138,19 @@ func (d *Dispatcher) Handle(ctx context.Context, recs []broker.Record) error {
 	return d.flush(ctx)
 }
 
-func (d *Dispatcher) source(r *broker.Record) int {
-	for i := range d.Sources.List {
-		if s := &d.Sources.List[i]; s.Topic == r.Topic && s.Partition == r.Partition {
-			return i
+// read returns where a record's source is noted.
+func (d *Dispatcher) read(r *broker.Record) (*read, error) {
+	for i := range d.reads {
+		if a := &d.reads[i]; a.partition == r.Partition && a.topic == r.Topic {
+			return a, nil
 		}
 	}
-	return -1
+	src := d.Teller.Source(r.Topic, r.Partition)
+	if src < 0 {
+		return nil, fmt.Errorf("dispatch: %s/%d is not listed as a source", r.Topic, r.Partition)
+	}
+	d.reads = append(d.reads, read{topic: r.Topic, partition: r.Partition, source: src, ms: r.Time})
+	return &d.reads[len(d.reads)-1], nil
 }
 
 func (d *Dispatcher) decide(r *broker.Record, src int) {
@@ -143,7 +159,7 @@ func (d *Dispatcher) decide(r *broker.Record, src int) {
 		d.Counts.Heartbeats++
 		return
 	}
-	dec := d.decider.Decide(d.Routes, r.Value, r.Time)
+	dec := d.decider.Decide(d.Teller.Routes, r.Value, r.Time)
 	switch {
 	case dec.Reason != beacon.None:
 		d.Counts.Rejected[dec.Reason]++
@@ -162,46 +178,23 @@ func (d *Dispatcher) decide(r *broker.Record, src int) {
 		n = len(d.bytes)
 		d.bytes = append(d.bytes, dec.Key...)
 		key := d.bytes[n:len(d.bytes):len(d.bytes)]
-		d.out = append(d.out, broker.Record{Topic: dec.Route.Topic, Partition: int32(dec.Hash % uint64(dec.Route.Partitions)),
+		topic, partition := dec.Route.Place(dec.Hash)
+		d.out = append(d.out, broker.Record{Topic: topic, Partition: partition,
 			Time: r.Time, Key: key, Value: r.Value, Headers: []broker.Header{{Key: wire.HeaderOrigin, Value: origin}}})
 	}
 }
 
+// flush waits until all is acknowledged, and tells the teller.
 func (d *Dispatcher) flush(ctx context.Context) error {
 	err := d.Out.Write(ctx, d.out)
 	d.out, d.bytes = d.out[:0], d.bytes[:0]
-	return err
-}
-
-// Progress waits for the acks of everything before and then tells every partition how far each source was read. It
-// counts only once Handle has returned or goes on: a progress record is never sent before what it covers.
-func (d *Dispatcher) Progress(ctx context.Context) error {
-	if err := d.flush(ctx); err != nil {
+	if err != nil {
 		return err
 	}
-	p := wire.Progress{Sources: d.Sources}
-	for i := range d.Sources.List {
-		if a, ok := d.at[i]; ok {
-			p.At = append(p.At, a)
-		}
+	for _, a := range d.reads {
+		d.Teller.Read(a.source, a.ms, a.next)
 	}
-	value := wire.AppendProgress(nil, &p)
-	for _, name := range sortedTenants(d.Routes) {
-		route := d.Routes[name]
-		for part := range route.Partitions {
-			d.out = append(d.out, broker.Record{Topic: route.Topic, Partition: part, Value: value, Time: d.greatest(),
-				Headers: []broker.Header{{Key: wire.HeaderProgress}}})
-		}
-	}
-	return d.flush(ctx)
-}
-
-func (d *Dispatcher) greatest() int64 {
-	g := int64(0)
-	for _, a := range d.at {
-		g = max(g, a.MS)
-	}
-	return g
+	return nil
 }
 
 func sortedTenants(routes map[string]*Route) []string {

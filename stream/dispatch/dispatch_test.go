@@ -39,10 +39,10 @@ func chain(t testing.TB, name string) *tenant.Chain {
 func dispatcher(t testing.TB) (*Dispatcher, *broker.Memory) {
 	t.Helper()
 	out := broker.NewMemory()
-	d := &Dispatcher{DeadTopic: "dead", EveryMS: 10 * second, Out: out, Routes: map[string]*Route{}}
-	d.Sources = wire.Sources{Revision: 1, List: []wire.Source{{Topic: "raw"}, {Topic: "raw", Partition: 1}}}
+	d := &Dispatcher{DeadTopic: "dead", Out: out, Teller: &Teller{EveryMS: 10 * second, Out: out, Routes: map[string]*Route{}}}
+	d.Teller.SetSources(wire.Sources{Revision: 1, List: []wire.Source{{Topic: "raw"}, {Topic: "raw", Partition: 1}}})
 	for _, name := range []string{"shop", "news"} {
-		d.Routes[name] = &Route{Chain: chain(t, name), Topic: "beacons." + name, Partitions: 3}
+		d.Teller.Routes[name] = &Route{Chain: chain(t, name), Topics: []string{"beacons." + name}, Partitions: 3}
 	}
 	return d, out
 }
@@ -228,7 +228,7 @@ func TestAFailedWriteStops(t *testing.T) {
 func FuzzDecide(f *testing.F) {
 	f.Add(hit("shop", "s", "a", t0, `,"point":"home"`), t0)
 	f.Add([]byte(`{"ts":"2026-01-01T00:00:00Z"}`), int64(-1))
-	routes := map[string]*Route{"shop": {Chain: chain(f, "shop"), Topic: "b", Partitions: 3}}
+	routes := map[string]*Route{"shop": {Chain: chain(f, "shop"), Topics: []string{"b"}, Partitions: 3}}
 	var d Decider
 	f.Fuzz(func(t *testing.T, payload []byte, ingest int64) {
 		dec := d.Decide(routes, payload, ingest)

@@ -81,6 +81,7 @@ type SourceProgress struct {
 	Known  bool
 	MS     int64
 	Offset int64
+	Aside  bool // it lags too far: the watermark does not wait for it
 }
 
 // PayloadAt reads the payload of an earlier record of the partition again: of beacons that repeat each other with
@@ -149,15 +150,23 @@ func (s *Shard) progress(p *wire.Progress) (tick bool) {
 		q.Known = true
 		q.MS, q.Offset = max(q.MS, a.MS), max(q.Offset, a.Offset)
 	}
+	if p.Aside != nil {
+		for i := range s.Progress {
+			s.Progress[i].Aside = slices.Contains(p.Aside, i)
+		}
+	}
 	least, greatest, all := int64(math.MaxInt64), int64(math.MinInt64), true
 	for _, q := range s.Progress {
 		if !q.Known {
 			all = false
 			continue
 		}
-		least, greatest = min(least, q.MS), max(greatest, q.MS)
+		greatest = max(greatest, q.MS)
+		if !q.Aside {
+			least = min(least, q.MS)
+		}
 	}
-	if all && len(s.Progress) > 0 {
+	if all && least != math.MaxInt64 {
 		s.Watermark = Watermark(s.Chain, s.Watermark, least)
 	}
 	if greatest == math.MinInt64 {

@@ -1,0 +1,248 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"tandem/stream/broker"
+)
+
+// Seat is a partition at this process: what waits for its owner, and how the owner is doing. Safe for concurrent use.
+type Seat struct {
+	Partition broker.Partition
+
+	host   *Host
+	ctx    context.Context // of the owner's calls
+	cancel context.CancelFunc
+	left   chan struct{} // closed when the owner is to let go
+	done   chan struct{} // closed when it has
+
+	mu      sync.Mutex // all below
+	queue   []broker.Record
+	bytes   int
+	paused  bool
+	broken  error // reading failed
+	arrived chan struct{}
+	gone    bool
+	status  Status
+	owner   Owner
+}
+
+// Status says how an owner is doing.
+type Status struct {
+	State   string    // opening, running, waiting (to open again)
+	Since   time.Time // of this state
+	Err     string    // what ended the last attempt
+	Retries int64
+	Next    int64 // offset of the next record to handle
+	End     int64 // end of the log as far as is known
+	Time    int64 // ms, of the last record handled; 0: none
+	OpenMS  int64 // how long opening took
+	Queued  int
+}
+
+func newSeat(h *Host, p broker.Partition) *Seat {
+	s := &Seat{Partition: p, host: h, left: make(chan struct{}), done: make(chan struct{}), arrived: make(chan struct{}, 1)}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.status = Status{State: "opening", Since: time.Now()}
+	return s
+}
+
+// Status returns how the owner is doing.
+func (s *Seat) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.status
+	st.Queued = len(s.queue)
+	return st
+}
+
+// Owner returns the owner at work, or nil.
+func (s *Seat) Owner() Owner {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.owner
+}
+
+// Committed returns what the group remembers of the partition, and whether anything.
+func (s *Seat) Committed(ctx context.Context) (int64, bool, error) {
+	return s.host.group.Committed(ctx, s.Partition)
+}
+
+// Commit has an offset committed soon, with those of other partitions.
+func (s *Seat) Commit(offset int64) {
+	s.host.mu.Lock()
+	defer s.host.mu.Unlock()
+	s.host.commits[s.Partition] = offset
+}
+
+// leave tells the owner to let go; at once if others may work on the partition already.
+func (s *Seat) leave(lost bool) {
+	s.mu.Lock()
+	if !s.gone {
+		s.gone = true
+		close(s.left)
+	}
+	s.mu.Unlock()
+	if lost {
+		s.cancel()
+	}
+}
+
+func (s *Seat) leaving() bool {
+	select {
+	case <-s.left:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *Seat) run() {
+	defer close(s.done)
+	defer s.cancel()
+	log := s.host.Log.With("topic", s.Partition.Topic, "partition", s.Partition.Partition)
+	for attempt := 0; !s.leaving(); attempt++ {
+		began := time.Now()
+		err := s.serve()
+		if s.leaving() {
+			if err != nil && !errors.Is(err, context.Canceled) {
+				log.Warn("let go in the middle of something, which its next owner does again", "err", err)
+			}
+			return
+		}
+		if time.Since(began) > time.Minute {
+			attempt = 0
+		}
+		s.mu.Lock()
+		s.status.State, s.status.Since, s.status.Err = "waiting", time.Now(), err.Error()
+		s.status.Retries++
+		s.mu.Unlock()
+		if stops(err) {
+			s.host.fail(describe(s.Partition, err))
+			return
+		}
+		log.Error("failed; it begins again from what is safely done", "err", err, "attempt", attempt+1)
+		wait, cancel := context.WithCancel(s.ctx)
+		go func() {
+			select {
+			case <-s.left:
+			case <-wait.Done():
+			}
+			cancel()
+		}()
+		s.host.backoff(wait, attempt)
+		cancel()
+	}
+}
+
+// serve opens an owner and feeds it until it fails or is to let go.
+func (s *Seat) serve() error {
+	s.mu.Lock()
+	s.status.State, s.status.Since = "opening", time.Now()
+	s.mu.Unlock()
+	began := time.Now()
+	owner, from, err := s.host.Open(s.ctx, s)
+	if err != nil {
+		return err
+	}
+	if c, ok := owner.(interface{ Close() }); ok {
+		defer c.Close()
+	}
+	s.mu.Lock()
+	s.status.State, s.status.Since, s.status.Next, s.status.OpenMS = "running", time.Now(), from, time.Since(began).Milliseconds()
+	s.queue, s.bytes, s.paused, s.broken, s.owner = nil, 0, false, nil, owner
+	s.mu.Unlock()
+	s.host.do(func() { s.host.feed.Add(s.Partition, from) })
+	defer func() {
+		s.host.do(func() { s.host.feed.Remove(s.Partition) })
+		s.mu.Lock()
+		s.queue, s.bytes, s.owner = nil, 0, nil
+		s.mu.Unlock()
+	}()
+	for {
+		recs, err := s.next()
+		if err != nil || recs == nil {
+			return err
+		}
+		if err := owner.Handle(s.ctx, recs); err != nil {
+			return err
+		}
+		last := &recs[len(recs)-1]
+		s.mu.Lock()
+		s.status.Next, s.status.Time = last.Offset+1, last.Time
+		s.mu.Unlock()
+	}
+}
+
+// push takes what was read, and says whether the partition is to be paused.
+func (s *Seat) push(b broker.Batch, share int) (pause bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b.Err != nil {
+		s.broken = b.Err
+	}
+	s.status.End = max(s.status.End, b.End)
+	s.queue = append(s.queue, b.Records...)
+	for i := range b.Records {
+		s.bytes += len(b.Records[i].Value) + len(b.Records[i].Key) + 128
+	}
+	select {
+	case s.arrived <- struct{}{}:
+	default:
+	}
+	if s.bytes >= share && !s.paused {
+		s.paused = true
+		return true
+	}
+	return false
+}
+
+// next waits for records; none and no error says that the owner is to let go.
+func (s *Seat) next() ([]broker.Record, error) {
+	for {
+		if s.leaving() {
+			return nil, nil
+		}
+		recs, resume, err := s.pop()
+		if resume {
+			s.host.do(func() { s.host.feed.Pause(s.Partition, false) })
+		}
+		if recs != nil || err != nil {
+			return recs, err
+		}
+		select {
+		case <-s.arrived:
+		case <-s.left:
+		case <-s.ctx.Done():
+			return nil, s.ctx.Err()
+		}
+	}
+}
+
+func (s *Seat) pop() (recs []broker.Record, resume bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, bytes := 0, 0
+	for n < len(s.queue) && n < handleRecords && bytes < handleBytes {
+		bytes += len(s.queue[n].Value) + len(s.queue[n].Key) + 128
+		n++
+	}
+	if n > 0 {
+		recs = s.queue[:n:n]
+		if s.queue = s.queue[n:]; len(s.queue) == 0 {
+			s.queue = nil
+		}
+		s.bytes -= bytes
+		s.host.mu.Lock()
+		share := queueBytes / max(len(s.host.seats), 1)
+		s.host.mu.Unlock()
+		if s.paused && s.bytes < share/2 {
+			s.paused, resume = false, true
+		}
+		return recs, resume, nil
+	}
+	return nil, false, s.broken
+}
