@@ -13,6 +13,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"tandem/jobs/site"
 	"tandem/schemas/records"
 )
 
@@ -172,7 +173,7 @@ func TestSortedRecords(t *testing.T) {
 
 // TestSummaryTellsDifferences: what a stream that is wrong would look like.
 func TestSummaryTellsDifferences(t *testing.T) {
-	chain, err := loadChain("../core/oracle/testdata/cases/late/config.yaml")
+	chain, err := site.LoadChain("../core/oracle/testdata/cases/late/config.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,11 +5,9 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
-	"strings"
 
 	"tandem/core/tenant"
+	"tandem/jobs/site"
 )
 
 const configUsage = `usage: tandem config check CONFIG.yaml|FOLDER...
@@ -40,7 +38,7 @@ func runConfig(ctx context.Context, args []string, stdout, stderr io.Writer) int
 		if ctx.Err() != nil {
 			return failed(stderr, "config", ctx.Err())
 		}
-		chain, err := loadChain(path)
+		chain, err := site.LoadChain(path)
 		if err != nil {
 			wrong++
 			fmt.Fprintln(stderr, err)
@@ -70,53 +68,4 @@ func count[N int | int64](n N, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
-}
-
-// loadChain loads and compiles a config file, or the revisions in a folder. Errors name file and line.
-func loadChain(path string) (*tenant.Chain, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	names := []string{path}
-	if info.IsDir() {
-		if names, err = configsIn(path); err != nil {
-			return nil, err
-		}
-	}
-	var files []tenant.File
-	for _, name := range names {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, tenant.File{Name: name, Data: data})
-	}
-	configs, err := tenant.LoadChain(files)
-	if err != nil {
-		return nil, err
-	}
-	chain, err := tenant.Compile(configs)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return chain, nil
-}
-
-func configsIn(folder string) ([]string, error) {
-	entries, err := os.ReadDir(folder)
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, e := range entries {
-		ext := filepath.Ext(e.Name())
-		if !e.IsDir() && !strings.HasPrefix(e.Name(), ".") && (ext == ".yaml" || ext == ".yml") {
-			names = append(names, filepath.Join(folder, e.Name()))
-		}
-	}
-	if len(names) == 0 {
-		return nil, fmt.Errorf("%s: no .yaml file in this folder", folder)
-	}
-	return names, nil
 }

@@ -18,6 +18,7 @@ import (
 	"tandem/batch"
 	"tandem/core/tenant"
 	"tandem/jobs/embedded"
+	"tandem/jobs/site"
 	"tandem/schemas/blob"
 	"tandem/schemas/records"
 	"tandem/schemas/store/pebblestore"
@@ -255,7 +256,7 @@ func (d *demo) source(ctx context.Context, temp string, stderr io.Writer) (err e
 		d.until = d.opt.traffic.Start.Add(d.opt.traffic.Span).UnixMilli()
 		d.pull, d.stop = demoTraffic(d.opt.traffic)
 	} else {
-		if d.chain, err = loadChain(d.opt.config); err != nil {
+		if d.chain, err = site.LoadChain(d.opt.config); err != nil {
 			return err
 		}
 		progress := newRecordProgress(stderr, "records")

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tandem/jobs/embedded"
+	"tandem/jobs/site"
 	"tandem/schemas/blob"
 	"tandem/schemas/row"
 	"tandem/schemas/store"
@@ -160,7 +161,7 @@ func TestDemoStops(t *testing.T) {
 func TestDemoSeesDifferences(t *testing.T) {
 	ctx := context.Background()
 	folder := filepath.Join("..", "core", "oracle", "testdata", "cases", "two_experiments")
-	chain, err := loadChain(filepath.Join(folder, "config.yaml"))
+	chain, err := site.LoadChain(filepath.Join(folder, "config.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}

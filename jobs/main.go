@@ -29,12 +29,18 @@ type command struct {
 
 func commands() []command {
 	return []command{
+		{"archive", "a service: beacons to Parquet files", runArchive},
 		{"config", "check tenant configs", runConfig},
 		{"demo", "everything in one process, in time-lapse", runDemo},
+		{"dispatch", "a service: raw beacons to the tenants' topics", runDispatch},
 		{"export", "rows of a store folder as a rows file", runExport},
 		{"generate", "records of a made-up shop with a known effect", runGenerate},
 		{"import", "CSV, NDJSON or access logs to a records file", runImport},
+		{"produce", "a records file to a raw topic", runProduce},
 		{"replay", "a records file through the whole pipeline, rows out", runReplay},
+		{"schema", "print or make the tables of the store in Cassandra", runSchema},
+		{"stream", "a service: beacons to metrics", runStream},
+		{"topics", "make and check the site's Kafka topics", runTopics},
 		{"version", "what this binary was built from", runVersion},
 	}
 }

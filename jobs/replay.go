@@ -13,6 +13,7 @@ import (
 	"tandem/batch"
 	"tandem/core/tenant"
 	"tandem/jobs/embedded"
+	"tandem/jobs/site"
 	"tandem/schemas/blob"
 	"tandem/schemas/store"
 	"tandem/schemas/store/pebblestore"
@@ -93,7 +94,7 @@ func runReplay(ctx context.Context, args []string, stdout, stderr io.Writer) int
 // run replays, writes what was asked for and says whether the layers are equal.
 func (j *replayJob) run(ctx context.Context) (equal bool, err error) {
 	began := time.Now()
-	chain, err := loadChain(j.config)
+	chain, err := site.LoadChain(j.config)
 	if err != nil {
 		return false, err
 	}

@@ -40,30 +40,41 @@ const (
 // readRecords reads the records file at path ("-": standard input) into a file in folder. told is called with the
 // number of records so far.
 func readRecords(ctx context.Context, path, folder string, told func(n int)) (*sortedRecords, error) {
-	var in *records.Reader
-	if path == "-" {
-		r := openStdin(ctx)
-		defer r.Close()
-		path, in = "standard input", records.NewReader(r)
-	} else {
-		f, err := records.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		in = f.Reader
+	in, path, err := openRecords(ctx, path)
+	if err != nil {
+		return nil, err
 	}
+	defer in.Close()
 	file, err := os.CreateTemp(folder, "records-")
 	if err != nil {
 		return nil, err
 	}
 	s := &sortedRecords{file: file}
-	if err := s.read(ctx, in, told); err != nil {
+	if err := s.read(ctx, in.Reader, told); err != nil {
 		s.close()
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	slices.SortFunc(s.index, func(a, b place) int { return cmp.Or(cmp.Compare(a.ingest, b.ingest), cmp.Compare(a.at, b.at)) })
 	return s, nil
+}
+
+// recordsIn is a records file or standard input.
+type recordsIn struct {
+	*records.Reader
+	io.Closer
+}
+
+// openRecords opens a records file ("-": standard input) and returns what messages call it.
+func openRecords(ctx context.Context, path string) (in recordsIn, name string, err error) {
+	if path == "-" {
+		r := openStdin(ctx)
+		return recordsIn{records.NewReader(r), r}, "standard input", nil
+	}
+	f, err := records.Open(path)
+	if err != nil {
+		return recordsIn{}, path, err
+	}
+	return recordsIn{f.Reader, f}, path, nil
 }
 
 func (s *sortedRecords) read(ctx context.Context, in *records.Reader, told func(n int)) error {

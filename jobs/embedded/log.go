@@ -129,21 +129,9 @@ func (k *Kafka) Poll(ctx context.Context, p broker.Partition, from int64) ([]bro
 	return recs, err
 }
 
-// Payload reads one record with a reader of its own: it is rare.
+// Payload reads one record's value.
 func (k *Kafka) Payload(ctx context.Context, p broker.Partition, offset int64) ([]byte, error) {
-	r, err := broker.NewReader(k.to, map[broker.Partition]int64{p: offset})
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	recs, err := r.Poll(ctx, 1)
-	if err != nil {
-		return nil, err
-	}
-	if len(recs) == 0 || recs[0].Offset != offset {
-		return nil, fmt.Errorf("%s/%d has no record %d", p.Topic, p.Partition, offset)
-	}
-	return append([]byte(nil), recs[0].Value...), nil
+	return broker.Payload(ctx, k.to, p, offset)
 }
 
 // Close ends the broker and removes its folder.

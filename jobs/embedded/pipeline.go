@@ -255,15 +255,18 @@ func (p *Pipeline) read(ctx context.Context, part broker.Partition, from int64, 
 	return len(recs), handle(recs)
 }
 
-// End is a record time past which nothing of the records fed so far is open: every visit has ended, every window has
-// settled.
-func (p *Pipeline) End() int64 {
-	end := int64(0)
-	for i := range p.Chain.Revs {
-		cfg := p.Chain.Revs[i].Config
-		end = max(end, cfg.MaxSkew+cfg.VisitGap+cfg.Lateness)
+// End is a record time past which nothing of the records fed so far is open.
+func (p *Pipeline) End() int64 { return p.last + Closing(p.Chain) }
+
+// Closing is how long after the last record, in ms of record time, nothing is open: every visit has ended, every window
+// has settled.
+func Closing(chain *tenant.Chain) int64 {
+	most := int64(0)
+	for i := range chain.Revs {
+		cfg := chain.Revs[i].Config
+		most = max(most, cfg.MaxSkew+cfg.VisitGap+cfg.Lateness)
 	}
-	return p.last + end + 2*batch.WindowMS
+	return most + 2*batch.WindowMS
 }
 
 // Job is the batch of this pipeline's archive.

@@ -49,7 +49,8 @@ type Store interface {
 	// List returns the names that begin with prefix, in byte order. The prefix may end inside a part; "" lists
 	// everything. No match is an empty list.
 	List(prefix string) ([]string, error)
-	// Delete removes an object; a missing one is no error. Readers that are open keep working.
+	// Delete removes an object; a missing one is no error. Readers that are open keep working or, of a large object on
+	// remote storage, fail; they never see other bytes.
 	Delete(name string) error
 }
 
@@ -82,8 +83,9 @@ func CheckName(name string) error {
 	return nil
 }
 
-// checkPrefix accepts every beginning of a valid name, so that a caller that would list outside the store is refused.
-func checkPrefix(prefix string) error {
+// CheckPrefix returns nil for every beginning of a valid name, else an error that is ErrName: a caller that would list
+// outside the store is refused.
+func CheckPrefix(prefix string) error {
 	if prefix == "" {
 		return nil
 	}
@@ -108,7 +110,8 @@ func checkPart(name, part string) error {
 	return nil
 }
 
-func checkCreate(name string, size int) error {
+// CheckCreate says whether an object of that name and size, in bytes, may be created: an error is ErrName or ErrTooLarge.
+func CheckCreate(name string, size int) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ func (d *Dir) path(name string) string { return filepath.Join(d.root, filepath.F
 // Create implements Store. The object is written and synced under another name, then linked to its own: link(2) fails
 // when the name is taken, also between processes, and shows the file whole or not at all.
 func (d *Dir) Create(name string, data []byte) error {
-	if err := checkCreate(name, len(data)); err != nil {
+	if err := CheckCreate(name, len(data)); err != nil {
 		return err
 	}
 	path := d.path(name)
@@ -146,7 +146,7 @@ func (r *dirReader) Size() int64 { return r.size }
 
 // List implements Store. It walks only the deepest folder that the prefix names.
 func (d *Dir) List(prefix string) ([]string, error) {
-	if err := checkPrefix(prefix); err != nil {
+	if err := CheckPrefix(prefix); err != nil {
 		return nil, err
 	}
 	folder := prefix[:strings.LastIndexByte(prefix, '/')+1]

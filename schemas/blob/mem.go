@@ -23,7 +23,7 @@ func NewMem() *Mem {
 
 // Create implements Store.
 func (m *Mem) Create(name string, data []byte) error {
-	if err := checkCreate(name, len(data)); err != nil {
+	if err := CheckCreate(name, len(data)); err != nil {
 		return err
 	}
 	held := bytes.Clone(data)
@@ -84,7 +84,7 @@ func (m *Mem) find(name string) ([]byte, error) {
 
 // List implements Store.
 func (m *Mem) List(prefix string) ([]string, error) {
-	if err := checkPrefix(prefix); err != nil {
+	if err := CheckPrefix(prefix); err != nil {
 		return nil, err
 	}
 	names := []string{}

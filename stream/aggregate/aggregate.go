@@ -21,6 +21,7 @@ type Tenant struct {
 	Name        string
 	Shards      int   // partitions of all its beacons topics
 	RetentionMS int64 // rows expire this long after their minute
+	MaxSkewMS   int64 // how far ahead of the log a minute may be
 }
 
 // Config of a partition of the metrics topic.

@@ -254,5 +254,8 @@ func (a *Archiver) reached() map[string]int64 {
 	return at
 }
 
+// Committed is the offset up to which manifests have everything.
+func (a *Archiver) Committed() int64 { return a.first }
+
 // Rows are the beacons taken since the last manifest, in order of offset.
 func (a *Archiver) Rows() []archive.Row { return a.rows }

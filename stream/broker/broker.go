@@ -6,14 +6,11 @@ package broker
 import (
 	"context"
 	"crypto/tls"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"strconv"
+	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl"
 )
@@ -55,10 +52,7 @@ type Record struct {
 }
 
 // Header is a record's header.
-type Header struct {
-	Key   string
-	Value []byte
-}
+type Header = kgo.RecordHeader
 
 // Header returns the value of the first header of that key.
 func (r *Record) Header(key string) ([]byte, bool) {
@@ -77,9 +71,11 @@ const (
 	MaxBatch = 64 << 20
 	// fetchBytes bounds what a reader holds for one fetch.
 	fetchBytes = 16 << 20
-	// maxRecord is the limit of a message, set on the topics too, far above what a raw topic takes (Kafka's default is
-	// 1 MiB): a dead letter is the whole raw record and its headers.
-	maxRecord = 4 << 20
+	// MaxMessage is the limit of a message in bytes, set on the topics that dispatch and the stream write too. It is far
+	// above MaxRawMessage: a dead letter is the whole raw record and its headers.
+	MaxMessage = 4 << 20
+	// MaxRawMessage is that of raw topics: the longest line of a records file, and what a record adds to it.
+	MaxRawMessage = 1<<20 + 1<<12
 )
 
 // Partition names a partition of a topic.
@@ -138,28 +134,34 @@ func (r *Reader) Poll(ctx context.Context, max int) ([]Record, error) {
 }
 
 func fromKafka(k *kgo.Record) Record {
-	rec := Record{Topic: k.Topic, Partition: k.Partition, Offset: k.Offset, Time: k.Timestamp.UnixMilli(), Key: k.Key, Value: k.Value}
-	for _, h := range k.Headers {
-		rec.Headers = append(rec.Headers, Header(h))
-	}
-	return rec
+	return Record{Topic: k.Topic, Partition: k.Partition, Offset: k.Offset, Time: k.Timestamp.UnixMilli(), Key: k.Key, Value: k.Value,
+		Headers: k.Headers}
 }
 
 // Close stops reading.
 func (r *Reader) Close() { r.client.Close() }
 
-// Writer writes records and waits for them.
+// Writer writes records and waits for them. It is safe for concurrent use.
 type Writer struct {
-	client *kgo.Client
-	recs   []*kgo.Record
-	slab   []kgo.Record
+	client  *kgo.Client
+	scratch sync.Pool // of *outgoing
 }
 
-// NewWriter makes a writer (acks=all, idempotent).
-func NewWriter(to Connection) (*Writer, error) {
+type outgoing struct {
+	recs []*kgo.Record
+	slab []kgo.Record
+}
+
+// NewWriter makes a writer (acks=all, idempotent) to the topics that dispatch and the stream write.
+func NewWriter(to Connection) (*Writer, error) { return newWriter(to, MaxMessage) }
+
+// NewRawWriter makes one to raw topics, which take smaller batches.
+func NewRawWriter(to Connection) (*Writer, error) { return newWriter(to, MaxRawMessage) }
+
+func newWriter(to Connection, message int32) (*Writer, error) {
 	c, err := to.open(
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.ProducerBatchMaxBytes(maxRecord),
+		kgo.ProducerBatchMaxBytes(message),
 		kgo.MaxBufferedRecords(1<<16),
 		kgo.ProducerLinger(0),
 		kgo.ProducerBatchCompression(kgo.SnappyCompression()),
@@ -170,96 +172,36 @@ func NewWriter(to Connection) (*Writer, error) {
 	return &Writer{client: c}, nil
 }
 
-// Write appends the records, in order within each partition, and returns once all are acknowledged. After an error
-// nothing more must be written to those partitions by this writer: a later record must not overtake a lost one.
+// Write appends the records, in order within each partition, and returns once all are acknowledged. After an error any of
+// them may have been written, or may still be; the caller begins again from what it knows to be done.
 func (w *Writer) Write(ctx context.Context, recs []Record) error {
 	if len(recs) == 0 {
 		return nil
 	}
-	if cap(w.slab) < len(recs) {
-		w.slab = make([]kgo.Record, len(recs))
+	o, _ := w.scratch.Get().(*outgoing)
+	if o == nil {
+		o = &outgoing{}
 	}
-	w.slab, w.recs = w.slab[:len(recs)], w.recs[:0]
+	if cap(o.slab) < len(recs) {
+		o.slab = make([]kgo.Record, len(recs))
+	}
+	o.slab, o.recs = o.slab[:len(recs)], o.recs[:0]
 	for i := range recs {
 		r := &recs[i]
-		k := &w.slab[i]
-		*k = kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: k.Headers[:0]}
+		k := &o.slab[i]
+		*k = kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers}
 		if r.Time != 0 {
 			k.Timestamp = time.UnixMilli(r.Time)
 		}
-		for _, h := range r.Headers {
-			k.Headers = append(k.Headers, kgo.RecordHeader(h))
-		}
-		w.recs = append(w.recs, k)
+		o.recs = append(o.recs, k)
 	}
-	if err := w.client.ProduceSync(ctx, w.recs...).FirstErr(); err != nil {
-		return fmt.Errorf("kafka: write: %w", err)
+	if err := w.client.ProduceSync(ctx, o.recs...).FirstErr(); err != nil {
+		return fmt.Errorf("kafka: write: %w", err) // what is still on its way may use the scratch: it is not given back
 	}
+	clear(o.slab)
+	w.scratch.Put(o)
 	return nil
 }
 
 // Close ends the writer.
 func (w *Writer) Close() { w.client.Close() }
-
-// Topics looks after topics.
-type Topics struct {
-	client *kgo.Client
-	admin  *kadm.Client
-}
-
-// NewTopics connects.
-func NewTopics(to Connection) (*Topics, error) {
-	c, err := to.open()
-	if err != nil {
-		return nil, err
-	}
-	return &Topics{c, kadm.NewClient(c)}, nil
-}
-
-// Create makes a topic whose records never expire by time and carry the time that their writer gives, and returns its
-// id. It is fine if the topic is there with as many partitions.
-func (t *Topics) Create(ctx context.Context, name string, partitions int32) (id string, err error) {
-	config := map[string]*string{}
-	for k, v := range map[string]string{"retention.ms": "-1", "message.timestamp.type": "CreateTime", "max.message.bytes": strconv.Itoa(maxRecord)} {
-		config[k] = &v
-	}
-	_, err = t.admin.CreateTopic(ctx, partitions, -1, config, name)
-	if err != nil && !isExists(err) {
-		return "", fmt.Errorf("kafka: create topic %s: %w", name, err)
-	}
-	found, err := t.admin.ListTopics(ctx, name)
-	if err != nil {
-		return "", fmt.Errorf("kafka: topic %s: %w", name, err)
-	}
-	d := found[name]
-	if d.Err != nil {
-		return "", fmt.Errorf("kafka: topic %s: %w", name, d.Err)
-	}
-	if int32(len(d.Partitions)) != partitions {
-		return "", fmt.Errorf("kafka: topic %s has %d partitions, not %d: the number of a topic never changes", name, len(d.Partitions), partitions)
-	}
-	// As Kafka's own tools spell it: the id is part of names, which the alphabet of kadm's String does not fit.
-	return base64.RawURLEncoding.EncodeToString(d.ID[:]), nil
-}
-
-// Ends returns the end offset of each partition of a topic.
-func (t *Topics) Ends(ctx context.Context, name string) (map[int32]int64, error) {
-	list, err := t.admin.ListEndOffsets(ctx, name)
-	if err != nil {
-		return nil, fmt.Errorf("kafka: end offsets of %s: %w", name, err)
-	}
-	ends := map[int32]int64{}
-	var first error
-	list.Each(func(o kadm.ListedOffset) {
-		if o.Err != nil && first == nil {
-			first = fmt.Errorf("kafka: end offset of %s/%d: %w", name, o.Partition, o.Err)
-		}
-		ends[o.Partition] = o.Offset
-	})
-	return ends, first
-}
-
-// Close ends the connection.
-func (t *Topics) Close() { t.client.Close() }
-
-func isExists(err error) bool { return errors.Is(err, kerr.TopicAlreadyExists) }

@@ -149,7 +149,7 @@ func TestARecordTooLargeToWriteIsAnError(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer w.Close()
-	if err := w.Write(context.Background(), []Record{{Topic: "raw", Value: make([]byte, maxRecord+1)}}); err == nil {
+	if err := w.Write(context.Background(), []Record{{Topic: "raw", Value: make([]byte, MaxMessage+1)}}); err == nil {
 		t.Error("it is written")
 	}
 }

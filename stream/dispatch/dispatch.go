@@ -125,7 +125,7 @@ func (d *Dispatcher) Handle(ctx context.Context, recs []broker.Record) error {
 			if err := d.flush(ctx); err != nil {
 				return err
 			}
-			if err := d.Teller.Tell(ctx, false); err != nil {
+			if err := d.Teller.Tell(ctx, 0); err != nil {
 				return err
 			}
 		}

@@ -2,8 +2,10 @@ package dispatch
 
 import (
 	"context"
+	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"tandem/schemas/wire"
 	"tandem/stream/broker"
@@ -20,21 +22,30 @@ type Teller struct {
 	PatienceMS, BackMS int64
 	Out                Writer
 
-	telling sync.Mutex // held while a progress record is written, so that they come in order
+	sent    atomic.Int64 // the greatest interval told of; asked for every record
+	telling sync.Mutex   // held while a progress record is written, so that they come in order
 
 	mu      sync.Mutex // all below
 	sources wire.Sources
 	at      map[int]wire.SourceAt // what this process has read
 	told    map[int]int64         // interval of the last progress told, by source
-	sent    int64                 // the greatest of them
 	view    []seen                // how far each source is known to be, by any dispatcher
 }
 
 // seen is what is known of a source.
 type seen struct {
 	known bool
+	first int64 // ms when it was first told of
 	ms    int64
 	aside bool
+	since int64 // when it was first found too far behind; 0: it is not
+}
+
+func (v *seen) at(ms int64) {
+	if !v.known {
+		v.known, v.first = true, ms
+	}
+	v.ms = max(v.ms, ms)
 }
 
 // SetSources takes a revision of the list of sources, which only ever grows.
@@ -67,8 +78,7 @@ func (t *Teller) Read(src int, ms, offset int64) {
 	}
 	a := t.at[src]
 	t.at[src] = wire.SourceAt{Source: src, MS: max(a.MS, ms), Offset: max(a.Offset, offset)}
-	v := &t.view[src]
-	v.known, v.ms = true, max(v.ms, ms)
+	t.view[src].at(ms)
 }
 
 // Forget stops telling of a source that this process reads no more.
@@ -80,11 +90,7 @@ func (t *Teller) Forget(src int) {
 }
 
 // Crosses says whether a record of that time begins a new interval.
-func (t *Teller) Crosses(ms int64) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return ms/t.EveryMS > t.sent
-}
+func (t *Teller) Crosses(ms int64) bool { return ms/t.EveryMS > t.sent.Load() }
 
 // Due says whether some source has come to a new interval since it was told of.
 func (t *Teller) Due() bool {
@@ -104,8 +110,7 @@ func (t *Teller) Heard(p *wire.Progress) {
 	defer t.mu.Unlock()
 	t.grow(len(p.Sources.List))
 	for _, a := range p.At {
-		v := &t.view[a.Source]
-		v.known, v.ms = true, max(v.ms, a.MS)
+		t.view[a.Source].at(a.MS)
 	}
 	if p.Aside != nil {
 		for i := range t.view {
@@ -114,22 +119,43 @@ func (t *Teller) Heard(p *wire.Progress) {
 	}
 }
 
-// Limit is the record time that no raw partition is to be read beyond: so far ahead of the slowest source that is not
-// set aside. It bounds what shards hold open. Sources that nobody has told of yet hold back nobody.
-func (t *Teller) Limit(aheadMS int64) (ms int64, any bool) {
+// Allowed is how many of the next records of a source may be read: up to a record time so far ahead of the slowest source
+// that is not set aside, which bounds what shards hold open. The slowest itself always goes on, over any gap. A source of
+// which nothing was read yet counts as being where the first of the others began: without it there is no watermark.
+func (t *Teller) Allowed(src int, aheadMS int64, recs []broker.Record) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	least, first, all := int64(math.MaxInt64), int64(math.MaxInt64), true
 	for _, v := range t.view {
-		if v.known && !v.aside && (!any || v.ms < ms) {
-			ms, any = v.ms, true
+		switch {
+		case v.aside:
+		case v.known:
+			least, first = min(least, v.ms), min(first, v.first)
+		default:
+			all = false
 		}
 	}
-	return ms + aheadMS, any
+	own := t.view[src]
+	if !all {
+		least = first
+	}
+	n := 0
+	for n < len(recs) && least != math.MaxInt64 && recs[n].Time <= least+aheadMS {
+		n++
+	}
+	if n == 0 && len(recs) > 0 && (!own.known || own.ms <= least) {
+		return 1
+	}
+	return n
 }
 
-// judge says which sources are set aside: those that lag too far behind the one that is furthest, until they are near
-// it again.
-func (t *Teller) judge() []int {
+// lagsFor is how long (ms) a source must have lagged too far before it is set aside: over a gap in the records one source is
+// ahead of the others for as long as they take to come to it.
+const lagsFor = 60_000
+
+// judge says which sources are set aside: those that have lagged too far behind the one that is furthest, until they
+// are near it again.
+func (t *Teller) judge(now int64) []int {
 	greatest := int64(0)
 	for _, v := range t.view {
 		if v.known {
@@ -140,16 +166,24 @@ func (t *Teller) judge() []int {
 	for i := range t.view {
 		v := &t.view[i]
 		lag := greatest - v.ms
-		if v.aside = t.PatienceMS > 0 && v.known && (lag > t.PatienceMS || v.aside && lag > t.BackMS); v.aside {
+		switch {
+		case t.PatienceMS == 0 || !v.known || lag <= t.BackMS || lag <= t.PatienceMS && !v.aside:
+			v.aside, v.since = false, 0
+		case v.since == 0:
+			v.since = now
+		case now-v.since >= lagsFor:
+			v.aside = true
+		}
+		if v.aside {
 			aside = append(aside, i)
 		}
 	}
 	return aside
 }
 
-// Tell tells of all sources that this process reads. Only one that hears of the others (current) also says which are set
-// aside: it knows how far they are.
-func (t *Teller) Tell(ctx context.Context, current bool) error {
+// Tell tells of all sources that this process reads. A process that hears of the others also says which are set aside: it
+// gives its clock (ms), which decides of nothing else; 0 says that it does not know how far the others are.
+func (t *Teller) Tell(ctx context.Context, now int64) error {
 	t.telling.Lock()
 	defer t.telling.Unlock()
 	t.mu.Lock()
@@ -159,12 +193,12 @@ func (t *Teller) Tell(ctx context.Context, current bool) error {
 		if a, ok := t.at[i]; ok {
 			p.At = append(p.At, a)
 			t.told[i] = a.MS / t.EveryMS
-			t.sent = max(t.sent, t.told[i])
+			t.sent.Store(max(t.sent.Load(), t.told[i]))
 			greatest = max(greatest, a.MS)
 		}
 	}
-	if current {
-		p.Aside = t.judge()
+	if now > 0 {
+		p.Aside = t.judge(now)
 	}
 	t.mu.Unlock()
 	if len(p.At) == 0 {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"tandem/stream/broker"
+	"tandem/stream/sessionize"
 )
 
 // Owner works on one partition. After an error it is dropped, and opened anew from what is safely done.
@@ -304,7 +305,9 @@ func (h *Host) backoff(ctx context.Context, attempt int) {
 }
 
 // stops says whether a new attempt cannot mend an error.
-func stops(err error) bool { return errors.Is(err, ErrStop) || errors.Is(err, broker.ErrOutOfRange) }
+func stops(err error) bool {
+	return errors.Is(err, ErrStop) || errors.Is(err, broker.ErrOutOfRange) || errors.Is(err, sessionize.ErrRefused)
+}
 
 func describe(p broker.Partition, err error) error {
 	return fmt.Errorf("%s/%d: %w", p.Topic, p.Partition, err)

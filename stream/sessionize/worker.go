@@ -7,6 +7,7 @@ import (
 	"math"
 	"path"
 	"strings"
+	"time"
 
 	"tandem/core/tenant"
 	"tandem/schemas/blob"
@@ -66,7 +67,21 @@ type Worker struct {
 type TickStats struct {
 	Offset, Watermark int64
 	Rows, Bytes       int64
+	Fold, Publish     time.Duration
+	Checkpoint        CheckpointStats
 }
+
+// CheckpointStats describes a checkpoint, if the tick took one.
+type CheckpointStats struct {
+	Taken bool
+	Bytes int64
+	Took  time.Duration
+	Err   error // it was not taken, and is due again at the next tick: a shard can go on without, only a restart is longer
+}
+
+// ErrRefused is wrapped when a shard's state and what it is opened with do not belong together. Trying again does not
+// help.
+var ErrRefused = errors.New("refused")
 
 // claim names where a generation begins. It is created once.
 type claim struct {
@@ -91,8 +106,8 @@ func Open(cfg Config, chain *tenant.Chain, blobs Blobs, out Writer, payload Payl
 			return nil, err
 		}
 		if g >= 0 && c.Metrics != cfg.MetricsPartitions {
-			return nil, fmt.Errorf("%s/%d publishes to %d partitions of the metrics topic, not to %d: the number never changes, growth is a new topic",
-				cfg.Topic, cfg.Partition, c.Metrics, cfg.MetricsPartitions)
+			return nil, fmt.Errorf("%w: %s/%d publishes to %d partitions of the metrics topic, not to %d: the number never changes, growth is a new topic",
+				ErrRefused, cfg.Topic, cfg.Partition, c.Metrics, cfg.MetricsPartitions)
 		}
 		if g >= 0 && c.TickMS == cfg.TickMS && c.Core == CoreVersion {
 			return w, w.restore(g, c, newest, chain, payload)
@@ -246,9 +261,11 @@ const writeBytes = 8 << 20
 
 func (w *Worker) tick(ctx context.Context) error {
 	s := w.Shard
+	began := w.now()
 	if err := s.EndTick(); err != nil {
 		return err
 	}
+	folded := w.now()
 	if w.all {
 		s.TouchAll()
 		w.all = false
@@ -279,11 +296,14 @@ func (w *Worker) tick(ctx context.Context) error {
 	}
 	s.Close()
 	w.ticks++
+	published := w.now()
+	st.Fold, st.Publish = folded.Sub(began), published.Sub(folded)
 	if w.due() {
-		if err := w.checkpoint(); err != nil {
-			return err
+		st.Checkpoint = w.checkpoint()
+		st.Checkpoint.Took = w.now().Sub(published)
+		if st.Checkpoint.Taken {
+			w.ticks, w.from = 0, s.Offset
 		}
-		w.ticks, w.from = 0, s.Offset
 	}
 	if w.Ticked != nil {
 		w.Ticked(st)
@@ -297,16 +317,33 @@ func (w *Worker) flush(ctx context.Context) error {
 	return err
 }
 
-func (w *Worker) checkpoint() error {
+// now is the clock, asked only when somebody watches; it decides nothing.
+func (w *Worker) now() time.Time {
+	if w.Ticked == nil {
+		return time.Time{}
+	}
+	return time.Now()
+}
+
+// checkpoint takes a checkpoint, and deletes old ones once it is safe.
+func (w *Worker) checkpoint() CheckpointStats {
 	s := w.Shard
 	data, err := s.AppendCheckpoint(nil)
 	if err != nil {
-		return err
+		return CheckpointStats{Err: err}
 	}
+	st := CheckpointStats{Taken: true, Bytes: int64(len(data))}
 	name := w.checkpointName(s.ID.Generation, s.Offset)
 	if err := w.blobs.Create(name, data); err != nil && !errors.Is(err, blob.ErrExists) {
-		return fmt.Errorf("checkpoint %s: %w", name, err)
+		return CheckpointStats{Err: fmt.Errorf("checkpoint %s: %w", name, err)}
 	}
+	st.Err = w.deleteOld(name)
+	return st
+}
+
+// deleteOld deletes checkpoints of the generation before the newest ones. It fails without harm: they are deleted after a
+// later one.
+func (w *Worker) deleteOld(newest string) error {
 	names, err := w.blobs.List(w.folder() + "/")
 	if err != nil {
 		return fmt.Errorf("list checkpoints: %w", err)
@@ -314,9 +351,9 @@ func (w *Worker) checkpoint() error {
 	var old []string
 	for _, n := range names {
 		switch {
-		case strings.HasSuffix(n, "/claim.json") && n > w.claimName(s.ID.Generation):
+		case strings.HasSuffix(n, "/claim.json") && n > w.claimName(w.Shard.ID.Generation):
 			return nil // a later generation begins with one of these
-		case strings.HasPrefix(n, path.Dir(name)+"/") && strings.HasSuffix(n, ".checkpoint") && n < name:
+		case strings.HasPrefix(n, path.Dir(newest)+"/") && strings.HasSuffix(n, ".checkpoint") && n < newest:
 			old = append(old, n)
 		}
 	}

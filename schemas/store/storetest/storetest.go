@@ -35,6 +35,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		{"Absence", testAbsence},
 		{"GreatestVersion", testGreatestVersion},
 		{"AnyOrder", testAnyOrder},
+		{"Ties", testTies},
 		{"Concurrent", testConcurrent},
 		{"Bounds", testBounds},
 		{"Values", testValues},

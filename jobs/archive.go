@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"tandem/stream/archive"
+	"tandem/stream/service"
+)
+
+const archiveUsage = `usage: tandem archive --site SITE.yaml [--id NAME] [--listen ADDRESS] [--rows N] [--memory MIB]
+
+Keeps every beacon of the tenants' topics in Parquet files, until it is stopped. Any number of processes share the partitions.
+A record is archived once the manifest that its offset lies in is written; killed at any moment it goes on from the last
+one.
+
+--memory bounds what the files at hand of all partitions of this process hold; a file is written when its share is full, at
+so many --rows, and when a window has settled.
+
+example:
+  tandem archive --site site.yaml --id archive-0 --listen 127.0.0.1:9103
+
+`
+
+// runArchive is `tandem archive`.
+func runArchive(ctx context.Context, args []string, _, stderr io.Writer) int {
+	flags := newServiceFlags("archive")
+	rows := flags.Int("rows", archive.DefaultRows, "beacons of a file at most, 1 to 4194304")
+	memory := flags.Int64("memory", 1024, "`MiB` of beacons held, 16 to 65536")
+	s, code, over := flags.check(archiveUsage, args, stderr)
+	switch {
+	case over:
+		return code
+	case *rows < 1 || *rows > 1<<22:
+		return wrongUsage(stderr, "archive", "--rows %d is not in 1 to 4194304", *rows)
+	case *memory < 16 || *memory > 1<<16:
+		return wrongUsage(stderr, "archive", "--memory %d is not in 16 to 65536", *memory)
+	}
+	w, err := find(ctx, s, flags.layer)
+	if err != nil {
+		return failed(stderr, "archive", err)
+	}
+	blobs, err := s.OpenBlobs()
+	if err != nil {
+		return failed(stderr, "archive", err)
+	}
+	topics, names := w.beacons()
+	partitions := int64(0)
+	for _, t := range topics {
+		partitions += int64(t.Partitions)
+	}
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	h, err := flags.host(w.to, "tandem.archive."+s.DC, names, log)
+	if err != nil {
+		return wrongUsage(stderr, "archive", "%v", err)
+	}
+	a := &service.Archive{Host: h, Topics: topics, Blobs: blobs, MaxRows: *rows,
+		MaxBytes: min(archive.DefaultBytes, *memory<<20/partitions)}
+	return ended(stderr, "archive", a.Run(ctx))
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"time"
+
+	"tandem/stream/dispatch"
+	"tandem/stream/service"
+)
+
+const dispatchUsage = `usage: tandem dispatch --site SITE.yaml [--id NAME] [--listen ADDRESS] [--patience 1h] [--ahead 5m]
+
+Takes raw beacons to the tenants' topics, until it is stopped: rejects go to the dead-letter topic with their reason, beacons
+that nobody uses are dropped, the others go to the partition of their session. It writes heartbeats into live raw topics and
+tells every partition how far the raw ones were read, so that time passes in the log. Any number of processes share the raw
+partitions. Killed at any moment it loses nothing: it commits what is acknowledged, and what it sends again is recognised.
+
+--patience is how far a raw partition may lag behind the others before the stream no longer waits for it. --ahead is how
+much further than the slowest one any is read.
+
+example:
+  tandem dispatch --site site.yaml --id dispatch-0 --listen 127.0.0.1:9101
+
+`
+
+// runDispatch is `tandem dispatch`.
+func runDispatch(ctx context.Context, args []string, _, stderr io.Writer) int {
+	flags := newServiceFlags("dispatch")
+	patience := flags.Duration("patience", time.Hour, "lag of a source that is no longer waited for, 1m to 24h")
+	ahead := flags.Duration("ahead", 5*time.Minute, "lead over the slowest source at which reading waits, 10s to 1h")
+	s, code, over := flags.check(dispatchUsage, args, stderr)
+	switch {
+	case over:
+		return code
+	case *patience < time.Minute || *patience > 24*time.Hour:
+		return wrongUsage(stderr, "dispatch", "--patience %s is not in 1m to 24h", *patience)
+	case *ahead < 10*time.Second || *ahead > time.Hour:
+		return wrongUsage(stderr, "dispatch", "--ahead %s is not in 10s to 1h", *ahead)
+	}
+	w, err := find(ctx, s, flags.layer)
+	if err != nil {
+		return failed(stderr, "dispatch", err)
+	}
+	list, err := w.sources()
+	if err != nil {
+		return failed(stderr, "dispatch", err)
+	}
+	var raw []string
+	for _, r := range s.Raw {
+		raw = append(raw, r.Topic)
+	}
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	h, err := flags.host(w.to, "tandem.dispatch."+s.DC, raw, log)
+	if err != nil {
+		return wrongUsage(stderr, "dispatch", "%v", err)
+	}
+	d := &service.Dispatch{Host: h, Routes: w.routes(), DeadTopic: s.Dead, Tick: s.Tick, Patience: *patience, Ahead: *ahead, Sources: list}
+	return ended(stderr, "dispatch", d.Run(ctx))
+}
+
+func (w *world) routes() map[string]*dispatch.Route {
+	routes := map[string]*dispatch.Route{}
+	for i := range w.site.Tenants {
+		t := &w.site.Tenants[i]
+		r := &dispatch.Route{Chain: t.Chain, Partitions: t.Partitions}
+		for g := range t.Groups {
+			r.Topics = append(r.Topics, w.site.BeaconsTopic(t.Chain.Tenant, g))
+		}
+		routes[t.Chain.Tenant] = r
+	}
+	return routes
+}

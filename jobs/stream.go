@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"tandem/jobs/site"
+	"tandem/schemas/store"
+	"tandem/stream/aggregate"
+	"tandem/stream/service"
+)
+
+const streamUsage = `usage: tandem stream --site SITE.yaml [--id NAME] [--stage 1|2] [--layer NAME] [--listen ADDRESS] [--cold]
+
+Measures beacons until it is stopped. Stage 1 keeps the sessions of each partition and publishes its sums every tick; stage 2
+adds them up and writes the rows. Any number of processes share the partitions of both stages; --stage runs one of them
+alone. Killed at any moment it goes on from its newest checkpoint and comes to the same rows.
+
+--layer NAME writes another layer than the site's, from checkpoints of its own: a new build beside the old one. Its metrics
+topic is made by tandem topics apply --layer NAME.
+
+A shard whose state is gone, or whose log no longer has what comes after it, ends the process with an error; so does a
+partition of stage 2. With --cold these begin at the end of their log, and with the first minute that they know whole.
+
+example:
+  tandem stream --site site.yaml --id stream-0 --listen 127.0.0.1:9102
+
+`
+
+// checkpointTicks is how many ticks lie between checkpoints at least.
+const checkpointTicks = 5
+
+// runStream is `tandem stream`.
+func runStream(ctx context.Context, args []string, _, stderr io.Writer) int {
+	flags := newServiceFlags("stream")
+	stage := flags.Int("stage", 0, "1 or 2: only this stage; both if absent")
+	cold := flags.Bool("cold", false, "begin at the end of the log where there is no way to go on")
+	flags.StringVar(&flags.layer, "layer", "", "`layer` to write; stream.<dc> if absent")
+	s, code, over := flags.check(streamUsage, args, stderr)
+	switch {
+	case over:
+		return code
+	case *stage < 0 || *stage > 2:
+		return wrongUsage(stderr, "stream", "--stage %d is none of 1 and 2", *stage)
+	}
+	w, err := find(ctx, s, flags.layer)
+	if err != nil {
+		return failed(stderr, "stream", err)
+	}
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	var run []func(context.Context) error
+	if *stage != 2 {
+		one, err := w.sessionize(flags, *cold, log)
+		if err != nil {
+			return failed(stderr, "stream", err)
+		}
+		run = append(run, one.Run)
+	}
+	if *stage != 1 {
+		two, close, err := w.aggregate(ctx, flags, *cold, log)
+		if err != nil {
+			return failed(stderr, "stream", err)
+		}
+		defer close()
+		run = append(run, two.Run)
+	}
+	return ended(stderr, "stream", together(ctx, run...))
+}
+
+// together runs services side by side until the context ends or one of them fails, and stops all.
+func together(ctx context.Context, run ...func(context.Context) error) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	done := make(chan error, len(run))
+	for _, f := range run {
+		go func() { done <- f(ctx) }()
+	}
+	var first error
+	for range run {
+		if err := <-done; err != nil && first == nil {
+			first = err
+		}
+		stop(first)
+	}
+	return first
+}
+
+func (w *world) sessionize(flags *serviceFlags, cold bool, log *slog.Logger) (*service.Sessionize, error) {
+	topics, names := w.beacons()
+	h, err := flags.host(w.to, "tandem."+w.layer+".1", names, log)
+	if err != nil {
+		return nil, err
+	}
+	checkpoints, err := w.site.OpenCheckpoints()
+	if err != nil {
+		return nil, err
+	}
+	return &service.Sessionize{Host: h, Topics: topics, Layer: w.layer, MetricsTopic: w.site.MetricsTopic(w.layer),
+		MetricsPartitions: int(w.site.Metrics.Partitions), Tick: w.site.Tick, CheckpointTicks: checkpointTicks, Cold: cold,
+		Checkpoints: checkpoints}, nil
+}
+
+func (w *world) aggregate(ctx context.Context, flags *serviceFlags, cold bool, log *slog.Logger) (*service.Aggregate, func(), error) {
+	h, err := flags.host(w.to, "tandem."+w.layer+".2", []string{w.site.MetricsTopic(w.layer)}, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := w.site.OpenStore(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if w.layer == w.site.Layer() {
+		if err := firstActive(ctx, st, w.site); err != nil {
+			st.Close()
+			return nil, nil, err
+		}
+	}
+	a := &service.Aggregate{Host: h, Layer: w.layer, Tenants: tenants(w.site), Store: st, Cold: cold}
+	return a, func() { st.Close() }, nil
+}
+
+// firstActive makes the site's layer the one that readers see, of tenants that have none yet. Of two data centres that do so
+// at once one wins.
+func firstActive(ctx context.Context, st store.Store, s *site.Site) error {
+	for i := range s.Tenants {
+		name := s.Tenants[i].Chain.Tenant
+		if _, ok, err := st.Active(ctx, name); err != nil {
+			return fmt.Errorf("active layer of %s: %w", name, err)
+		} else if ok {
+			continue
+		}
+		if err := st.PutActive(ctx, store.Active{Tenant: name, Layer: s.Layer()}); err != nil {
+			return fmt.Errorf("active layer of %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// tenants is what stage 2 knows of the tenants.
+func tenants(s *site.Site) []aggregate.Tenant {
+	var all []aggregate.Tenant
+	for i := range s.Tenants {
+		t := &s.Tenants[i]
+		a := aggregate.Tenant{Name: t.Chain.Tenant, Shards: int(t.Partitions) * t.Groups}
+		for r := range t.Chain.Revs {
+			cfg := t.Chain.Revs[r].Config
+			a.RetentionMS, a.MaxSkewMS = cfg.Retention, max(a.MaxSkewMS, cfg.MaxSkew)
+		}
+		all = append(all, a)
+	}
+	return all
+}

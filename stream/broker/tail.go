@@ -1,0 +1,89 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+)
+
+// momentRecords is how many records before the end tell the moment of a log. Their times go back and forth by what the
+// sources lag behind each other.
+const momentRecords = 1000
+
+// Tail returns the first offset of a partition, the offset after its last record, and the moment there: the greatest time
+// of its last records in ms, 0 if it has none.
+func Tail(ctx context.Context, to Connection, p Partition) (first, next, moment int64, err error) {
+	c, err := to.open()
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	defer c.Close()
+	admin := kadm.NewClient(c)
+	starts, err := admin.ListStartOffsets(ctx, p.Topic)
+	if err != nil {
+		return 0, 0, 0, fmt.Errorf("kafka: first offset of %s/%d: %w", p.Topic, p.Partition, err)
+	}
+	ends, err := admin.ListEndOffsets(ctx, p.Topic)
+	if err != nil {
+		return 0, 0, 0, fmt.Errorf("kafka: end of %s/%d: %w", p.Topic, p.Partition, err)
+	}
+	start, ok1 := starts.Lookup(p.Topic, p.Partition)
+	end, ok2 := ends.Lookup(p.Topic, p.Partition)
+	if err := errors.Join(start.Err, end.Err); err != nil || !ok1 || !ok2 {
+		return 0, 0, 0, fmt.Errorf("kafka: %s/%d: no offsets: %w", p.Topic, p.Partition, err)
+	}
+	first, next = start.Offset, end.Offset
+	from := max(first, next-momentRecords)
+	if from >= next {
+		return first, next, 0, nil
+	}
+	r, err := NewReader(to, map[Partition]int64{p: from})
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	defer r.Close()
+	for from < next {
+		recs, err := r.Poll(ctx, momentRecords)
+		if err != nil {
+			return 0, 0, 0, err
+		}
+		for i := range recs {
+			moment = max(moment, recs[i].Time)
+			from = recs[i].Offset + 1
+		}
+	}
+	return first, next, moment, nil
+}
+
+// Payload reads the value of one record, with a connection of its own: it is rare.
+func Payload(ctx context.Context, to Connection, p Partition, offset int64) ([]byte, error) {
+	r, err := one(ctx, to, p, offset)
+	if err != nil {
+		return nil, err
+	}
+	return append([]byte(nil), r.Value...), nil
+}
+
+// TimeOf reads the time (ms) of one record.
+func TimeOf(ctx context.Context, to Connection, p Partition, offset int64) (int64, error) {
+	r, err := one(ctx, to, p, offset)
+	return r.Time, err
+}
+
+func one(ctx context.Context, to Connection, p Partition, offset int64) (Record, error) {
+	r, err := NewReader(to, map[Partition]int64{p: offset})
+	if err != nil {
+		return Record{}, err
+	}
+	defer r.Close()
+	recs, err := r.Poll(ctx, 1)
+	if err != nil {
+		return Record{}, err
+	}
+	if len(recs) == 0 || recs[0].Offset != offset {
+		return Record{}, fmt.Errorf("kafka: %s/%d has no record %d", p.Topic, p.Partition, offset)
+	}
+	return recs[0], nil
+}

@@ -1,0 +1,180 @@
+package broker
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Topics looks after topics.
+type Topics struct {
+	to     Connection
+	client *kgo.Client
+	admin  *kadm.Client
+}
+
+// Topic is a topic as the cluster has it.
+type Topic struct {
+	Name       string
+	ID         string // as Kafka's own tools spell it
+	Partitions int32
+	Replicas   int               // the least of a partition
+	Config     map[string]string // its settings, defaults included
+}
+
+// NewTopics connects.
+func NewTopics(to Connection) (*Topics, error) {
+	// By default it takes up to 5 s until a topic that was just made is seen.
+	c, err := to.open(kgo.MetadataMinAge(50 * time.Millisecond))
+	if err != nil {
+		return nil, err
+	}
+	return &Topics{to, c, kadm.NewClient(c)}, nil
+}
+
+// Create makes a topic whose records never expire by time and carry the time that their writer gives, and returns its
+// id. It is fine if the topic is there with as many partitions.
+func (t *Topics) Create(ctx context.Context, name string, partitions int32) (id string, err error) {
+	config := map[string]string{"retention.ms": "-1", "message.timestamp.type": "CreateTime", "max.message.bytes": strconv.Itoa(MaxMessage)}
+	if _, err := t.Make(ctx, name, partitions, -1, config); err != nil {
+		return "", err
+	}
+	found, err := t.Describe(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	d, ok := found[name]
+	if !ok {
+		return "", fmt.Errorf("kafka: topic %s: it was made, and is not there", name)
+	}
+	if d.Partitions != partitions {
+		return "", fmt.Errorf("kafka: topic %s has %d partitions, not %d: the number of a topic never changes", name, d.Partitions, partitions)
+	}
+	return d.ID, nil
+}
+
+// Make makes a topic with these settings, replicated so many times (-1: as the cluster's default says). A topic that is
+// there stays as it is: made is false.
+func (t *Topics) Make(ctx context.Context, name string, partitions int32, replicas int16, config map[string]string) (made bool, err error) {
+	settings := map[string]*string{}
+	for k, v := range config {
+		settings[k] = &v
+	}
+	_, err = t.admin.CreateTopic(ctx, partitions, replicas, settings, name)
+	if errors.Is(err, kerr.TopicAlreadyExists) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("kafka: create topic %s: %w", name, err)
+	}
+	return true, nil
+}
+
+// Describe returns those of the topics that are there, by name.
+func (t *Topics) Describe(ctx context.Context, names ...string) (map[string]Topic, error) {
+	list, err := t.admin.ListTopics(ctx, names...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka: topics %s: %w", strings.Join(names, ", "), t.to.explain(err))
+	}
+	found := map[string]Topic{}
+	for _, name := range names {
+		d := list[name]
+		if errors.Is(d.Err, kerr.UnknownTopicOrPartition) {
+			continue
+		}
+		if d.Err != nil {
+			return nil, fmt.Errorf("kafka: topic %s: %w", name, d.Err)
+		}
+		// kadm's String spells the id in an alphabet that names of objects do not admit.
+		found[name] = Topic{Name: name, ID: base64.RawURLEncoding.EncodeToString(d.ID[:]), Partitions: int32(len(d.Partitions)),
+			Replicas: replicas(d), Config: map[string]string{}}
+	}
+	there := make([]string, 0, len(found))
+	for name := range found {
+		there = append(there, name)
+	}
+	slices.Sort(there)
+	configs, err := t.admin.DescribeTopicConfigs(ctx, there...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka: settings of topics: %w", err)
+	}
+	for _, c := range configs {
+		if c.Err != nil {
+			return nil, fmt.Errorf("kafka: settings of topic %s: %w", c.Name, c.Err)
+		}
+		for _, s := range c.Configs {
+			found[c.Name].Config[s.Key] = s.MaybeValue()
+		}
+	}
+	return found, nil
+}
+
+// explain adds to the error of a first request what may be the cause, where the error does not say it.
+func (c Connection) explain(err error) error {
+	switch {
+	case c.SASL != nil && errors.Is(err, io.EOF):
+		return fmt.Errorf("%w: the broker closed the connection at the login by %s; is the user or the password wrong?", err, c.SASL.Name())
+	case c.TLS != nil && errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w; do the brokers %s speak TLS?", err, strings.Join(c.Seeds, ", "))
+	}
+	return err
+}
+
+// replicas is the least of any partition: while partitions are moved they differ.
+func replicas(d kadm.TopicDetail) int {
+	least := math.MaxInt
+	for _, p := range d.Partitions {
+		least = min(least, len(p.Replicas))
+	}
+	return least
+}
+
+// Set changes settings of a topic, and leaves its others as they are.
+func (t *Topics) Set(ctx context.Context, name string, config map[string]string) error {
+	var changes []kadm.AlterConfig
+	for k, v := range config {
+		changes = append(changes, kadm.AlterConfig{Op: kadm.SetConfig, Name: k, Value: &v})
+	}
+	slices.SortFunc(changes, func(a, b kadm.AlterConfig) int { return strings.Compare(a.Name, b.Name) })
+	done, err := t.admin.AlterTopicConfigs(ctx, changes, name)
+	if err != nil {
+		return fmt.Errorf("kafka: settings of topic %s: %w", name, err)
+	}
+	for _, r := range done {
+		if r.Err != nil {
+			return fmt.Errorf("kafka: settings of topic %s: %w: %s", name, r.Err, r.ErrMessage)
+		}
+	}
+	return nil
+}
+
+// Ends returns the end offset of each partition of a topic.
+func (t *Topics) Ends(ctx context.Context, name string) (map[int32]int64, error) {
+	list, err := t.admin.ListEndOffsets(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("kafka: end offsets of %s: %w", name, err)
+	}
+	ends := map[int32]int64{}
+	var first error
+	list.Each(func(o kadm.ListedOffset) {
+		if o.Err != nil && first == nil {
+			first = fmt.Errorf("kafka: end offset of %s/%d: %w", name, o.Partition, o.Err)
+		}
+		ends[o.Partition] = o.Offset
+	})
+	return ends, first
+}
+
+// Close ends the connection.
+func (t *Topics) Close() { t.client.Close() }

@@ -1,0 +1,273 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"tandem/schemas/wire"
+	"tandem/stream/broker"
+	"tandem/stream/dispatch"
+)
+
+// Dispatch is the dispatcher as a service: raw topics in, beacons topics out.
+type Dispatch struct {
+	Host      *Host // Open is set by Run
+	Routes    map[string]*dispatch.Route
+	DeadTopic string
+	Tick      time.Duration
+	Patience  time.Duration // a source that lags more is set aside
+	Ahead     time.Duration // no raw partition is read further ahead of the slowest source
+	// Sources reads the newest list of sources.
+	Sources func() (wire.Sources, error)
+
+	teller *dispatch.Teller
+	writer *broker.Writer
+	live   map[string]bool // raw topics that heartbeats are written to, by name
+	heard  atomic.Int64    // ms of the clock when the tail was last at the end of progress; 0: not yet
+
+	Told, Beats, Paced atomic.Int64 // progress records and heartbeats written; waits for slower sources
+}
+
+const (
+	progressEvery = 10 * time.Second // of record time, at most
+	beatEvery     = 5 * time.Second
+	sourcesEvery  = 10 * time.Second
+	// tailRecords is how many records before the end of a beacons partition are read for progress at the start.
+	tailRecords = 2000
+	// currentFor is how long after it was heard at the end of the log the progress of others counts as known.
+	currentFor = 30 * time.Second
+)
+
+// Run dispatches until the context ends.
+func (d *Dispatch) Run(ctx context.Context) error {
+	list, err := d.Sources()
+	if err != nil {
+		return err
+	}
+	if len(list.List) == 0 {
+		return fmt.Errorf("no sources are listed: run tandem topics apply first: %w", ErrStop)
+	}
+	if d.writer, err = broker.NewWriter(d.Host.Connection); err != nil {
+		return err
+	}
+	defer d.writer.Close()
+	d.teller = &dispatch.Teller{Routes: d.Routes, EveryMS: min(progressEvery, d.Tick).Milliseconds(), Out: d.writer,
+		PatienceMS: d.Patience.Milliseconds(), BackMS: min(d.Ahead, d.Patience).Milliseconds()}
+	d.teller.SetSources(list)
+	d.live = map[string]bool{}
+	for _, s := range list.List {
+		d.live[s.Topic] = s.Kind == wire.KindLive
+	}
+	d.Host.Open = d.open
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	done := make(chan struct{}, 3)
+	for _, work := range []func(context.Context){d.tail, d.tell, d.beat} {
+		go func() {
+			work(ctx)
+			done <- struct{}{}
+		}()
+	}
+	err = d.Host.Run(ctx)
+	stop()
+	for range 3 {
+		<-done
+	}
+	return err
+}
+
+// rawOwner dispatches one raw partition.
+type rawOwner struct {
+	d      *Dispatch
+	seat   *Seat
+	source int
+	*dispatch.Dispatcher
+}
+
+func (d *Dispatch) open(ctx context.Context, s *Seat) (Owner, int64, error) {
+	src := d.teller.Source(s.Partition.Topic, s.Partition.Partition)
+	if src < 0 {
+		return nil, 0, errors.New("it is not listed as a source: run tandem topics apply")
+	}
+	from, known, err := s.Committed(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	if known && from > 0 {
+		// Everything before the commit is acknowledged, so how far the source is can be told at once. Otherwise one that
+		// is silent would be unknown until it speaks, and hold back the others.
+		within, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		if ms, err := broker.TimeOf(within, d.Host.Connection, s.Partition, from-1); err == nil {
+			d.teller.Read(src, ms, from)
+		} else {
+			d.Host.Log.Warn("its progress is told once it has a new record", "topic", s.Partition.Topic, "partition", s.Partition.Partition, "err", err)
+		}
+	}
+	return &rawOwner{d: d, seat: s, source: src,
+		Dispatcher: &dispatch.Dispatcher{Teller: d.teller, DeadTopic: d.DeadTopic, Out: d.writer}}, max(from, 0), nil
+}
+
+// Handle waits where the partition is too far ahead of others, and commits once all that it wrote is acknowledged.
+func (o *rawOwner) Handle(ctx context.Context, recs []broker.Record) error {
+	for len(recs) > 0 {
+		n := o.d.teller.Allowed(o.source, o.d.Ahead.Milliseconds(), recs)
+		if n == 0 {
+			o.d.Paced.Add(1)
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-o.seat.left:
+				return context.Canceled
+			case <-time.After(100 * time.Millisecond):
+			}
+			continue
+		}
+		if err := o.Dispatcher.Handle(ctx, recs[:n]); err != nil {
+			return err
+		}
+		o.seat.Commit(recs[n-1].Offset + 1)
+		recs = recs[n:]
+	}
+	return nil
+}
+
+// Close is called when the partition goes to another, or is opened anew.
+func (o *rawOwner) Close() { o.d.teller.Forget(o.source) }
+
+// Counts are the counters of the partitions at work.
+func (o *rawOwner) Counts() *dispatch.Counts { return &o.Dispatcher.Counts }
+
+// tell tells of progress that is not told in passing: that of sources behind the furthest.
+func (d *Dispatch) tell(ctx context.Context) {
+	every := time.NewTicker(min(time.Second, d.Tick/2))
+	defer every.Stop()
+	list := time.NewTicker(sourcesEvery)
+	defer list.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-list.C:
+			if s, err := d.Sources(); err != nil {
+				d.Host.Log.Warn("the list of sources cannot be read; the one before stands", "err", err)
+			} else {
+				d.teller.SetSources(s)
+			}
+		case <-every.C:
+			if !d.teller.Due() {
+				continue
+			}
+			now := time.Now()
+			clock := now.UnixMilli()
+			if now.Sub(time.UnixMilli(d.heard.Load())) > currentFor {
+				clock = 0
+			}
+			if err := d.teller.Tell(ctx, clock); err != nil {
+				if ctx.Err() == nil {
+					d.Host.Log.Error("progress not written; it is told again with the next", "err", err)
+				}
+				continue
+			}
+			d.Told.Add(1)
+		}
+	}
+}
+
+// beat writes heartbeats into the live partitions at hand. They only tell the time, so one that fails is not repeated.
+func (d *Dispatch) beat(ctx context.Context) {
+	every := time.NewTicker(min(beatEvery, d.Tick))
+	defer every.Stop()
+	for {
+		var recs []broker.Record
+		for _, s := range d.Host.Seats() {
+			if d.live[s.Partition.Topic] {
+				recs = append(recs, broker.Record{Topic: s.Partition.Topic, Partition: s.Partition.Partition,
+					Headers: []broker.Header{{Key: dispatch.HeaderHeartbeat}}})
+			}
+		}
+		if len(recs) > 0 {
+			within, cancel := context.WithTimeout(ctx, beatEvery)
+			if err := d.writer.Write(within, recs); err != nil {
+				if ctx.Err() == nil {
+					d.Host.Log.Warn("heartbeats not written", "err", err)
+				}
+			} else {
+				d.Beats.Add(int64(len(recs)))
+			}
+			cancel()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-every.C:
+		}
+	}
+}
+
+// tail hears what all dispatchers tell, from one of the partitions that they all tell.
+func (d *Dispatch) tail(ctx context.Context) {
+	var p broker.Partition
+	for _, r := range d.Routes {
+		if p.Topic == "" || r.Topics[0] < p.Topic {
+			p.Topic = r.Topics[0]
+		}
+	}
+	for attempt := 0; ctx.Err() == nil; attempt++ {
+		err := d.hear(ctx, p)
+		if ctx.Err() != nil {
+			return
+		}
+		d.Host.Log.Warn("progress of other dispatchers is not heard; trying again", "err", err)
+		d.Host.backoff(ctx, attempt)
+	}
+}
+
+func (d *Dispatch) hear(ctx context.Context, p broker.Partition) error {
+	topics, err := broker.NewTopics(d.Host.Connection)
+	if err != nil {
+		return err
+	}
+	ends, err := topics.Ends(ctx, p.Topic)
+	topics.Close()
+	if err != nil {
+		return err
+	}
+	feed, err := broker.NewFeed(d.Host.Connection)
+	if err != nil {
+		return err
+	}
+	defer feed.Close()
+	from := max(ends[p.Partition]-tailRecords, 0)
+	feed.Add(p, from)
+	for ctx.Err() == nil {
+		for _, b := range feed.Poll(ctx, handleRecords) {
+			if errors.Is(b.Err, broker.ErrOutOfRange) && from != ends[p.Partition] {
+				from = ends[p.Partition] // the log begins later
+				feed.Remove(p)
+				feed.Add(p, from)
+				continue
+			}
+			if b.Err != nil {
+				return b.Err
+			}
+			for i := range b.Records {
+				if _, ok := b.Records[i].Header(wire.HeaderProgress); !ok {
+					continue
+				}
+				progress, err := wire.ReadProgress(b.Records[i].Value)
+				if err != nil {
+					return describe(p, err)
+				}
+				d.teller.Heard(&progress)
+			}
+			if n := len(b.Records); n > 0 && b.Records[n-1].Offset+1 >= b.End {
+				d.heard.Store(time.Now().UnixMilli())
+			}
+		}
+	}
+	return ctx.Err()
+}
