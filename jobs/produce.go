@@ -28,7 +28,7 @@ Writes a records file (INGEST_MS <TAB> BEACON a line, or the beacon alone) to a 
 
   history  a record's time is its ingest time, or the beacon's ts where there is none. The records go out in order of time,
            with a heartbeat in every partition for every 5 s in which there are some, so that time passes. --end-heartbeat
-           adds a last one in every partition, so late that every minute and every window of the records closes.
+           adds last ones in every partition, so late that every minute and every window of the records closes.
            It needs 24 bytes of memory for each record, and in the temporary folder (TMPDIR) as much as all beacons.
   live     the broker gives the time when it takes the record. The records go out as they come, and heartbeats are
            dispatch's. This is for tests and benchmarks, with --rate.
@@ -224,9 +224,15 @@ func (p *produceJob) history(ctx context.Context) error {
 	}
 	if p.end {
 		p.heartbeats(last + p.closing)
+		p.heartbeats(last + p.closing + endAgain)
 	}
 	return p.flush(ctx)
 }
+
+// endAgain is how long (ms) after the end the last heartbeat is. A tick ends when the furthest source comes to a new interval;
+// this one does so once all sources have come to the end, as none is read further ahead of the others than --ahead of
+// dispatch (1 h at most) and none ticks more seldom than once an hour.
+const endAgain = 2*3_600_000 + 60_000
 
 // checkAhead refuses what Kafka would refuse, before anything is written. last is the time of the last record.
 func (p *produceJob) checkAhead(last int64) error {
@@ -239,9 +245,9 @@ func (p *produceJob) checkAhead(last int64) error {
 	case p.ahead > 1<<53: // no limit
 	case last > most:
 		return fmt.Errorf("%s: the last record has ingest time %s; %s", p.path, text(last), refuses)
-	case p.end && last+p.closing > most:
-		return fmt.Errorf("%s: the end heartbeat would be at %s; %s: try again in %s, or leave out --end-heartbeat", p.path, text(last+p.closing), refuses,
-			time.Duration(last+p.closing-most)*time.Millisecond)
+	case p.end && last+p.closing+endAgain > most:
+		return fmt.Errorf("%s: the end heartbeat would be at %s; %s: try again in %s, or leave out --end-heartbeat", p.path, text(last+p.closing+endAgain), refuses,
+			time.Duration(last+p.closing+endAgain-most)*time.Millisecond)
 	}
 	return nil
 }

@@ -125,7 +125,7 @@ func (j *topicsJob) faults(ctx context.Context, found map[string]broker.Topic) e
 		}
 		errs = append(errs, t.Check(is, j.site.Kafka.Replication, last == 0))
 	}
-	have, err := sources.Read(j.blobs)
+	have, err := sources.Read(j.blobs, j.site.DC)
 	if err == nil {
 		_, err = sources.Added(&have, j.site.Sources(found))
 	}
@@ -161,7 +161,7 @@ func (j *topicsJob) apply(ctx context.Context) error {
 	if found, err = j.await(ctx, func(t *site.Topic, is broker.Topic) bool { return len(t.Changes(is)) == 0 }); err != nil {
 		return err
 	}
-	_, err = sources.Append(j.blobs, j.site.Sources(found))
+	_, err = sources.Append(j.blobs, j.site.DC, j.site.Sources(found))
 	return err
 }
 
@@ -215,7 +215,7 @@ func (j *topicsJob) show(ctx context.Context, stdout io.Writer) error {
 			fmt.Fprintf(stdout, "%s: %s is %q, apply sets %q\n", t.Name, k, is.Config[k], changes[k])
 		}
 	}
-	have, err := sources.Read(j.blobs)
+	have, err := sources.Read(j.blobs, j.site.DC)
 	if err != nil {
 		return err
 	}

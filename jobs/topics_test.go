@@ -100,7 +100,7 @@ func TestTopicsApply(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := sources.Read(blobs)
+	s, err := sources.Read(blobs, "dc1")
 	if err != nil || len(s.List) != 3 {
 		t.Fatalf("sources %+v, %v", s, err)
 	}

@@ -100,7 +100,7 @@ func TestLive(t *testing.T) {
 	if *long {
 		phase, rate = 2*time.Minute, 2000
 	}
-	x := quick(few(bench(t, 100_000, 30*time.Minute)), "20s", "30s")
+	x := quick(few(bench(t, 100_000, 30*time.Minute)), "10s", "15s")
 	sh := usual()
 	sh.kind, sh.tick = "live", "2s"
 	s := newScenario(t, x, sh)

@@ -32,7 +32,7 @@ func (s *scenario) doubled() string {
 // then and one is stopped for a while, so that it goes on with what is old.
 func TestTwoOwners(t *testing.T) {
 	needLong(t)
-	x := bench(t, 200_000, 30*time.Minute)
+	x := few(bench(t, 200_000, 30*time.Minute))
 	s := newScenario(t, x, usual())
 	rng := random(t)
 	want := s.oracle()
@@ -117,7 +117,7 @@ type claimed struct {
 // on from older ones. What they publish again has the same versions, and nobody sees a smaller one.
 func TestOlderCheckpoints(t *testing.T) {
 	needLong(t)
-	x := bench(t, 200_000, time.Hour)
+	x := few(bench(t, 200_000, time.Hour))
 	s := newScenario(t, x, usual())
 	want := s.oracle()
 	s.watch()
@@ -160,7 +160,7 @@ func TestOlderCheckpoints(t *testing.T) {
 // has one new generation, and all is as it would have been.
 func TestAGenerationClaimedTwice(t *testing.T) {
 	needLong(t)
-	x := bench(t, 100_000, 30*time.Minute)
+	x := few(bench(t, 100_000, 30*time.Minute))
 	s := newScenario(t, x, usual())
 	want := s.oracle()
 	s.watch()
@@ -204,7 +204,7 @@ func TestAGenerationClaimedTwice(t *testing.T) {
 // to go on; with --cold it begins at the log's end. No minute from before its first one changes.
 func TestCold(t *testing.T) {
 	needLong(t)
-	x := bench(t, 100_000, time.Hour)
+	x := few(bench(t, 100_000, time.Hour))
 	half := x.cut(t, "first", func(ingest int64) bool { return ingest < (x.first+x.last)/2 })
 	rest := x.cut(t, "second", func(ingest int64) bool { return ingest >= (x.first+x.last)/2 })
 	s := newScenario(t, half, usual())

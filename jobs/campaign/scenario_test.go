@@ -212,6 +212,9 @@ func (s *scenario) producing(args ...string) (wait func()) {
 		if failed != nil {
 			s.t.Fatalf("produce: %v\n%s", failed, tail(log, 2000))
 		}
+		if os.Getenv("CAMPAIGN_END") != "" {
+			s.kafka.produce(rawTopic, end(s.traffic, s.shape.raw))
+		}
 		s.t.Logf("%d records produced in %.1f s", s.traffic.records, time.Since(began).Seconds())
 	}
 }

@@ -189,7 +189,11 @@ func TestKafkaSecurity(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			patience := 20 * time.Second
+			if c.name == "TLS to a plain port" { // which waits for more to come
+				patience = 2 * time.Second
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
 			err := use(ctx, connect(t, c.kafka, c.addr, c.pass))
 			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
@@ -210,7 +214,7 @@ func TestRenewedSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	if err := use(ctx, to); err == nil {
 		t.Fatal("the old password is taken")

@@ -1,4 +1,4 @@
-// Package sources is the chain of source lists (DESIGN 4): which partitions of which raw topics a site reads. Each
+// Package sources is the chain of source lists (DESIGN 4): which partitions of which raw topics a data centre reads. Each
 // revision is a create-only object that adds to the end of the one before, found by its name and not by listing.
 package sources
 
@@ -14,13 +14,13 @@ import (
 // maxRevision is the last revision: its name has six digits.
 const maxRevision = 999_999
 
-func name(revision int) string { return fmt.Sprintf("sources/%06d.json", revision) }
+func name(dc string, revision int) string { return fmt.Sprintf("sources/%s/%06d.json", dc, revision) }
 
 // Read returns the newest revision; one of revision 0 without sources where there is none.
-func Read(blobs blob.Store) (wire.Sources, error) {
+func Read(blobs blob.Store, dc string) (wire.Sources, error) {
 	var s wire.Sources
 	for s.Revision < maxRevision {
-		data, err := blobs.Get(name(s.Revision + 1))
+		data, err := blobs.Get(name(dc, s.Revision+1))
 		if errors.Is(err, blob.ErrNotFound) {
 			return s, nil
 		}
@@ -29,10 +29,10 @@ func Read(blobs blob.Store) (wire.Sources, error) {
 		}
 		var next wire.Sources
 		if _, err := sealed.Unmarshal(data, &next); err != nil {
-			return wire.Sources{}, fmt.Errorf("sources: %s: %w", name(s.Revision+1), err)
+			return wire.Sources{}, fmt.Errorf("sources: %s: %w", name(dc, s.Revision+1), err)
 		}
 		if err := follows(&s, &next); err != nil {
-			return wire.Sources{}, fmt.Errorf("sources: %s: %w", name(s.Revision+1), err)
+			return wire.Sources{}, fmt.Errorf("sources: %s: %w", name(dc, s.Revision+1), err)
 		}
 		s = next
 	}
@@ -86,12 +86,12 @@ func check(list []wire.Source) error {
 
 // Append adds to the chain, as one revision, those of the sources that it has not; all that it has must be among them,
 // as they are. It returns the revision that then is the newest. Two that append at once both succeed if they agree.
-func Append(blobs blob.Store, want []wire.Source) (wire.Sources, error) {
+func Append(blobs blob.Store, dc string, want []wire.Source) (wire.Sources, error) {
 	if err := check(want); err != nil {
 		return wire.Sources{}, fmt.Errorf("sources: %w", err)
 	}
 	for {
-		s, err := Read(blobs)
+		s, err := Read(blobs, dc)
 		if err != nil {
 			return s, err
 		}
@@ -107,7 +107,7 @@ func Append(blobs blob.Store, want []wire.Source) (wire.Sources, error) {
 		if err != nil {
 			return s, fmt.Errorf("sources: %w", err)
 		}
-		if err := blobs.Create(name(next.Revision), data); err == nil {
+		if err := blobs.Create(name(dc, next.Revision), data); err == nil {
 			return next, nil
 		} else if !errors.Is(err, blob.ErrExists) {
 			return s, fmt.Errorf("sources: revision %d: %w", next.Revision, err)

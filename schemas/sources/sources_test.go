@@ -18,11 +18,11 @@ func source(topic string, partition int32) wire.Source {
 
 func appended(t *testing.T, blobs blob.Store, list ...wire.Source) wire.Sources {
 	t.Helper()
-	s, err := Append(blobs, list)
+	s, err := Append(blobs, "dc1", list)
 	if err != nil {
 		t.Fatal(err)
 	}
-	read, err := Read(blobs)
+	read, err := Read(blobs, "dc1")
 	if err != nil || !reflect.DeepEqual(read, s) {
 		t.Fatalf("Append gave %+v, Read %+v, %v", s, read, err)
 	}
@@ -31,7 +31,7 @@ func appended(t *testing.T, blobs blob.Store, list ...wire.Source) wire.Sources 
 
 func TestChainGrowsAtItsEnd(t *testing.T) {
 	blobs := blob.NewMem()
-	if s, err := Read(blobs); err != nil || s.Revision != 0 || len(s.List) != 0 {
+	if s, err := Read(blobs, "dc1"); err != nil || s.Revision != 0 || len(s.List) != 0 {
 		t.Fatalf("an empty chain is %+v, %v", s, err)
 	}
 	a0, a1, b0 := source("a", 0), source("a", 1), source("b", 0)
@@ -47,7 +47,7 @@ func TestChainGrowsAtItsEnd(t *testing.T) {
 	if want := (wire.Sources{Revision: 2, List: []wire.Source{a0, a1, b0}}); !reflect.DeepEqual(second, want) {
 		t.Errorf("%+v, want %+v", second, want)
 	}
-	if names, _ := blobs.List(""); !reflect.DeepEqual(names, []string{"sources/000001.json", "sources/000002.json"}) {
+	if names, _ := blobs.List(""); !reflect.DeepEqual(names, []string{"sources/dc1/000001.json", "sources/dc1/000002.json"}) {
 		t.Errorf("objects %q", names)
 	}
 }
@@ -71,10 +71,10 @@ func TestAppendRefuses(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			blobs := blob.NewMem()
 			before := appended(t, blobs, a0, a1)
-			if _, err := Append(blobs, c.list); err == nil || !strings.Contains(err.Error(), c.want) {
+			if _, err := Append(blobs, "dc1", c.list); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want %q", err, c.want)
 			}
-			if after, err := Read(blobs); err != nil || !reflect.DeepEqual(after, before) {
+			if after, err := Read(blobs, "dc1"); err != nil || !reflect.DeepEqual(after, before) {
 				t.Errorf("the chain is %+v, %v", after, err)
 			}
 		})
@@ -109,10 +109,10 @@ func TestReadRefuses(t *testing.T) {
 	} {
 		blobs := blob.NewMem()
 		appended(t, blobs, a0)
-		if err := blobs.Create("sources/000002.json", data); err != nil {
+		if err := blobs.Create("sources/dc1/000002.json", data); err != nil {
 			t.Fatal(err)
 		}
-		if s, err := Read(blobs); err == nil || !strings.Contains(err.Error(), "sources/000002.json") {
+		if s, err := Read(blobs, "dc1"); err == nil || !strings.Contains(err.Error(), "sources/dc1/000002.json") {
 			t.Errorf("%s: %+v, %v", name, s, err)
 		}
 	}
@@ -127,13 +127,13 @@ func TestManyAppendAtOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
-				if s, err := Append(blobs, list); err != nil || !reflect.DeepEqual(s.List, list) {
+				if s, err := Append(blobs, "dc1", list); err != nil || !reflect.DeepEqual(s.List, list) {
 					t.Errorf("%+v, %v", s, err)
 				}
 			})
 		}
 		wg.Wait()
-		if s, err := Read(blobs); err != nil || s.Revision != round+1 {
+		if s, err := Read(blobs, "dc1"); err != nil || s.Revision != round+1 {
 			t.Errorf("revision %d after %d rounds, %v", s.Revision, round+1, err)
 		}
 	}
@@ -161,7 +161,7 @@ func (b *broken) Create(name string, data []byte) error {
 func TestAppendAfterAFault(t *testing.T) {
 	for _, applied := range []bool{false, true} {
 		blobs := &broken{Store: blob.NewMem(), applied: applied}
-		if _, err := Append(blobs, []wire.Source{source("a", 0)}); err == nil || !strings.Contains(err.Error(), "cut off") {
+		if _, err := Append(blobs, "dc1", []wire.Source{source("a", 0)}); err == nil || !strings.Contains(err.Error(), "cut off") {
 			t.Errorf("error %v", err)
 		}
 		if s := appended(t, blobs, source("a", 0)); s.Revision != 1 {

@@ -43,12 +43,17 @@ type Stack struct {
 // maxStacks is how many stacks can run at once; a test that finds all taken fails.
 const maxStacks = 9
 
-// Need skips the test, saying what is missing, where servers cannot run: they need Linux, Java, and Maven to fetch the
-// jars once. With TANDEM_NEED_SERVERS=1, as in CI, the test fails instead.
+// Need skips the test unless servers are asked for, as scripts/test does with TANDEM_SERVERS=1: they take minutes. It also
+// skips, saying what is missing, where they cannot run: they need Linux, Java, and Maven to fetch the jars once. With
+// TANDEM_NEED_SERVERS=1, as in CI, the test fails instead.
 func Need(t testing.TB) {
 	t.Helper()
+	need := os.Getenv("TANDEM_NEED_SERVERS") == "1"
+	if !need && os.Getenv("TANDEM_SERVERS") != "1" {
+		t.Skip("real servers are not asked for: set TANDEM_SERVERS=1, or run scripts/test")
+	}
 	if missing := missing(); missing != "" {
-		if os.Getenv("TANDEM_NEED_SERVERS") == "1" {
+		if need {
 			t.Fatalf("real servers are needed (TANDEM_NEED_SERVERS=1), but %s", missing)
 		}
 		t.Skipf("no real servers: %s", missing)

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -20,6 +21,7 @@ type Connection struct {
 	Seeds []string       // host:port of some of its brokers
 	TLS   *tls.Config    // nil: not encrypted
 	SASL  sasl.Mechanism // nil: no user
+	Log   *slog.Logger   // of what the client finds wrong and tries again; nil: nothing is said
 }
 
 // To is a connection to a cluster that asks for neither TLS nor a user.
@@ -33,11 +35,27 @@ func (c Connection) open(opts ...kgo.Opt) (*kgo.Client, error) {
 	if c.SASL != nil {
 		opts = append(opts, kgo.SASL(c.SASL))
 	}
+	if c.Log != nil {
+		opts = append(opts, kgo.WithLogger(clientLog{c.Log}))
+	}
 	client, err := kgo.NewClient(opts...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka: %w", err)
 	}
 	return client, nil
+}
+
+// clientLog hands on what the client warns of.
+type clientLog struct{ *slog.Logger }
+
+func (l clientLog) Level() kgo.LogLevel { return kgo.LogLevelWarn }
+
+func (l clientLog) Log(level kgo.LogLevel, msg string, keyvals ...any) {
+	if level == kgo.LogLevelError {
+		l.Logger.Error("kafka: "+msg, keyvals...)
+	} else {
+		l.Logger.Warn("kafka: "+msg, keyvals...)
+	}
 }
 
 // Record is a record of a topic. Offset is the broker's, and unused in a record to write.

@@ -18,8 +18,9 @@ type Membership struct {
 	Topics          []string
 	// SessionTimeout is how long a member that is silent keeps its partitions: longer than a restart takes.
 	SessionTimeout time.Duration
-	// Assigned is told of partitions to work on, Released of those that it is to let go: when it returns, others may
-	// have them. Lost says that others may have them already. They are called one after another.
+	// Assigned is told of partitions to work on, of none too where there are none left for this member, Released of those
+	// that it is to let go: when it returns, others may have them. Lost says that others may have them already. They are
+	// called one after another.
 	Assigned func([]Partition)
 	Released func(parts []Partition, lost bool)
 }
@@ -47,8 +48,8 @@ func Join(to Connection, m Membership) (*Group, error) {
 		kgo.OnPartitionsAssigned(func(_ context.Context, c *kgo.Client, parts map[string][]int32) {
 			if len(parts) > 0 {
 				c.PauseFetchPartitions(parts)
-				m.Assigned(partitions(parts))
 			}
+			m.Assigned(partitions(parts))
 		}),
 		kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, parts map[string][]int32) {
 			if len(parts) > 0 {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -27,6 +28,14 @@ type Route struct {
 	Chain      *tenant.Chain
 	Topics     []string // by traffic group
 	Partitions int32    // of each
+	Counts     RouteCounts
+}
+
+// RouteCounts are counters of a tenant's beacons, of all dispatchers that use the route. Safe for concurrent use.
+type RouteCounts struct {
+	Routed atomic.Int64
+	// Unused ones without a point, and with one that the tenant does not measure.
+	NoPoint, OtherPoint atomic.Int64
 }
 
 // Place is where the beacons of a session go.
@@ -39,7 +48,8 @@ func (r *Route) Place(hash uint64) (topic string, partition int32) {
 type Decision struct {
 	Reason beacon.Reason // not None: to the dead-letter topic
 	Unused bool          // dropped
-	Route  *Route        // else: where it goes
+	Point  bool          // it has a point
+	Route  *Route        // not rejected: the tenant's, where it goes if it is used
 	Hash   uint64        // of the session id
 	Key    []byte        // the session id, valid until the next decision
 }
@@ -69,9 +79,9 @@ func (d *Decider) Decide(routes map[string]*Route, payload []byte, ingest int64)
 	case v.Reason != beacon.None:
 		return Decision{Reason: v.Reason}
 	case !v.Used:
-		return Decision{Unused: true}
+		return Decision{Unused: true, Point: d.parsed.HasPoint, Route: route}
 	}
-	return Decision{Route: route, Hash: SessionHash(d.parsed.Session), Key: d.parsed.Session}
+	return Decision{Point: d.parsed.HasPoint, Route: route, Hash: SessionHash(d.parsed.Session), Key: d.parsed.Session}
 }
 
 // Writer is the part of a broker that dispatch writes to. After an error nothing more is written.
@@ -83,6 +93,17 @@ type Writer interface {
 type Counts struct {
 	Records, Heartbeats, Unused, Routed int64
 	Rejected                            [16]int64 // by beacon.Reason
+}
+
+// Add adds o.
+func (c *Counts) Add(o *Counts) {
+	c.Records += o.Records
+	c.Heartbeats += o.Heartbeats
+	c.Unused += o.Unused
+	c.Routed += o.Routed
+	for r, n := range o.Rejected {
+		c.Rejected[r] += n
+	}
 }
 
 // Dispatcher dispatches raw records: all partitions, or one, with a Teller in common. Not safe for concurrent use.
@@ -105,6 +126,10 @@ type read struct {
 	source    int
 	ms, next  int64
 }
+
+// maxDead is how much of a rejected record is kept: more than any producer may send in one piece, but a small batch can
+// inflate to more than the dead-letter topic takes, and such a record must not stop its partition. `source` tells where it is whole.
+const maxDead = 2 << 20
 
 // maxOut bounds what is on its way: beyond it the dispatcher waits for acks before it reads on.
 const maxOut = 1 << 14
@@ -163,15 +188,21 @@ func (d *Dispatcher) decide(r *broker.Record, src int) {
 	switch {
 	case dec.Reason != beacon.None:
 		d.Counts.Rejected[dec.Reason]++
-		d.out = append(d.out, broker.Record{Topic: d.DeadTopic, Time: r.Time, Value: r.Value, Headers: []broker.Header{
+		d.out = append(d.out, broker.Record{Topic: d.DeadTopic, Time: r.Time, Value: r.Value[:min(len(r.Value), maxDead)], Headers: []broker.Header{
 			{Key: wire.HeaderReason, Value: []byte(dec.Reason.String())},
 			{Key: wire.HeaderSource, Value: fmt.Appendf(nil, "%s/%d/%d", r.Topic, r.Partition, r.Offset)},
 			{Key: wire.HeaderIngest, Value: strconv.AppendInt(nil, r.Time, 10)},
 		}})
 	case dec.Unused:
 		d.Counts.Unused++
+		if dec.Point {
+			dec.Route.Counts.OtherPoint.Add(1)
+		} else {
+			dec.Route.Counts.NoPoint.Add(1)
+		}
 	default:
 		d.Counts.Routed++
+		dec.Route.Counts.Routed.Add(1)
 		n := len(d.bytes)
 		d.bytes = wire.AppendOrigin(d.bytes, wire.Origin{Source: src, Offset: r.Offset})
 		origin := d.bytes[n:len(d.bytes):len(d.bytes)]

@@ -232,7 +232,7 @@ func FuzzDecide(f *testing.F) {
 	var d Decider
 	f.Fuzz(func(t *testing.T, payload []byte, ingest int64) {
 		dec := d.Decide(routes, payload, ingest)
-		routed := dec.Route != nil
+		routed := dec.Route != nil && !dec.Unused
 		if n := map[bool]int{true: 1}; n[dec.Reason != beacon.None]+n[dec.Unused]+n[routed] != 1 {
 			t.Fatalf("%q: %+v", payload, dec)
 		}

@@ -1,8 +1,8 @@
 package dispatch
 
 import (
+	"cmp"
 	"context"
-	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -35,7 +35,7 @@ type Teller struct {
 // seen is what is known of a source.
 type seen struct {
 	known bool
-	first int64 // ms when it was first told of
+	first int64 // ms when it was first told of; before that, the least of the others when it was listed, 0: none was known
 	ms    int64
 	aside bool
 	since int64 // when it was first found too far behind; 0: it is not
@@ -57,9 +57,26 @@ func (t *Teller) SetSources(s wire.Sources) {
 }
 
 func (t *Teller) grow(n int) {
+	least, _ := t.least()
 	for len(t.view) < n {
-		t.view = append(t.view, seen{})
+		t.view = append(t.view, seen{first: least})
 	}
+}
+
+// least returns how far the slowest of the sources is that are known and not set aside, and where the first of them began;
+// both 0 if there is none.
+func (t *Teller) least() (ms, first int64) {
+	for _, v := range t.view {
+		if v.known && !v.aside {
+			if first == 0 || v.ms < ms {
+				ms = v.ms
+			}
+			if first == 0 || v.first < first {
+				first = v.first
+			}
+		}
+	}
+	return ms, first
 }
 
 // Source returns the index of a raw partition in the list, or -1.
@@ -121,29 +138,25 @@ func (t *Teller) Heard(p *wire.Progress) {
 
 // Allowed is how many of the next records of a source may be read: up to a record time so far ahead of the slowest source
 // that is not set aside, which bounds what shards hold open. The slowest itself always goes on, over any gap. A source of
-// which nothing was read yet counts as being where the first of the others began: without it there is no watermark.
+// which nothing was read yet counts as being where the slowest was when it was listed, or where the first of all began:
+// without it there is no watermark.
 func (t *Teller) Allowed(src int, aheadMS int64, recs []broker.Record) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	least, first, all := int64(math.MaxInt64), int64(math.MaxInt64), true
+	least, first := t.least()
+	if first == 0 {
+		return min(len(recs), 1)
+	}
 	for _, v := range t.view {
-		switch {
-		case v.aside:
-		case v.known:
-			least, first = min(least, v.ms), min(first, v.first)
-		default:
-			all = false
+		if !v.known && !v.aside {
+			least = min(least, cmp.Or(v.first, first))
 		}
 	}
-	own := t.view[src]
-	if !all {
-		least = first
-	}
 	n := 0
-	for n < len(recs) && least != math.MaxInt64 && recs[n].Time <= least+aheadMS {
+	for n < len(recs) && recs[n].Time <= least+aheadMS {
 		n++
 	}
-	if n == 0 && len(recs) > 0 && (!own.known || own.ms <= least) {
+	if own := t.view[src]; n == 0 && len(recs) > 0 && (!own.known || own.ms <= least) {
 		return 1
 	}
 	return n

@@ -257,7 +257,7 @@ func (s *Store) days(ctx context.Context, t *table, from, to int64, listed func(
 func (s *Store) values(ctx context.Context, what string, t *table, key []any, start, from, to int64, fn func(minute, time int64, value []byte) error) error {
 	a := assembler{
 		emit:  func(minute int32, time int64, value []byte) error { return fn(start+int64(minute), time, value) },
-		again: func(minute int32) error { return errTorn },
+		again: func(minute int32) error { return s.reread(ctx, what, t, key, start, minute, fn) },
 	}
 	return s.cells(ctx, what, t, key, int32(max(from-start, 0)), int32(min(to-start, t.span)), &a)
 }

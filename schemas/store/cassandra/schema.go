@@ -22,12 +22,13 @@ var files embed.FS
 
 var (
 	keyspaceName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,47}$`)
+	comments     = regexp.MustCompile(`(?m)^--.*\n`)
 	dcName       = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,100}$`)
 )
 
 // A version is one file of cql, in order: the first is version 1.
 type version struct {
-	digest     string
+	digest     string // of the file, less its lines of comments
 	statements []string
 }
 
@@ -45,7 +46,7 @@ func versions(keyspace string) ([]version, error) {
 		if !strings.HasPrefix(e.Name(), fmt.Sprintf("%03d_", i+1)) {
 			return nil, fmt.Errorf("%s: not the file of version %d", e.Name(), i+1)
 		}
-		v := version{digest: fmt.Sprintf("%x", sha256.Sum256(text))}
+		v := version{digest: fmt.Sprintf("%x", sha256.Sum256(comments.ReplaceAll(text, nil)))}
 		for _, s := range strings.SplitAfter(strings.ReplaceAll(string(text), "{keyspace}", keyspace), ";\n") {
 			if s = strings.TrimSuffix(strings.TrimSpace(s), ";"); s != "" {
 				v.statements = append(v.statements, s)

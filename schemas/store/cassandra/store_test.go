@@ -5,10 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -131,58 +129,46 @@ func testTimesAndLives(t *testing.T, s *Store) {
 	}
 }
 
-// A reader sees whole values only, though their number of parts changes while it pages.
+// A reader sees whole values only, though a version is written over while it is between two pages.
 func testLargeRows(t *testing.T, s *Store) {
-	const minutes, rounds = 70, 5 // rows of up to 17 parts: more than a page of them
+	const minutes, parts = 40, 13 // more than a page; its end is within a row
 	at := store.Series{Tenant: "shop", Metric: "site.large", Layer: "stream.dc1"}
 	base := time.Now().Unix() / 60 / dayMinutes * dayMinutes
-	value := func(version, k int64) []byte {
-		return bytes.Repeat([]byte{byte(version), byte(k)}, int(1+(version*7+k)%9*partBytes))
-	}
-	done := make(chan error, 1)
-	go func() {
-		var err error
-		for version := int64(1); version <= rounds && err == nil; version++ {
-			var rows []store.Row
-			for k := range int64(minutes) {
-				rows = append(rows, store.Row{Series: at, Minute: base + k, Version: version, Value: value(version, k)})
-			}
-			err = s.PutRows(ctx, rows)
+	value := func(version int64) []byte { return bytes.Repeat([]byte{byte(version)}, parts*partBytes) }
+	put := func(version int64) {
+		t.Helper()
+		var rows []store.Row
+		for k := range int64(minutes) {
+			rows = append(rows, store.Row{Series: at, Minute: base + k, Version: version, Value: value(version)})
 		}
-		done <- err
-	}()
-	last := map[int64]int64{}
-	for reads, over := 0, false; !over; reads++ {
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Fatal(err)
-			}
-			over = true // and once more
-		default:
-		}
-		n := 0
-		err := s.Rows(ctx, at, base, base+minutes, func(minute, version int64, v []byte) error {
-			n++
-			if version < last[minute] || !bytes.Equal(v, value(version, minute-base)) {
-				return fmt.Errorf("read %d: minute %d has version %d after %d, %d bytes", reads, minute-base, version, last[minute], len(v))
-			}
-			last[minute] = version
-			return nil
-		})
-		if err != nil {
+		if err := s.PutRows(ctx, rows); err != nil {
 			t.Fatal(err)
 		}
-		if over && n != minutes {
-			t.Errorf("%d of %d rows at the end", n, minutes)
+	}
+	put(1)
+	var versions []int64
+	err := s.Rows(ctx, at, base, base+minutes, func(minute, version int64, v []byte) error {
+		if !bytes.Equal(v, value(version)) {
+			return fmt.Errorf("minute %d, version %d: not its value", minute-base, version)
 		}
+		if versions = append(versions, version); len(versions) == 1 {
+			put(2)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	torn := pageRows / parts
+	if len(versions) != minutes || versions[torn-1] != 1 || versions[torn] != 2 || versions[minutes-1] != 2 {
+		t.Errorf("versions %v: the page was to end in row %d", versions, torn)
 	}
 	// The largest value that the port takes, and one that is torn for good.
 	huge := bytes.Repeat([]byte("h"), store.MaxValue)
-	if err := s.PutRows(ctx, []store.Row{{Series: at, Minute: base, Version: rounds + 1, Value: huge}}); err != nil {
+	if err := s.PutRows(ctx, []store.Row{{Series: at, Minute: base, Version: 3, Value: huge}}); err != nil {
 		t.Fatal(err)
 	}
-	err := s.Rows(ctx, at, base, base+1, func(_, _ int64, v []byte) error {
+	err = s.Rows(ctx, at, base, base+1, func(_, _ int64, v []byte) error {
 		if !bytes.Equal(v, huge) {
 			return fmt.Errorf("%d bytes", len(v))
 		}
@@ -358,97 +344,5 @@ func testRefusals(t *testing.T, c Config) {
 	away.DC = "dc9"
 	if _, err := Open(short, away); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "dc9") {
 		t.Errorf("no such data centre: %v", err)
-	}
-}
-
-// The server is killed and comes back while four write: each call outlives it, and what was acknowledged is there.
-func testKilled(t *testing.T, stack *devstack.Stack, c Config) {
-	if _, err := stack.Nodetool(1, "flush", "system_schema"); err != nil {
-		t.Fatal(err)
-	}
-	c.MaxInFlight = 8
-	s := open(t, c)
-	ctx, cancel := context.WithCancel(ctx)
-	t.Cleanup(cancel) // before the store is closed, which waits for the writers
-	const writers, perCall = 4, 50
-	base := time.Now().Unix() / 60
-	at := func(w int) store.Series {
-		return store.Series{Tenant: "shop", Experiment: fmt.Sprint("exp_", w), Metric: "fm.point", Layer: "stream.dc1"}
-	}
-	value := func(version, k int64) string { return fmt.Sprint(version, " ", k, strings.Repeat(".", 1500)) }
-	var acked [writers]atomic.Int64
-	stop := make(chan struct{})
-	var wg sync.WaitGroup
-	for w := range writers {
-		wg.Go(func() {
-			for version := int64(1); ; version++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				var rows []store.Row
-				for k := range int64(perCall) {
-					rows = append(rows, store.Row{Series: at(w), Minute: base + k, Version: version, Expires: (base + 40*dayMinutes) * 60_000, Value: []byte(value(version, k))})
-				}
-				if err := s.PutRows(ctx, rows); err != nil {
-					t.Error(err)
-					return
-				}
-				acked[w].Store(version)
-			}
-		})
-	}
-	progress := func() (n int64) {
-		for w := range acked {
-			n += acked[w].Load()
-		}
-		return n
-	}
-	advance := func() {
-		t.Helper()
-		for from, deadline := progress(), time.Now().Add(30*time.Second); progress() < from+40; time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("only %d calls acknowledged after %d", progress(), from)
-			}
-		}
-	}
-	advance()
-	if err := stack.KillCassandra(1); err != nil {
-		t.Fatal(err)
-	}
-	begin, retries := time.Now(), s.Stats().Retries
-	for s.Stats().Retries < retries+20 { // it is missed
-		time.Sleep(10 * time.Millisecond)
-	}
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	if m.HeapAlloc > 64<<20 {
-		t.Errorf("%d MB of heap while waiting", m.HeapAlloc>>20)
-	}
-	if err := stack.RestartCassandra(1); err != nil {
-		t.Fatal(err)
-	}
-	back := time.Now()
-	advance()
-	t.Logf("away for %v, 40 calls acknowledged %v later, %d retries, heap %d KB", back.Sub(begin).Round(time.Millisecond), time.Since(back).Round(time.Millisecond), s.Stats().Retries-retries, m.HeapAlloc>>10)
-	close(stop)
-	wg.Wait()
-	for w := range writers {
-		n := int64(0)
-		err := s.Rows(ctx, at(w), base, base+perCall, func(minute, version int64, v []byte) error {
-			if version != acked[w].Load() || string(v) != value(version, minute-base) {
-				return fmt.Errorf("minute %d has version %d; %d was acknowledged", minute-base, version, acked[w].Load())
-			}
-			n++
-			return nil
-		})
-		if err != nil || n != perCall {
-			t.Errorf("writer %d: %d of %d rows, %v", w, n, perCall, err)
-		}
-	}
-	if got := s.Stats(); got.Rows != progress()*perCall {
-		t.Errorf("stats %+v for %d calls", got, progress())
 	}
 }

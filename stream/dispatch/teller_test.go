@@ -1,0 +1,176 @@
+package dispatch
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"tandem/schemas/wire"
+	"tandem/stream/broker"
+)
+
+const minute = 60 * second
+
+func teller(sources int) (*Teller, *broker.Memory) {
+	out := broker.NewMemory()
+	t := &Teller{EveryMS: 10 * second, PatienceMS: 60 * minute, BackMS: 5 * minute, Out: out,
+		Routes: map[string]*Route{"shop": {Topics: []string{"b.0", "b.1"}, Partitions: 2}}}
+	t.SetSources(list(sources))
+	return t, out
+}
+
+func list(n int) wire.Sources {
+	s := wire.Sources{Revision: n}
+	for i := range n {
+		s.List = append(s.List, wire.Source{Topic: "raw", Partition: int32(i)})
+	}
+	return s
+}
+
+func at(times ...int64) []broker.Record {
+	var recs []broker.Record
+	for _, ms := range times {
+		recs = append(recs, broker.Record{Time: ms})
+	}
+	return recs
+}
+
+func TestNoSourceIsReadFarAheadOfTheSlowest(t *testing.T) {
+	x, _ := teller(2)
+	ahead := int64(5 * minute)
+	recs := at(t0, t0+minute, t0+5*minute, t0+5*minute+1, t0+60*minute)
+	allowed := func(src int, want int) {
+		t.Helper()
+		if got := x.Allowed(src, ahead, recs); got != want {
+			t.Errorf("source %d may read %d records, want %d", src, got, want)
+		}
+	}
+	allowed(0, 1) // nothing is known: the first record tells where it begins
+	x.Read(0, t0, 1)
+	allowed(0, 3) // the other may begin there too
+	allowed(1, 3)
+	x.Read(0, t0+5*minute, 3)
+	allowed(0, 3)
+	x.Read(1, t0+minute, 1)
+	allowed(0, 4)
+	x.Read(1, t0+60*minute, 5)
+	allowed(0, 4) // 0 is the slowest now
+	if got := x.Allowed(0, ahead, at(t0+600*minute)); got != 1 {
+		t.Errorf("the slowest may not go on over a gap: %d", got)
+	}
+	if got := x.Allowed(1, ahead, at(t0+600*minute)); got != 0 {
+		t.Errorf("one that is ahead goes on over a gap: %d", got)
+	}
+	x.SetSources(list(3)) // a source that nobody has read yet counts as at the slowest of now
+	x.Read(0, t0+70*minute, 9)
+	if got := x.Allowed(0, ahead, at(t0+10*minute, t0+10*minute+1)); got != 1 {
+		t.Errorf("beside a new source %d records are read", got)
+	}
+	x.Heard(&wire.Progress{Sources: list(3), Aside: []int{2}})
+	if got := x.Allowed(0, ahead, at(t0+65*minute, t0+65*minute+1)); got != 1 {
+		t.Errorf("beside a source that is set aside %d records are read", got)
+	}
+}
+
+// However sources are read, some source can always go on: pacing never stops all of them.
+func TestPacingNeverStopsAll(t *testing.T) {
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		n := 1 + r.IntN(4)
+		x, _ := teller(n)
+		logs := make([][]broker.Record, n)
+		for i := range logs {
+			ms := t0 + r.Int64N(10)*minute
+			for range 1 + r.IntN(20) {
+				logs[i] = append(logs[i], broker.Record{Time: ms})
+				ms += []int64{0, 1, second, 5 * minute, 5*minute + 1, 300 * minute}[r.IntN(6)]
+			}
+			logs[i] = append(logs[i], broker.Record{Time: t0 + 10_000*minute}) // all come to the same end
+		}
+		left := n
+		for left > 0 {
+			moved := false
+			for _, i := range r.Perm(n) {
+				k := x.Allowed(i, 5*minute, logs[i])
+				for _, rec := range logs[i][:k] {
+					x.Read(i, rec.Time, 0)
+				}
+				if logs[i] = logs[i][k:]; k > 0 {
+					moved = true
+					if len(logs[i]) == 0 {
+						left--
+					}
+				}
+			}
+			if !moved {
+				t.Fatalf("seed %d: nothing may be read, %d sources are not at their end", seed, left)
+			}
+		}
+	}
+}
+
+func TestASourceIsSetAsideAndTakenBack(t *testing.T) {
+	x, out := teller(2)
+	clock := int64(1000)
+	told := func(now int64, want ...int) {
+		t.Helper()
+		if err := x.Tell(context.Background(), now); err != nil {
+			t.Fatal(err)
+		}
+		log := out.Log(broker.Partition{Topic: "b.1", Partition: 1}, 0)
+		p, err := wire.ReadProgress(log[len(log)-1].Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now == 0 && p.Aside != nil || now > 0 && (p.Aside == nil || !slices.Equal(p.Aside, want)) {
+			t.Errorf("told is %v, want %v", p.Aside, want)
+		}
+	}
+	x.Read(0, t0, 1)
+	x.Read(1, t0+60*minute, 1)
+	told(clock)
+	told(clock + 2*lagsFor) // exactly the patience is not too far
+	x.Read(1, t0+60*minute+1, 2)
+	told(0)
+	told(clock)
+	told(clock + lagsFor - 1)
+	told(clock+lagsFor, 0)
+	x.Read(0, t0+50*minute, 2)
+	told(clock+lagsFor, 0) // near enough to be waited for, not to be taken back
+	x.Read(0, t0+55*minute+1, 3)
+	told(clock + lagsFor)
+	if x.Due() {
+		t.Error("all is told, and due")
+	}
+	x.Read(0, t0+55*minute+20*second, 4)
+	if !x.Due() {
+		t.Error("a source behind the furthest is in a new interval, and not due")
+	}
+	x.Forget(0)
+	if x.Due() {
+		t.Error("a source that is read no more is due")
+	}
+}
+
+func TestGroupsAndPartitionsAreFunctionsOfTheSession(t *testing.T) {
+	one := &Route{Topics: []string{"t"}, Partitions: 5}
+	four := &Route{Topics: []string{"a", "b", "c", "d"}, Partitions: 3}
+	seen := map[string]map[int32]bool{}
+	for i := range uint64(1000) {
+		hash := SessionHash([]byte{byte(i), byte(i >> 8)})
+		if _, p := one.Place(hash); p != int32(hash%5) {
+			t.Fatalf("with one group partition %d", p)
+		}
+		topic, p := four.Place(hash)
+		if seen[topic] == nil {
+			seen[topic] = map[int32]bool{}
+		}
+		seen[topic][p] = true
+	}
+	for _, topic := range four.Topics {
+		if len(seen[topic]) != 3 {
+			t.Errorf("topic %s: sessions in %d of 3 partitions", topic, len(seen[topic]))
+		}
+	}
+}
