@@ -57,10 +57,7 @@ type writer struct {
 
 func (w *writer) minute(ctx context.Context, m *metric.Minute, at int64, rollup bool) error {
 	chain := w.job.Chain
-	return m.Rows(true, w.job.cells, func(scope, group, cell int, cells []metric.Cell) error {
-		if len(cells) == 0 {
-			return nil // absent means zero, and no row of this generation can stand there yet
-		}
+	return m.Rows(w.job.cells, func(scope, group, cell int, cells []metric.Cell) error {
 		s, x := chain.ScopeName(scope)
 		kind, keep := row.Sums, w.retention()
 		if group == tenant.GroupSeen {

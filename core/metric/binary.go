@@ -38,7 +38,7 @@ func (m *Minute) append(b []byte, cells func(group int) int) (out []byte, any bo
 	var pages, sketches []slot
 	for _, s := range m.sorted() {
 		k := Key(s.key - 1)
-		page := m.cells[s.ref+1 : int(s.ref)+1+cells(k.Group())]
+		page := m.cells[s.ref+pageHead : int(s.ref)+pageHead+cells(k.Group())]
 		if k.Group() == GroupSeen {
 			if !m.sketches[page[0]-1].Empty() {
 				sketches = append(sketches, s)
@@ -50,7 +50,7 @@ func (m *Minute) append(b []byte, cells func(group int) int) (out []byte, any bo
 	b = binary.AppendUvarint(b, uint64(len(pages)))
 	before := uint64(1)
 	for _, s := range pages {
-		page := m.cells[s.ref+1 : int(s.ref)+1+cells(Key(s.key-1).Group())]
+		page := m.cells[s.ref+pageHead : int(s.ref)+pageHead+cells(Key(s.key-1).Group())]
 		b = binary.AppendUvarint(b, s.key-before)
 		b = binary.AppendUvarint(b, uint64(len(page)))
 		for _, v := range page {
@@ -61,7 +61,7 @@ func (m *Minute) append(b []byte, cells func(group int) int) (out []byte, any bo
 	b = binary.AppendUvarint(b, uint64(len(sketches)))
 	before = 1
 	for _, s := range sketches {
-		bytes := m.sketches[m.cells[s.ref+1]-1].AppendBinary(nil)
+		bytes := m.sketches[m.cells[s.ref+pageHead]-1].AppendBinary(nil)
 		b = binary.AppendUvarint(b, s.key-before)
 		b = append(binary.AppendUvarint(b, uint64(len(bytes))), bytes...)
 		before = s.key
@@ -113,7 +113,7 @@ func (s *Sums) AddBinary(b []byte, cells func(group int) (int, bool)) error {
 			if !ok1 || !ok2 || k < Key(d) || i > 0 && d == 0 || !known || have != uint64(want) || k.Group() == GroupSeen {
 				return bad("page")
 			}
-			page := m.Page(k, want)
+			page := m.page(k, want)
 			any := false
 			for i := range want {
 				x, ok := v()
@@ -121,7 +121,7 @@ func (s *Sums) AddBinary(b []byte, cells func(group int) (int, bool)) error {
 					return bad("cell")
 				}
 				any = any || x != 0
-				page[1+i] += x
+				page[i] += x
 			}
 			if !any {
 				return bad("page of zeros")

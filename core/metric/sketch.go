@@ -17,25 +17,29 @@ const (
 	precision  = 14
 	registers  = 1 << precision
 	maxRank    = 64 - precision + 1
+	// listLimit registers are held in a sorted list, more in an array of all: below it the list is smaller, and what
+	// must be moved to insert one lies in a few cache lines.
+	listLimit = 1024
 )
 
 // Sketch is a set of visitor hashes: a function of the set alone, whatever the order of Add and Merge, and so are its
 // bytes. It only grows; what was added is taken back by forming it anew. The zero value is the empty set.
 type Sketch struct {
-	exact []uint64 // sorted, fewer than exactLimit
-	regs  []byte   // registers of them, once the set has reached exactLimit
-	set   int      // registers that are not zero
+	exact []uint64 // sorted, fewer than exactLimit; then it is empty, and one of the two below is not
+	list  []uint32 // the registers that are not zero, sorted: index<<8 | rank
+	regs  []byte   // all registers, once listLimit of them are not zero
+	set   int      // registers that are not zero, in regs
 }
 
 // Empty says whether nothing was added.
-func (s *Sketch) Empty() bool { return len(s.exact) == 0 && s.regs == nil }
+func (s *Sketch) Empty() bool { return len(s.exact)+len(s.list) == 0 && s.regs == nil }
 
-// Reset empties the sketch.
-func (s *Sketch) Reset() { s.exact, s.regs, s.set = s.exact[:0], nil, 0 }
+// Reset empties the sketch and keeps its lists' memory.
+func (s *Sketch) Reset() { s.exact, s.list, s.regs, s.set = s.exact[:0], s.list[:0], nil, 0 }
 
 // Add adds a hash (uniform over 64 bits) and says whether the sketch changed.
 func (s *Sketch) Add(hash uint64) bool {
-	if s.regs != nil {
+	if s.regs != nil || len(s.list) > 0 {
 		return s.register(hash)
 	}
 	i, ok := s.find(hash)
@@ -47,55 +51,103 @@ func (s *Sketch) Add(hash uint64) bool {
 		s.register(hash)
 		return true
 	}
-	s.exact = slices.Insert(s.exact, i, hash)
+	s.exact = append(s.exact, 0)
+	copy(s.exact[i+1:], s.exact[i:])
+	s.exact[i] = hash
 	return true
 }
 
 // find returns the place of a hash among the exact ones. Hashes are uniform, so it begins where one of its size would
 // be expected, and is seldom far off.
 func (s *Sketch) find(hash uint64) (at int, ok bool) {
-	hi, _ := bits.Mul64(hash, uint64(len(s.exact)))
+	exact := s.exact
+	hi, _ := bits.Mul64(hash, uint64(len(exact)))
 	at = int(hi)
-	for at > 0 && s.exact[at-1] >= hash {
+	for at > 0 && exact[at-1] >= hash {
 		at--
 	}
-	for at < len(s.exact) && s.exact[at] < hash {
+	for at < len(exact) && exact[at] < hash {
 		at++
 	}
-	return at, at < len(s.exact) && s.exact[at] == hash
+	return at, at < len(exact) && exact[at] == hash
 }
 
+// spread goes on from hashes to registers.
 func (s *Sketch) spread() {
-	s.regs = make([]byte, registers)
 	for _, h := range s.exact {
 		s.register(h)
 	}
-	s.exact = nil
+	s.exact = s.exact[:0]
 }
 
 func (s *Sketch) register(hash uint64) bool {
-	i := hash >> (64 - precision)
 	rank := byte(bits.LeadingZeros64(hash<<precision|1<<(precision-1)) + 1)
-	if s.regs[i] >= rank {
-		return false
+	return s.raise(uint32(hash>>(64-precision)), rank)
+}
+
+// raise raises a register to the rank, which is not zero, and says whether it was lower.
+func (s *Sketch) raise(i uint32, rank byte) bool {
+	if s.regs != nil {
+		if s.regs[i] >= rank {
+			return false
+		}
+		if s.regs[i] == 0 {
+			s.set++
+		}
+		s.regs[i] = rank
+		return true
 	}
-	if s.regs[i] == 0 {
-		s.set++
+	list := s.list
+	at := int(i) * len(list) >> precision // as in find
+	for at > 0 && list[at-1]>>8 >= i {
+		at--
 	}
-	s.regs[i] = rank
+	for at < len(list) && list[at]>>8 < i {
+		at++
+	}
+	if at < len(list) && list[at]>>8 == i {
+		if byte(list[at]) >= rank {
+			return false
+		}
+		list[at] = i<<8 | uint32(rank)
+		return true
+	}
+	if len(list) == listLimit-1 {
+		s.lay()
+		return s.raise(i, rank)
+	}
+	s.list = append(s.list, 0)
+	copy(s.list[at+1:], s.list[at:])
+	s.list[at] = i<<8 | uint32(rank)
 	return true
+}
+
+// lay goes on from the list to all registers.
+func (s *Sketch) lay() {
+	s.regs, s.set = make([]byte, registers), len(s.list)
+	for _, r := range s.list {
+		s.regs[r>>8] = byte(r)
+	}
+	s.list = s.list[:0]
 }
 
 // Merge makes s the union of both.
 func (s *Sketch) Merge(o *Sketch) {
-	if o.regs == nil {
+	if o.regs == nil && len(o.list) == 0 {
 		for _, h := range o.exact {
 			s.Add(h)
 		}
 		return
 	}
+	s.spread()
+	for _, r := range o.list {
+		s.raise(r>>8, byte(r))
+	}
+	if o.regs == nil {
+		return
+	}
 	if s.regs == nil {
-		s.spread()
+		s.lay()
 	}
 	for i, r := range o.regs {
 		if r > s.regs[i] {
@@ -109,12 +161,18 @@ func (s *Sketch) Merge(o *Sketch) {
 
 // Estimate returns the number of distinct visitors, exact below 100.
 func (s *Sketch) Estimate() int64 {
-	if s.regs == nil {
+	if s.regs == nil && len(s.list) == 0 {
 		return int64(len(s.exact))
 	}
 	var count [maxRank + 1]float64
 	for _, r := range s.regs {
 		count[r]++
+	}
+	if s.regs == nil {
+		count[0] = float64(registers - len(s.list))
+		for _, r := range s.list {
+			count[byte(r)]++
+		}
 	}
 	const m = float64(registers)
 	z := m * tau(1-count[maxRank]/m)
@@ -173,14 +231,28 @@ const (
 
 // AppendBinary appends the canonical bytes.
 func (s *Sketch) AppendBinary(b []byte) []byte {
-	if s.regs == nil {
-		b = binary.AppendUvarint(append(b, formExact), uint64(len(s.exact)))
-		for _, h := range s.exact {
-			b = binary.LittleEndian.AppendUint64(b, h)
+	switch {
+	case len(s.list) > 0:
+		b = binary.AppendUvarint(append(b, formSparse), uint64(len(s.list)))
+		before := uint32(0)
+		for _, r := range s.list {
+			if d := r>>8 - before; d < 0x80 {
+				b = append(b, byte(d), byte(r))
+			} else {
+				b = append(binary.AppendUvarint(b, uint64(d)), byte(r))
+			}
+			before = r >> 8
 		}
 		return b
-	}
-	if s.set >= sparseLimit {
+	case s.regs == nil:
+		b = binary.AppendUvarint(append(b, formExact), uint64(len(s.exact)))
+		at := len(b)
+		b = slices.Grow(b, 8*len(s.exact))[:at+8*len(s.exact)]
+		for i, h := range s.exact {
+			binary.LittleEndian.PutUint64(b[at+8*i:], h)
+		}
+		return b
+	case s.set >= sparseLimit:
 		return append(append(b, formDense), s.regs...)
 	}
 	b = binary.AppendUvarint(append(b, formSparse), uint64(s.set))
@@ -203,7 +275,7 @@ var errSketch = errors.New("sketch is corrupt")
 
 // UnmarshalBinary reads what AppendBinary wrote, and refuses anything else.
 func (s *Sketch) UnmarshalBinary(b []byte) error {
-	s.exact, s.regs, s.set = nil, nil, 0
+	s.exact, s.list, s.regs, s.set = nil, nil, nil, 0
 	if len(b) == 0 {
 		return fmt.Errorf("%w: no bytes", errSketch)
 	}
@@ -212,8 +284,7 @@ func (s *Sketch) UnmarshalBinary(b []byte) error {
 		if len(b) != 1+registers {
 			return fmt.Errorf("%w: %d bytes of dense registers", errSketch, len(b)-1)
 		}
-		s.regs = slices.Clone(b[1:])
-		return s.checkRegs(form)
+		return s.readDense(b[1:])
 	}
 	n, k := uvarint(b[1:])
 	if k == 0 || n > registers {
@@ -234,27 +305,13 @@ func (s *Sketch) UnmarshalBinary(b []byte) error {
 		}
 		return nil
 	case formSparse:
-		s.regs = make([]byte, registers)
-		at := 0
-		for i := range int(n) {
-			d, k := uvarint(b)
-			if k == 0 || len(b) <= k || b[k] == 0 || d >= registers || (d == 0 && i > 0) || at+int(d) >= registers {
-				return fmt.Errorf("%w: register %d", errSketch, i)
-			}
-			at += int(d)
-			s.regs[at] = b[k]
-			b = b[k+1:]
-		}
-		if len(b) != 0 {
-			return fmt.Errorf("%w: %d bytes too many", errSketch, len(b))
-		}
-		return s.checkRegs(form)
+		return s.readSparse(int(n), b)
 	}
 	return fmt.Errorf("%w: form %d", errSketch, form)
 }
 
-func (s *Sketch) checkRegs(form byte) error {
-	for _, r := range s.regs {
+func (s *Sketch) readDense(regs []byte) error {
+	for _, r := range regs {
 		if r > maxRank {
 			return fmt.Errorf("%w: rank %d", errSketch, r)
 		}
@@ -262,8 +319,32 @@ func (s *Sketch) checkRegs(form byte) error {
 			s.set++
 		}
 	}
-	if s.set == 0 || (s.set >= sparseLimit) != (form == formDense) {
-		return fmt.Errorf("%w: %d registers in form %d", errSketch, s.set, form)
+	if s.set < sparseLimit {
+		return fmt.Errorf("%w: %d registers in form %d", errSketch, s.set, formDense)
+	}
+	s.regs = slices.Clone(regs)
+	return nil
+}
+
+func (s *Sketch) readSparse(n int, b []byte) error {
+	if n == 0 || n >= sparseLimit {
+		return fmt.Errorf("%w: %d registers in form %d", errSketch, n, formSparse)
+	}
+	at := 0
+	for i := range n {
+		d, k := uvarint(b)
+		if k == 0 || len(b) <= k || b[k] == 0 || d >= registers || (d == 0 && i > 0) || at+int(d) >= registers {
+			return fmt.Errorf("%w: register %d", errSketch, i)
+		}
+		if b[k] > maxRank {
+			return fmt.Errorf("%w: rank %d", errSketch, b[k])
+		}
+		at += int(d)
+		s.raise(uint32(at), b[k])
+		b = b[k+1:]
+	}
+	if len(b) != 0 {
+		return fmt.Errorf("%w: %d bytes too many", errSketch, len(b))
 	}
 	return nil
 }

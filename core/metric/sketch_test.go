@@ -2,6 +2,7 @@ package metric
 
 import (
 	"bytes"
+	"encoding/binary"
 	"flag"
 	"maps"
 	"math"
@@ -38,8 +39,9 @@ func union(sketches ...*Sketch) *Sketch {
 	return u
 }
 
-// sizes lie around every change of form: to registers at 100, to dense registers at about 6,600.
-var sizes = [...]int{0, 1, 2, 49, 50, 98, 99, 100, 101, 150, 3000, 6000, 6500, 6700, 7000, 20_000}
+// sizes lie around every change of form: to a list of registers at 100, to all of them at about 1,060, to dense ones in
+// bytes at about 6,600.
+var sizes = [...]int{0, 1, 2, 49, 50, 98, 99, 100, 101, 150, 1020, 1040, 1055, 1060, 1070, 1100, 3000, 6000, 6500, 6700, 7000, 20_000}
 
 func TestASketchIsAFunctionOfItsSet(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
@@ -73,6 +75,57 @@ func TestASketchIsAFunctionOfItsSet(t *testing.T) {
 		}
 		if !bytes.Equal(back.AppendBinary(nil), set(hs, extra).AppendBinary(nil)) {
 			t.Fatalf("%d hashes, read and added to: other bytes", n)
+		}
+	}
+}
+
+// naive is the encoding as it is defined, of a set of hashes.
+func naive(hs []uint64) []byte {
+	hs = slices.Compact(slices.Sorted(slices.Values(hs)))
+	if len(hs) < 100 {
+		b := binary.AppendUvarint([]byte{1}, uint64(len(hs)))
+		for _, h := range hs {
+			b = binary.LittleEndian.AppendUint64(b, h)
+		}
+		return b
+	}
+	var regs [1 << 14]byte
+	n := 0
+	for _, h := range hs {
+		rank := byte(1)
+		for bit := 49; bit >= 0 && h>>bit&1 == 0; bit-- {
+			rank++
+		}
+		if i := h >> 50; rank > regs[i] {
+			if regs[i] == 0 {
+				n++
+			}
+			regs[i] = rank
+		}
+	}
+	if n >= len(regs)/3 {
+		return append([]byte{3}, regs[:]...)
+	}
+	b := binary.AppendUvarint([]byte{2}, uint64(n))
+	before := 0
+	for i, r := range regs {
+		if r != 0 {
+			b = append(binary.AppendUvarint(b, uint64(i-before)), r)
+			before = i
+		}
+	}
+	return b
+}
+
+func TestASketchInBytesIsWhatIsDefined(t *testing.T) {
+	rng := rand.New(rand.NewPCG(4, 1))
+	for _, n := range sizes {
+		hs := hashes(rng, n)
+		if n > 10 {
+			hs[3], hs[4], hs[5] = hs[6]&^(1<<50-1), 0, hs[7]|1 // the greatest ranks there are
+		}
+		if got := set(hs).AppendBinary(nil); !bytes.Equal(got, naive(hs)) {
+			t.Errorf("%d hashes: other bytes than defined", n)
 		}
 	}
 }

@@ -4,8 +4,9 @@ package metric
 
 import (
 	"cmp"
-	"math/bits"
+	"math"
 	"slices"
+	"sort"
 )
 
 // Key names a page of cells within a minute: the metrics of one group (tenant.Group) for one scope, variation and tag
@@ -52,11 +53,12 @@ type Minute struct {
 	// Touched says that a page or a sketch of this minute was touched since the last Untouch.
 	Touched bool
 
-	slots []slot
-	n     int
-	cells []int64 // pages one after another: a mask of the cells touched, then the cells
-	order []slot  // the pages by key, but for those in fresh
-	fresh []slot  // pages made since order was put in order
+	slots   []slot
+	n       int
+	cells   []int64 // pages one after another, each with a head
+	order   []slot  // the pages by key, but for those in fresh
+	fresh   []slot  // pages made since order was put in order
+	touched []slot  // the pages that were looked up since the last Untouch
 
 	// The one cell of a page of visitors is a place + 1 in sketches.
 	sketches []*Sketch
@@ -67,6 +69,14 @@ type slot struct {
 	key uint64 // Key + 1; 0 is free
 	ref uint32 // the page's place in cells
 }
+
+// The head of a page: a mask of the cells touched since the last Untouch, its sign bit set once the page is in the
+// list of those touched; and the place + 1 of the page of visitors beside it (SeenBeside), 0: not known yet.
+const (
+	pageBeside = 1
+	pageHead   = 2
+	listed     = math.MinInt64
+)
 
 // At returns the minute, made if it is not there.
 func (s *Sums) At(minute int64) *Minute {
@@ -118,7 +128,8 @@ func (m *Minute) reset() {
 		s.Reset()
 	}
 	m.spare = append(m.spare, m.sketches...)
-	m.n, m.cells, m.order, m.fresh, m.sketches, m.Touched = 0, m.cells[:0], m.order[:0], m.fresh[:0], m.sketches[:0], false
+	m.n, m.cells, m.order, m.fresh, m.touched = 0, m.cells[:0], m.order[:0], m.fresh[:0], m.touched[:0]
+	m.sketches, m.Touched = m.sketches[:0], false
 }
 
 const mix = 0x9e3779b97f4a7c15
@@ -136,35 +147,51 @@ func (m *Minute) Ref(k Key, n int) uint32 {
 		s := &m.slots[i]
 		switch s.key {
 		case want:
+			m.list(*s)
 			return s.ref
 		case 0:
-			at := uint32(len(m.cells))
-			*s = slot{want, at}
+			*s = slot{want, uint32(len(m.cells))}
 			m.fresh = append(m.fresh, *s)
 			m.n++
-			m.cells = append(m.cells, zeros[:n+1]...)
-			return at
+			m.cells = append(m.cells, zeros[:pageHead+n]...)
+			m.list(*s)
+			return s.ref
 		}
 	}
 }
 
-// Add adds to a cell of a page and marks it as touched.
-func (m *Minute) Add(ref uint32, cell int, v int64) {
-	m.cells[ref] |= 1 << cell
-	m.cells[int(ref)+1+cell] += v
+// list puts a page into the list of those touched. Whoever touches a cell has looked its page up before, so that Add
+// need not.
+func (m *Minute) list(s slot) {
+	if head := &m.cells[s.ref]; *head >= 0 {
+		*head = listed
+		m.touched = append(m.touched, s)
+	}
 }
 
-// Page returns the page of the key: a mask of cells touched since the last Untouch, then n cells. It is valid until the
-// next call of Ref or Page.
-func (m *Minute) Page(k Key, n int) []int64 {
-	ref := m.Ref(k, n)
-	return m.cells[ref : int(ref)+n+1]
+// Add adds to a cell of a page and marks it as touched. The page was looked up since the last Untouch.
+func (m *Minute) Add(ref uint32, cell int, v int64) {
+	m.cells[ref] |= 1 << cell
+	m.cells[int(ref)+pageHead+cell] += v
+}
+
+// Cells marks cells of a page as touched, by the bits of the mask, and returns the page from its first cell on, valid
+// until the next call of Ref. As with Add, the page was looked up since the last Untouch.
+func (m *Minute) Cells(ref uint32, touched uint64) []int64 {
+	m.cells[ref] |= int64(touched)
+	return m.cells[ref+pageHead:]
+}
+
+// page returns the cells of the key's page, valid until the next call of Ref.
+func (m *Minute) page(k Key, n int) []int64 {
+	at := int(m.Ref(k, n)) + pageHead
+	return m.cells[at : at+n]
 }
 
 // MaxCells is the most cells that a page has: one for each bit of its mask but the sign.
 const MaxCells = 63
 
-var zeros [MaxCells + 1]int64
+var zeros [pageHead + MaxCells]int64
 
 func (m *Minute) grow() {
 	old := m.slots
@@ -182,43 +209,62 @@ func (m *Minute) grow() {
 	}
 }
 
-// sketch returns the sketch of the key and its page.
-func (m *Minute) sketch(k Key) (*Sketch, []int64) {
-	page := m.Page(k, 1)
-	if page[1] == 0 {
+// sketch returns the sketch of a page of visitors.
+func (m *Minute) sketch(ref uint32) *Sketch {
+	at := &m.cells[ref+pageHead]
+	if *at == 0 {
 		if n := len(m.spare); n > 0 {
 			m.sketches = append(m.sketches, m.spare[n-1])
 			m.spare = m.spare[:n-1]
 		} else {
 			m.sketches = append(m.sketches, &Sketch{})
 		}
-		page[1] = int64(len(m.sketches))
+		*at = int64(len(m.sketches))
 	}
-	return m.sketches[page[1]-1], page
+	return m.sketches[*at-1]
 }
 
 // Seen adds a visitor to the sketch of the key.
-func (m *Minute) Seen(k Key, visitor uint64) {
-	s, page := m.sketch(k)
-	if s.Add(visitor) {
-		page[0] = 1
+func (m *Minute) Seen(k Key, visitor uint64) { m.seen(m.Ref(k, 1), visitor) }
+
+func (m *Minute) seen(ref uint32, visitor uint64) {
+	if m.sketch(ref).Add(visitor) {
+		m.cells[ref] |= 1
 	}
+}
+
+// SeenBeside is Seen for a caller that has the page of another group at hand, of the same scope, variation and tag set:
+// where the page of visitors is, is looked up once.
+func (m *Minute) SeenBeside(ref uint32, k Key, visitor uint64) {
+	if at := m.cells[ref+pageBeside]; at != 0 {
+		seen := uint32(at - 1)
+		m.list(slot{uint64(k) + 1, seen})
+		m.seen(seen, visitor)
+		return
+	}
+	seen := m.Ref(k, 1)
+	m.cells[ref+pageBeside] = int64(seen) + 1
+	m.seen(seen, visitor)
 }
 
 // Unite makes the sketch of the key the union of both.
 func (m *Minute) Unite(k Key, o *Sketch) {
-	s, page := m.sketch(k)
-	s.Merge(o)
-	page[0] = 1
+	ref := m.Ref(k, 1)
+	m.sketch(ref).Merge(o)
+	m.cells[ref] |= 1
 }
 
 // ForgetSeen empties all sketches of the minute and touches them: they are about to be formed anew. One that is empty
 // is left as it is, as if it had never been there, so that what is touched does not depend on what once was.
 func (m *Minute) ForgetSeen() {
-	m.each(func(k Key, page []int64) {
-		if k.Group() == GroupSeen && !m.sketches[page[1]-1].Empty() {
-			m.sketches[page[1]-1].Reset()
-			page[0] = 1
+	m.each(func(s slot) {
+		if Key(s.key-1).Group() != GroupSeen {
+			return
+		}
+		if sketch := m.sketch(s.ref); !sketch.Empty() {
+			sketch.Reset()
+			m.list(s)
+			m.cells[s.ref] |= 1
 			m.Touched = true
 		}
 	})
@@ -227,36 +273,40 @@ func (m *Minute) ForgetSeen() {
 // GroupSeen is the group of `visitors` in every chain, the one whose cell is a sketch.
 const GroupSeen = 1
 
-// each calls fn for each page, in no order; of the page only the mask and the first cell are given.
-func (m *Minute) each(fn func(k Key, page []int64)) {
-	for i := range m.slots {
-		if s := &m.slots[i]; s.key != 0 {
-			fn(Key(s.key-1), m.cells[s.ref:s.ref+2])
+// each calls fn for each page, in no order.
+func (m *Minute) each(fn func(s slot)) {
+	for _, s := range m.slots {
+		if s.key != 0 {
+			fn(s)
 		}
 	}
 }
 
 // Untouch forgets what was touched.
 func (m *Minute) Untouch() {
-	if !m.Touched {
-		return
+	for _, s := range m.touched {
+		m.cells[s.ref] = 0
 	}
-	m.each(func(_ Key, page []int64) { page[0] = 0 })
-	m.Touched = false
+	m.touched, m.Touched = m.touched[:0], false
 }
 
 // Touch touches every cell that there is (the first tick of a generation publishes every open row).
 func (m *Minute) Touch(cells func(group int) int) {
-	m.each(func(k Key, page []int64) { page[0] = 1<<cells(k.Group()) - 1 })
+	m.each(func(s slot) {
+		m.list(s)
+		m.cells[s.ref] |= 1<<cells(Key(s.key-1).Group()) - 1
+	})
 	m.Touched = true
 }
+
+func byKey(a, b slot) int { return cmp.Compare(a.key, b.key) }
 
 // sorted returns the pages by key.
 func (m *Minute) sorted() []slot {
 	if len(m.fresh) == 0 {
 		return m.order
 	}
-	slices.SortFunc(m.fresh, func(a, b slot) int { return cmp.Compare(a.key, b.key) })
+	slices.SortFunc(m.fresh, byKey)
 	// Merge from the back, in place.
 	a, b := len(m.order)-1, len(m.fresh)-1
 	m.order = append(m.order, m.fresh...)
@@ -273,6 +323,78 @@ func (m *Minute) sorted() []slot {
 	return m.order
 }
 
+// Run is the pages of one scope and group, by variation and tag set: its rows side by side. It is valid during a call.
+type Run struct {
+	Scope, Group int
+	Touched      uint64 // bit i: some page's cell i was touched
+	Pages        int
+
+	m     *Minute
+	pages []slot
+}
+
+// Page returns the variation and the tag set of the i-th page.
+func (r *Run) Page(i int) (variation int, tags uint32) {
+	k := Key(r.pages[i].key - 1)
+	return k.Variation(), k.Tags()
+}
+
+// Value returns a cell of the i-th page. In a run of visitors it only says, by not being 0, that Sketch is not nil.
+func (r *Run) Value(i, cell int) int64 { return r.m.cells[int(r.pages[i].ref)+pageHead+cell] }
+
+// Sketch returns the sketch of the i-th page of a run of visitors, nil if there is none.
+func (r *Run) Sketch(i int) *Sketch {
+	if v := r.Value(i, 0); v != 0 {
+		return r.m.sketches[v-1]
+	}
+	return nil
+}
+
+// Runs calls fn for each run that has a touched cell, in order of scope and group.
+func (m *Minute) Runs(fn func(r *Run) error) error {
+	order := m.sorted()
+	slices.SortFunc(m.touched, byKey)
+	r := Run{m: m}
+	for t, i := 0, 0; t < len(m.touched); {
+		row := Key(m.touched[t].key - 1).Row()
+		r.Touched = 0
+		for ; t < len(m.touched) && Key(m.touched[t].key-1).Row() == row; t++ {
+			r.Touched |= uint64(m.cells[m.touched[t].ref] &^ listed)
+		}
+		if r.Touched == 0 {
+			continue // looked up only
+		}
+		i += beforeRow(order[i:], row)
+		r.set(order[i:])
+		i += r.Pages
+		if err := fn(&r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// set makes it the run that begins the list of pages.
+func (r *Run) set(order []slot) {
+	k := Key(order[0].key - 1)
+	n := 1
+	for n < len(order) && Key(order[n].key-1).Row() == k.Row() {
+		n++
+	}
+	r.Scope, r.Group, r.Pages, r.pages = k.Scope(), k.Group(), n, order[:n]
+}
+
+// beforeRow returns how many pages of the list, by key, come before the row's. They are few as a rule, or it is a minute
+// that a few late beacons touched.
+func beforeRow(order []slot, row Key) int {
+	hi := 1
+	for hi < len(order) && Key(order[hi-1].key-1).Row() < row {
+		hi *= 2
+	}
+	lo := hi / 2
+	return lo + sort.Search(min(hi, len(order))-lo, func(i int) bool { return Key(order[lo+i].key-1).Row() >= row })
+}
+
 // Cell is one value of a row: the sum, or for visitors the sketch, of a variation and a tag set.
 type Cell struct {
 	Variation int
@@ -281,45 +403,33 @@ type Cell struct {
 	Sketch    *Sketch
 }
 
-// Rows calls fn for each row of the minute that has a touched cell (all: for each row), in order of scope, group and
-// cell. Cells are in order of variation and tag set, zeros (and empty sketches) left out; a row all of whose cells
-// are zero has none, and still says something: what was there is gone. The cells are valid during the call.
-func (m *Minute) Rows(all bool, cells func(group int) int, fn func(scope, group, cell int, row []Cell) error) error {
-	order := m.sorted()
+// Rows calls fn for each row of the minute that has a cell, in order of scope, group and cell. Cells are in order of
+// variation and tag set, zeros and empty sketches left out. They are valid during the call.
+func (m *Minute) Rows(cells func(group int) int, fn func(scope, group, cell int, row []Cell) error) error {
 	var row []Cell
-	for i := 0; i < len(order); {
-		first := Key(order[i].key - 1)
-		var touched uint64
-		j := i
-		for ; j < len(order) && Key(order[j].key-1).Row() == first.Row(); j++ {
-			touched |= uint64(m.cells[order[j].ref])
-		}
-		if all {
-			touched = 1<<cells(first.Group()) - 1
-		}
-		for ; touched != 0; touched &= touched - 1 {
-			c := bits.TrailingZeros64(touched)
+	r := Run{m: m}
+	for order := m.sorted(); len(order) > 0; order = order[r.Pages:] {
+		r.set(order)
+		for c := range cells(r.Group) {
 			row = row[:0]
-			for x := range order[i:j] {
-				s := &order[i+x]
-				v := m.cells[int(s.ref)+1+c]
-				if v == 0 {
-					continue
-				}
-				k := Key(s.key - 1)
-				cell := Cell{Variation: k.Variation(), Tags: k.Tags(), Value: v}
-				if first.Group() == GroupSeen {
-					if cell.Sketch, cell.Value = m.sketches[v-1], 0; cell.Sketch.Empty() {
+			for i := range r.Pages {
+				cell := Cell{Value: r.Value(i, c)}
+				if cell.Variation, cell.Tags = r.Page(i); r.Group == GroupSeen {
+					if cell.Sketch, cell.Value = r.Sketch(i), 0; cell.Sketch == nil || cell.Sketch.Empty() {
 						continue
 					}
+				} else if cell.Value == 0 {
+					continue
 				}
 				row = append(row, cell)
 			}
-			if err := fn(first.Scope(), first.Group(), c, row); err != nil {
+			if len(row) == 0 {
+				continue
+			}
+			if err := fn(r.Scope, r.Group, c, row); err != nil {
 				return err
 			}
 		}
-		i = j
 	}
 	return nil
 }
@@ -329,14 +439,14 @@ func (m *Minute) Merge(o *Minute, cells func(group int) int) {
 	for _, s := range o.sorted() {
 		k := Key(s.key - 1)
 		n := cells(k.Group())
-		from := o.cells[s.ref : int(s.ref)+n+1]
+		from := o.cells[s.ref+pageHead : int(s.ref)+pageHead+n]
 		if k.Group() == GroupSeen {
-			m.Unite(k, o.sketches[from[1]-1])
+			m.Unite(k, o.sketches[from[0]-1])
 			continue
 		}
-		to := m.Page(k, n)
-		for c := 1; c <= n; c++ {
-			to[c] += from[c]
+		to := m.page(k, n)
+		for c, v := range from {
+			to[c] += v
 		}
 	}
 }

@@ -3,6 +3,7 @@ package metric
 import (
 	"bytes"
 	"maps"
+	"math/bits"
 	"math/rand/v2"
 	"testing"
 )
@@ -27,9 +28,7 @@ func random(rng *rand.Rand, s *Sums, n int) {
 			m.Seen(k, rng.Uint64())
 			continue
 		}
-		page, c := m.Page(k, groupCells(group)), rng.IntN(groupCells(group))
-		page[0] |= 1 << c
-		page[1+c] += int64(rng.IntN(2001)) - 1000
+		m.Add(m.Ref(k, groupCells(group)), rng.IntN(groupCells(group)), int64(rng.IntN(2001))-1000)
 	}
 }
 
@@ -44,7 +43,7 @@ func all(t *testing.T, s *Sums) map[cellID]any {
 	t.Helper()
 	cells := map[cellID]any{}
 	for _, m := range s.Minutes() {
-		err := m.Rows(true, groupCells, func(scope, group, cell int, row []Cell) error {
+		err := m.Rows(groupCells, func(scope, group, cell int, row []Cell) error {
 			for _, c := range row {
 				id := cellID{m.Minute, scope, group, cell, c.Variation, c.Tags}
 				if cells[id] = any(c.Value); c.Sketch != nil {
@@ -119,7 +118,8 @@ func TestSumsAreCanonical(t *testing.T) {
 		list = append(list, one{int64(rng.IntN(9)), NewKey(rng.IntN(3), group, rng.IntN(9), uint32(rng.IntN(99))), rng.IntN(groupCells(group)), int64(rng.IntN(5)) - 2})
 	}
 	add := func(s *Sums, o one, sign int64) {
-		s.At(o.minute).Page(o.k, groupCells(o.k.Group()))[1+o.cell] += sign * o.v
+		m := s.At(o.minute)
+		m.Add(m.Ref(o.k, groupCells(o.k.Group())), o.cell, sign*o.v)
 	}
 	var want []byte
 	for round := range 4 {
@@ -149,7 +149,16 @@ func TestForgetSeenTouchesOnlyWhatIsThere(t *testing.T) {
 	m := s.At(1)
 	k := NewKey(0, GroupSeen, 0, 7)
 	rows := func() (n, cells int) {
-		if err := m.Rows(false, groupCells, func(_, _, _ int, row []Cell) error { n++; cells += len(row); return nil }); err != nil {
+		err := m.Runs(func(r *Run) error {
+			n += bits.OnesCount64(r.Touched)
+			for i := range r.Pages {
+				if sketch := r.Sketch(i); sketch != nil && !sketch.Empty() {
+					cells++
+				}
+			}
+			return nil
+		})
+		if err != nil {
 			t.Fatal(err)
 		}
 		return n, cells
@@ -168,6 +177,90 @@ func TestForgetSeenTouchesOnlyWhatIsThere(t *testing.T) {
 	m.Seen(k, 43)
 	if n, cells := rows(); n != 1 || cells != 1 {
 		t.Errorf("%d rows with %d cells after another visitor", n, cells)
+	}
+}
+
+// Runs shows, tick after tick, exactly what was touched, and all pages of a row that has a touched cell.
+func TestRunsAreWhatWasTouched(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 3))
+	type rowID struct{ scope, group int }
+	var s, apart Sums
+	m, other := s.At(1), apart.At(1)
+	values := map[Key]map[int]int64{}
+	for tick := range 60 {
+		touched := map[rowID]uint64{}
+		for range []int{0, 1, 3, 40, 400}[rng.IntN(5)] {
+			group := []int{0, 2, 3, 4}[rng.IntN(4)]
+			k := NewKey(rng.IntN(20), group, rng.IntN(4), uint32(rng.IntN(5)))
+			ref := m.Ref(k, groupCells(group))
+			if values[k] == nil {
+				values[k] = map[int]int64{}
+			}
+			switch cell := rng.IntN(groupCells(group)); rng.IntN(4) {
+			case 0: // looked up only
+			case 1:
+				m.Cells(ref, 1<<cell)[cell] += 7
+				values[k][cell] += 7
+				touched[rowID{k.Scope(), group}] |= 1 << cell
+			case 2: // the sketch beside the page: as if it had been looked up
+				seen, visitor := NewKey(k.Scope(), GroupSeen, k.Variation(), k.Tags()), uint64(rng.IntN(50))<<56
+				before := other.sketch(other.Ref(seen, 1)).AppendBinary(nil)
+				other.Seen(seen, visitor)
+				m.SeenBeside(ref, seen, visitor)
+				if !bytes.Equal(before, other.sketch(other.Ref(seen, 1)).AppendBinary(nil)) {
+					touched[rowID{k.Scope(), GroupSeen}] |= 1
+				}
+			default:
+				m.Add(ref, cell, -3)
+				values[k][cell] -= 3
+				touched[rowID{k.Scope(), group}] |= 1 << cell
+			}
+		}
+		last := -1
+		err := m.Runs(func(r *Run) error {
+			id := rowID{r.Scope, r.Group}
+			if at := r.Scope*10 + r.Group; at <= last {
+				t.Fatalf("tick %d: scope %d, group %d comes late", tick, r.Scope, r.Group)
+			} else {
+				last = at
+			}
+			if r.Touched != touched[id] {
+				t.Fatalf("tick %d: scope %d, group %d: cells %b are touched, want %b", tick, r.Scope, r.Group, r.Touched, touched[id])
+			}
+			delete(touched, id)
+			pages := 0
+			for k := range values {
+				if k.Scope() == r.Scope && k.Group() == r.Group {
+					pages++
+				}
+			}
+			if r.Group != GroupSeen && pages != r.Pages {
+				t.Fatalf("tick %d: scope %d, group %d has %d pages, want %d", tick, r.Scope, r.Group, r.Pages, pages)
+			}
+			for i := range r.Pages {
+				variation, tags := r.Page(i)
+				k := NewKey(r.Scope, r.Group, variation, tags)
+				if r.Group == GroupSeen {
+					if want := other.sketch(other.Ref(k, 1)); !bytes.Equal(r.Sketch(i).AppendBinary(nil), want.AppendBinary(nil)) {
+						t.Fatalf("tick %d: the visitors beside a page are others", tick)
+					}
+					continue
+				}
+				for c := range groupCells(r.Group) {
+					if r.Value(i, c) != values[k][c] {
+						t.Fatalf("tick %d: key %x, cell %d is %d, want %d", tick, k, c, r.Value(i, c), values[k][c])
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(touched) > 0 {
+			t.Fatalf("tick %d: rows that were touched are missing: %v", tick, touched)
+		}
+		m.Untouch()
 	}
 }
 

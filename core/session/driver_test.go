@@ -121,7 +121,7 @@ func rows(chain *tenant.Chain, sums *metric.Sums) []string {
 	var lines []string
 	cells := func(g int) int { return len(chain.Groups[g].Names) }
 	for _, m := range sums.Minutes() {
-		err := m.Rows(true, cells, func(scope, group, cell int, row []metric.Cell) error {
+		err := m.Rows(cells, func(scope, group, cell int, row []metric.Cell) error {
 			for _, c := range row {
 				s, x := chain.ScopeName(scope)
 				name := chain.Tenant + ".visit." + s

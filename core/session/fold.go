@@ -30,6 +30,7 @@ type Folder struct {
 	Closed, Restarted int
 
 	deltas []delta
+	scopes []EndScope // of the visit end at hand
 	// refs are the pages that the scopes of the session used last: beacons of a tick are often of one minute and tag set.
 	refs []lastPage
 
@@ -111,7 +112,7 @@ func (f *Folder) cut(s *State) {
 	f.Closed++
 	f.Restarted++
 	if !s.VisitEnded {
-		e := f.end(s)
+		e := f.end(s, nil)
 		i := sort.Search(len(s.Pending), func(i int) bool { return s.Pending[i].At > e.At })
 		s.Pending = append(s.Pending, End{})
 		copy(s.Pending[i+1:], s.Pending[i:])

@@ -75,6 +75,14 @@ func FuzzStateDecode(f *testing.F) {
 			return
 		}
 		canonical := session.AppendState(nil, &st)
+		o, err := session.ReadOutline(canonical)
+		want := session.Outline{Empty: st.Empty, VisitEnded: st.VisitEnded, HasPending: len(st.Pending) > 0}
+		if !want.Empty && !want.HasPending {
+			want.LastTS, want.VisitFirst = st.LastTS, st.VisitFirst
+		}
+		if err != nil || o != want {
+			t.Fatalf("%x has the outline %+v (%v), want %+v", canonical, o, err, want)
+		}
 		if err := again.Decode(chain, canonical); err != nil {
 			t.Fatalf("%x is taken as %x, which is refused: %v", data, canonical, err)
 		}

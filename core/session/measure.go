@@ -53,11 +53,16 @@ func (w *measure) addFirst(at tenant.Place, cell int, v int64) {
 }
 
 func (w *measure) addTo(p *page, tags uint32, at tenant.Place, cell int, v int64) {
-	if p.group != at.Group {
-		p.group = at.Group
-		p.ref = w.minute.Ref(metric.NewKey(w.scope, at.Group, w.variation, tags), len(w.f.Chain.Groups[at.Group].Names))
-	}
+	w.need(p, tags, at.Group)
 	w.minute.Add(p.ref, at.Cell+cell, w.f.Sign*v)
+}
+
+// need makes p the page of the group under these tags.
+func (w *measure) need(p *page, tags uint32, group int) {
+	if p.group != group {
+		p.group = group
+		p.ref = w.minute.Ref(metric.NewKey(w.scope, group, w.variation, tags), len(w.f.Chain.Groups[group].Names))
+	}
 }
 
 // firsts say of which runs of a scope a beacon is the first.
@@ -84,29 +89,62 @@ func (w *measure) in(n, scope, variation int, base uint32, totals []int64, first
 
 // contribute adds what the beacon adds to the scope at hand; totals are those before it.
 func (w *measure) contribute(totals []int64, first firsts) {
-	f, e, p := w.f, w.e, w.p
 	if first.visit {
 		w.add(tenant.Place{}, tenant.CellVisit, 1)
 	}
 	if first.session {
 		w.add(tenant.Place{}, tenant.CellVisitBeta, 1)
 	}
-	if e.Visitor != 0 && first.visitor {
-		k := metric.NewKey(w.scope, tenant.GroupSeen, w.variation, e.Tags)
-		if f.Seen != nil {
-			f.Seen(w.minute.Minute, k, e.Visitor)
-		} else {
-			w.minute.Seen(k, e.Visitor)
+	if w.p != nil {
+		w.point(totals, first.point)
+	}
+	if w.e.Visitor != 0 && first.visitor {
+		w.see()
+	}
+}
+
+// see shows the beacon's visitor to the scope.
+func (w *measure) see() {
+	k := metric.NewKey(w.scope, tenant.GroupSeen, w.variation, w.e.Tags)
+	switch {
+	case w.f.Seen != nil:
+		w.f.Seen(w.minute.Minute, k, w.e.Visitor)
+	case w.own.group >= 0:
+		w.minute.SeenBeside(w.own.ref, k, w.e.Visitor)
+	default:
+		w.minute.Seen(k, w.e.Visitor)
+	}
+}
+
+// point adds what the beacon of a measured point adds.
+func (w *measure) point(totals []int64, first bool) {
+	f, e, p := w.f, w.e, w.p
+	switch {
+	case p.Stat < 0:
+		w.add(p.At, 0, 1)
+		if first {
+			w.add(p.At, nextBeta, 1)
 		}
-	}
-	if p == nil {
-		return
-	}
-	w.add(p.At, 0, 1)
-	if first.point {
-		w.add(p.At, nextBeta, 1)
-	}
-	if p.Stat >= 0 {
+	case w.base == e.Tags: // as nearly all are: one page
+		w.need(&w.own, e.Tags, p.At.Group)
+		mask := uint64(1 | 1<<nextTot | 1<<nextHit | 1<<nextSq)
+		if first {
+			mask |= 1 << nextBeta
+		}
+		t := totals[p.Stat]
+		cells := w.minute.Cells(w.own.ref, mask<<p.At.Cell)[p.At.Cell:][:nextSq+1]
+		cells[0] += f.Sign
+		if first {
+			cells[nextBeta] += f.Sign
+		}
+		cells[nextTot] += f.Sign
+		cells[nextHit] += f.Sign * (min(t+1, 1) - min(t, 1))
+		cells[nextSq] += f.Sign * (2*t + 1)
+	default:
+		w.add(p.At, 0, 1)
+		if first {
+			w.add(p.At, nextBeta, 1)
+		}
 		t := totals[p.Stat]
 		w.addFirst(p.At, nextTot, 1)
 		w.addFirst(p.At, nextHit, min(t+1, 1)-min(t, 1))
@@ -222,15 +260,15 @@ func square(a [5]uint64, used int) ([5]uint64, int) {
 }
 
 // end returns the end of the state's visit (SPEC 6): its time, and the scopes that hold a beacon of it, as the
-// revision in force at its last beacon knows them.
-func (f *Folder) end(s *State) End {
+// revision in force at its last beacon knows them. They are appended to the given ones.
+func (f *Folder) end(s *State, scopes []EndScope) End {
 	e := End{
 		At:      s.LastTS + f.Chain.At(s.LastTS).Config.VisitGap,
 		Tags:    s.VisitTags,
 		Pages:   s.VisitPages,
 		Seconds: (s.LastTS - s.VisitFirst) / 1000,
 	}
-	e.Scopes = append(e.Scopes, EndScope{0, 0})
+	e.Scopes = append(scopes, EndScope{0, 0})
 	for i := range s.Marks {
 		m := &s.Marks[i]
 		if s.LastTS >= m.life {
@@ -254,7 +292,8 @@ func (f *Folder) endVisit(s *State) {
 	}
 	s.VisitEnded = true
 	if f.Ends {
-		e := f.end(s)
+		e := f.end(s, f.scopes[:0])
+		f.scopes = e.Scopes
 		f.count(&e)
 	}
 }

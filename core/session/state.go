@@ -365,6 +365,28 @@ func (s *State) Decode(chain *tenant.Chain, b []byte) error {
 	return in.done()
 }
 
+// Outline is what a state's bytes say before anything else.
+type Outline struct {
+	Empty, VisitEnded, HasPending bool
+	LastTS, VisitFirst            int64 // if neither Empty nor HasPending
+}
+
+// ReadOutline reads the outline of what AppendState wrote, without the rest; of no bytes that of an empty state.
+func ReadOutline(b []byte) (Outline, error) {
+	if len(b) == 0 {
+		return Outline{Empty: true}, nil
+	}
+	in := reader{b: b}
+	flags := in.u()
+	o := Outline{Empty: flags&stateEmpty != 0, VisitEnded: flags&stateEnded != 0, HasPending: flags&statePending != 0}
+	if !o.Empty && !o.HasPending {
+		o.LastTS = in.s()
+		in.u() // FirstTS
+		o.VisitFirst = o.LastTS - int64(in.u())
+	}
+	return o, in.err
+}
+
 func (r *reader) totals(t []int64) {
 	for range r.count(2) {
 		i := r.u()

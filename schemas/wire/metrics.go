@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -74,11 +75,21 @@ type Encoder struct {
 	strs   []string
 	size   int // of the dictionary, bytes
 	rows   []byte
+	pairs  [128]pair // by a mix of the two: neighbouring rows have the same cells
 	emit   func([]byte) error
 	ident  []byte
 }
 
 type place struct{ epoch, index uint32 }
+
+// pair is how a variation and a tag set are written in the message of the epoch: two uvarints, n bytes, the first byte
+// lowest. They fit, since no dictionary has more strings than a message has bytes.
+type pair struct {
+	variation, tags uint32 // Sym.ID
+	epoch           uint32
+	n               uint32
+	bytes           uint64
+}
 
 // Begin starts the rows of a minute; emit takes each message (a fresh slice).
 func (e *Encoder) Begin(h *Head, minute int64, emit func([]byte) error) {
@@ -124,7 +135,8 @@ func (e *Encoder) Row(scope byte, experiment, metric Sym, sketch bool, cells []S
 		room = MaxMessage - len(e.ident) - reserve
 	}
 	// Cut the row into parts that fit a message each. The common row is one part in the message at hand.
-	ends := e.parts(cells, room)
+	var one [1]int
+	ends := e.parts(one[:0], cells, room)
 	from := 0
 	for p, to := range ends {
 		if p > 0 {
@@ -138,16 +150,10 @@ func (e *Encoder) Row(scope byte, experiment, metric Sym, sketch bool, cells []S
 		e.uvarint(uint32(p))
 		e.uvarint(uint32(len(ends)))
 		e.uvarint(uint32(to - from))
-		for i := range cells[from:to] {
-			c := &cells[from+i]
-			e.uvarint(e.place(c.Variation))
-			e.uvarint(e.place(c.Tags))
-			if sketch {
-				e.uvarint(uint32(len(c.Sketch)))
-				e.rows = append(e.rows, c.Sketch...)
-			} else {
-				e.rows = binary.AppendVarint(e.rows, c.Value)
-			}
+		if sketch {
+			e.sketches(cells[from:to])
+		} else {
+			e.values(cells[from:to])
 		}
 		from = to
 	}
@@ -156,13 +162,57 @@ func (e *Encoder) Row(scope byte, experiment, metric Sym, sketch bool, cells []S
 
 func (e *Encoder) uvarint(v uint32) { e.rows = binary.AppendUvarint(e.rows, uint64(v)) }
 
-// parts returns where each part of the row ends. Sizes count every string as new.
-func (e *Encoder) parts(cells []SymCell, room int) []int {
-	var one [1]int
-	ends := one[:0]
+func (e *Encoder) values(cells []SymCell) {
+	at := len(e.rows)
+	e.rows = slices.Grow(e.rows, cellRoom*len(cells))
+	b := e.rows[:at+cellRoom*len(cells)]
+	for i := range cells {
+		c := &cells[i]
+		at = e.names(b, at, c)
+		if u := uint64(c.Value<<1) ^ uint64(c.Value>>63); u < 0x80 {
+			b[at] = byte(u)
+			at++
+		} else {
+			at += binary.PutUvarint(b[at:], u)
+		}
+	}
+	e.rows = b[:at]
+}
+
+func (e *Encoder) sketches(cells []SymCell) {
+	for i := range cells {
+		c := &cells[i]
+		at := len(e.rows)
+		e.rows = slices.Grow(e.rows, cellRoom+len(c.Sketch))[:at+cellRoom]
+		e.rows = e.rows[:e.names(e.rows, at, c)]
+		e.uvarint(uint32(len(c.Sketch)))
+		e.rows = append(e.rows, c.Sketch...)
+	}
+}
+
+// names writes the names of a cell at b[at:], which has cellRoom, and returns where they end.
+func (e *Encoder) names(b []byte, at int, c *SymCell) int {
+	p := &e.pairs[(c.Variation.ID+c.Tags.ID<<1)%uint32(len(e.pairs))]
+	if p.epoch != e.epoch || p.variation != c.Variation.ID || p.tags != c.Tags.ID {
+		e.pair(p, c)
+	}
+	binary.LittleEndian.PutUint64(b[at:], p.bytes)
+	return at + int(p.n)
+}
+
+func (e *Encoder) pair(p *pair, c *SymCell) {
+	var b [2 * binary.MaxVarintLen32]byte
+	n := binary.PutUvarint(b[:], uint64(e.place(c.Variation)))
+	n += binary.PutUvarint(b[n:], uint64(e.place(c.Tags)))
+	*p = pair{c.Variation.ID, c.Tags.ID, e.epoch, uint32(n), binary.LittleEndian.Uint64(b[:])}
+}
+
+// parts appends where each part of the row ends. Sizes count every string as new.
+func (e *Encoder) parts(ends []int, cells []SymCell, room int) []int {
 	size := 0
 	for i := range cells {
-		n := len(cells[i].Variation.Text) + len(cells[i].Tags.Text) + len(cells[i].Sketch) + cellRoom
+		c := &cells[i]
+		n := len(c.Variation.Text) + len(c.Tags.Text) + len(c.Sketch) + cellRoom
 		if size+n > room && size > 0 {
 			ends = append(ends, i)
 			size, room = 0, MaxMessage-len(e.ident)-reserve

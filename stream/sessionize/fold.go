@@ -219,32 +219,50 @@ func (s *Shard) extend(i uint32, added, run []session.Event) error {
 	return nil
 }
 
-// refold takes the contributions of the old run back and adds those of the new one, both from the sealed state.
+// refold takes the contributions of the old run back and adds those of the new one. Where both begin alike they
+// contribute alike, so that part only moves the state on.
 func (s *Shard) refold(i uint32) error {
 	sc := &s.scratch
 	if err := s.loadSealed(i, &sc.sealed); err != nil {
 		return err
 	}
+	old, run := sc.old.Events, sc.new.Events
+	n := alike(old, run)
 	f := s.folder()
+	sc.head.Copy(&sc.sealed)
+	f.Fold(&sc.head, run[:n])
+	closed, restarted := f.Closed, f.Restarted
 	f.Beacons, f.Sign = true, -1
 	f.Seen = func(int64, metric.Key, uint64) {} // sketches only grow
-	sc.before.Copy(&sc.sealed)
-	f.Fold(&sc.before, sc.old.Events)
-	restarted := f.Restarted
+	sc.before.Copy(&sc.head)
+	f.Fold(&sc.before, old[n:])
+	restarted += f.Restarted
 	f.Sign, f.Seen = 1, nil
-	sc.head.Copy(&sc.sealed)
-	f.Fold(&sc.head, sc.new.Events)
+	f.Fold(&sc.head, run[n:])
+	closed, restarted = closed+f.Closed, restarted+f.Restarted
 	s.addCounts(f)
-	if restarted+f.Restarted > 0 || !s.kept() || !sc.head.Covers(&sc.before) {
+	if restarted > 0 || !s.kept() || !sc.head.Covers(&sc.before) {
 		s.unsee()
 	}
 	sc.buf = sc.buf[:0]
-	for k := range sc.new.Events {
-		sc.buf = session.AppendEvent(sc.buf, &sc.new.Events[k])
+	for k := range run {
+		sc.buf = session.AppendEvent(sc.buf, &run[k])
 	}
-	run := sc.new.Events
-	s.keep(i, f.Closed > 0, run[0].TS, run[len(run)-1].TS, len(run))
+	s.keep(i, closed > 0, run[0].TS, run[len(run)-1].TS, len(run))
 	return nil
+}
+
+// alike returns how many beacons two runs begin with alike, such that neither goes on with one of the same ts (SPEC 7:
+// those belong together).
+func alike(a, b []session.Event) int {
+	n := 0
+	for n < len(a) && n < len(b) && session.Compare(&a[n], &b[n]) == 0 && a[n].Offset == b[n].Offset {
+		n++
+	}
+	for n > 0 && (n < len(a) && a[n].TS == a[n-1].TS || n < len(b) && b[n].TS == b[n-1].TS) {
+		n--
+	}
+	return n
 }
 
 // kept says whether the new run has every beacon of the old one, as it was.

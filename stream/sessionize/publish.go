@@ -1,6 +1,8 @@
 package sessionize
 
 import (
+	"math/bits"
+
 	"github.com/cespare/xxhash/v2"
 
 	"tandem/core/metric"
@@ -20,6 +22,7 @@ type publisher struct {
 	tags       []wire.Sym   // by tag set
 	variations [][]wire.Sym // by experiment name
 	encoders   []wire.Encoder
+	columns    []wire.SymCell // the cells of a run's pages, without values
 	cells      []wire.SymCell
 	sketches   []byte
 }
@@ -110,10 +113,7 @@ func (p *publisher) messages(s *Shard, emit func(Message) error) error {
 			at := int32(i)
 			p.encoders[i].Begin(&h, m.Minute, func(b []byte) error { return emit(Message{at, b}) })
 		}
-		err := m.Rows(false, s.Cells, func(scope, group, cell int, row []metric.Cell) error {
-			return p.row(rowKey{scope, group, cell}, row)
-		})
-		if err != nil {
+		if err := m.Runs(p.run); err != nil {
 			return err
 		}
 		for i := range p.encoders {
@@ -125,23 +125,49 @@ func (p *publisher) messages(s *Shard, emit func(Message) error) error {
 	})
 }
 
-func (p *publisher) row(k rowKey, row []metric.Cell) error {
-	p.cells, p.sketches = p.cells[:0], p.sketches[:0]
-	n := p.names(k)
-	sketch := k.group == tenant.GroupSeen
-	for i := range row {
-		c := wire.SymCell{Variation: p.none, Tags: p.tags[row[i].Tags], Value: row[i].Value}
-		if k.scope > 0 {
-			c.Variation = p.variations[(k.scope-1)/2][row[i].Variation]
+// run encodes the touched rows of a run. A row all of whose cells are zero has none, and still says something: what was
+// there is gone.
+func (p *publisher) run(r *metric.Run) error {
+	p.columns = p.columns[:0]
+	for i := range r.Pages {
+		variation, tags := r.Page(i)
+		c := wire.SymCell{Variation: p.none, Tags: p.tags[tags]}
+		if r.Scope > 0 {
+			c.Variation = p.variations[(r.Scope-1)/2][variation]
 		}
-		if sketch {
-			at := len(p.sketches)
-			p.sketches = row[i].Sketch.AppendBinary(p.sketches)
-			c.Sketch = p.sketches[at:len(p.sketches):len(p.sketches)]
-		}
-		p.cells = append(p.cells, c)
+		p.columns = append(p.columns, c)
 	}
-	return p.encoders[n.partition].Row(n.scope, n.experiment, n.metric, sketch, p.cells)
+	for touched := r.Touched; touched != 0; touched &= touched - 1 {
+		cell := bits.TrailingZeros64(touched)
+		p.cells = p.cells[:0]
+		if r.Group == tenant.GroupSeen {
+			p.sketched(r)
+		} else {
+			for i := range p.columns {
+				if v := r.Value(i, cell); v != 0 {
+					p.cells = append(p.cells, p.columns[i])
+					p.cells[len(p.cells)-1].Value = v
+				}
+			}
+		}
+		n := p.names(rowKey{r.Scope, r.Group, cell})
+		if err := p.encoders[n.partition].Row(n.scope, n.experiment, n.metric, r.Group == tenant.GroupSeen, p.cells); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *publisher) sketched(r *metric.Run) {
+	p.sketches = p.sketches[:0]
+	for i := range p.columns {
+		if sketch := r.Sketch(i); sketch != nil && !sketch.Empty() {
+			at := len(p.sketches)
+			p.sketches = sketch.AppendBinary(p.sketches)
+			p.cells = append(p.cells, p.columns[i])
+			p.cells[len(p.cells)-1].Sketch = p.sketches[at:len(p.sketches):len(p.sketches)]
+		}
+	}
 }
 
 func (s *Shard) head() wire.Head {

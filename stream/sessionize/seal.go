@@ -10,37 +10,34 @@ import (
 // seal moves a session up to the watermark: beacons before it become part of the sealed state, visits that have ended
 // are counted, and a session that nothing can join any more is forgotten.
 func (s *Shard) seal(i uint32) error {
+	if done, err := s.sealHead(i); done || err != nil {
+		return err
+	}
 	sc, en := &s.scratch, &s.table.entries[i]
 	w := s.Watermark * 60000
 	if err := s.loadSealed(i, &sc.sealed); err != nil {
 		return err
 	}
+	sc.old.Reset()
+	if err := decodeRun(&sc.old, s.slab.get(en.open)); err != nil {
+		return s.corrupt(i, err)
+	}
 	f := s.folder()
 	f.Ends = true
-	var run []session.Event
-	k, skip := 0, false
-	if whole := en.nOpen > 0 && en.last < w; whole && s.oneVisit(i, &sc.sealed) {
-		k = int(en.nOpen)
-		sc.sealed.Copy(&sc.head)
-	} else {
-		sc.old.Reset()
-		if err := decodeRun(&sc.old, s.slab.get(en.open)); err != nil {
-			return s.corrupt(i, err)
-		}
-		run = sc.old.Events
-		for k < len(run) && run[k].TS < w {
-			k++
-		}
-		if whole || len(run) >= sealAt || s.nextEnd(&sc.sealed, run) < w {
-			f.Fold(&sc.sealed, run[:k])
-		} else {
-			skip = k > 0 // an open beacon before the watermark may go on with the sealed visit
-			k = 0
-		}
-		run = run[k:]
+	run := sc.old.Events
+	k := 0
+	for k < len(run) && run[k].TS < w {
+		k++
 	}
-	if !skip {
+	if k == len(run) || len(run) >= sealAt || s.nextEnd(&sc.sealed, run) < w {
+		f.Fold(&sc.sealed, run[:k])
 		f.EndVisits(&sc.sealed, w)
+		run = run[k:]
+	} else {
+		if k == 0 {
+			f.EndVisits(&sc.sealed, w)
+		} // else an open beacon before the watermark may go on with the sealed visit
+		k = 0
 	}
 	en.due = 0
 	if len(run) == 0 && sc.sealed.Gone(s.Chain, w) {
@@ -52,21 +49,59 @@ func (s *Shard) seal(i uint32) error {
 	return nil
 }
 
-// oneVisit says whether the head's visit is the only one that the open beacons touch, so that the head may simply
-// become the sealed state (it is left in the scratch): no visit was closed that has still to be counted.
-func (s *Shard) oneVisit(i uint32, sealed *session.State) bool {
+// sealHead does what seal does where the outlines of the states are enough, which is nearly always: the open beacons
+// are of one visit, the one that the head is in, and it has not ended. Then either all of them are before the watermark
+// and the head becomes the sealed state, byte for byte, or there is nothing to do yet.
+func (s *Shard) sealHead(i uint32) (done bool, err error) {
 	en := &s.table.entries[i]
-	if err := s.loadHead(i, &s.scratch.head); err != nil {
-		return false // the full fold will meet the error again, and name it
+	if en.nOpen == 0 || en.head == 0 {
+		return false, nil
 	}
-	head := &s.scratch.head
-	if len(sealed.Pending)+len(head.Pending) > 0 {
-		return false
+	state := s.slab.get(en.head)
+	head, err := session.ReadOutline(state)
+	if err != nil {
+		return false, s.corrupt(i, err)
 	}
-	if !sealed.Empty && head.VisitFirst == sealed.VisitFirst {
-		return true
+	id, before := split(s.slab.get(en.core))
+	sealed, err := session.ReadOutline(before)
+	if err != nil {
+		return false, s.corrupt(i, err)
 	}
-	return head.VisitFirst == en.first && (sealed.Empty || sealed.VisitEnded)
+	if head.HasPending || sealed.HasPending || head.Empty || head.VisitEnded {
+		return false, nil
+	}
+	goesOn := !sealed.Empty && head.VisitFirst == sealed.VisitFirst
+	begins := head.VisitFirst == en.first && (sealed.Empty || sealed.VisitEnded)
+	if !goesOn && !begins {
+		return false, nil
+	}
+	w := s.Watermark * 60000
+	if en.last >= w {
+		if en.nOpen >= sealAt {
+			return false, nil
+		}
+		en.due = 0
+		s.wake(i, max(s.Watermark+1, metric.FloorDiv(en.last, 60000)+1))
+		return true, nil
+	}
+	end := head.LastTS + s.gap(head.LastTS)
+	if end < w {
+		return false, nil
+	}
+	s.scratch.buf = append(appendCore(s.scratch.buf[:0], id), state...)
+	en.core = s.slab.replace(en.core, s.scratch.buf)
+	s.dropOpen(en)
+	en.due = 0
+	s.wake(i, max(s.Watermark+1, metric.FloorDiv(end, 60000)+1))
+	return true, nil
+}
+
+// dropOpen forgets the open beacons of a session and the state after them.
+func (s *Shard) dropOpen(en *entry) {
+	s.slab.drop(en.open)
+	s.slab.drop(en.head)
+	en.open, en.head, en.nOpen = 0, 0, 0
+	en.first, en.last = 0, 0
 }
 
 // nextEnd returns the time of the earliest visit end still to be counted, of visits that a later open beacon or a cut
@@ -127,15 +162,11 @@ func (s *Shard) storeSealed(i uint32, run []session.Event, moved bool) {
 			sc.buf = session.AppendEvent(sc.buf, &run[k])
 		}
 		if len(run) == 0 {
-			s.slab.drop(en.open)
-			s.slab.drop(en.head)
-			en.open, en.head = 0, 0
-			en.first, en.last = 0, 0
+			s.dropOpen(en)
 		} else {
 			en.open = s.slab.replace(en.open, sc.buf)
-			en.first = run[0].TS
+			en.first, en.nOpen = run[0].TS, uint32(len(run))
 		}
-		en.nOpen = uint32(len(run))
 	}
 	id := sessionID(s.slab.get(en.core))
 	sc.buf = session.AppendState(appendCore(sc.buf[:0], id), &sc.sealed)

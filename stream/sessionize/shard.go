@@ -74,6 +74,7 @@ type Shard struct {
 	parsed  beacon.Beacon
 	reader  session.Reader
 	scratch scratch
+	peeked  byte // nobody reads it: it keeps what peek does from being left out
 }
 
 // SourceProgress is the progress of a source as this shard has read it.
@@ -265,12 +266,15 @@ func (s *Shard) append(i uint32, e *session.Event) {
 // EndTick folds what the tick brought, ends visits and seals up to the watermark. The rows touched are then read with
 // Rows; Close ends the tick once they are safe.
 func (s *Shard) EndTick() error {
-	for _, i := range s.dirty {
-		if s.table.entries[i].pending == 0 {
-			continue // settled in the middle of the tick, and quiet since
-		}
-		if err := s.settle(i); err != nil {
-			return err
+	for part := range slices.Chunk(s.dirty, peekAhead) {
+		s.peek(part)
+		for _, i := range part {
+			if s.table.entries[i].pending == 0 {
+				continue // settled in the middle of the tick, and quiet since
+			}
+			if err := s.settle(i); err != nil {
+				return err
+			}
 		}
 	}
 	s.dirty, s.arena, s.taken = s.dirty[:0], s.arena[:0], 0
@@ -278,6 +282,22 @@ func (s *Shard) EndTick() error {
 		return err
 	}
 	return s.advance()
+}
+
+// peekAhead is the number of sessions whose memory is asked for together.
+const peekAhead = 32
+
+// peek asks for the memory of sessions that are about to be looked at: they lie anywhere.
+func (s *Shard) peek(sessions []uint32) {
+	sum := byte(0)
+	for _, i := range sessions {
+		sum += s.peekEntry(&s.table.entries[i])
+	}
+	s.peeked = sum
+}
+
+func (s *Shard) peekEntry(en *entry) byte {
+	return s.slab.peek(en.core) + s.slab.peek(en.head) + s.slab.peek(en.open)
 }
 
 // advance looks at every session that the watermark makes due.
@@ -288,12 +308,15 @@ func (s *Shard) advance() error {
 	for _, m := range s.dueMinutes() {
 		list := s.dues[m]
 		delete(s.dues, m)
-		for _, i := range list {
-			if en := &s.table.entries[i]; en.core == 0 || en.due != m {
-				continue // forgotten, or to be looked at earlier and done
-			}
-			if err := s.seal(i); err != nil {
-				return err
+		for part := range slices.Chunk(list, peekAhead) {
+			s.peek(part)
+			for _, i := range part {
+				if en := &s.table.entries[i]; en.core == 0 || en.due != m {
+					continue // forgotten, or to be looked at earlier and done
+				}
+				if err := s.seal(i); err != nil {
+					return err
+				}
 			}
 		}
 	}

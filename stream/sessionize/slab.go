@@ -123,6 +123,15 @@ func (s *slab) get(ref uint32) []byte {
 	return at[2 : 2+int(n)]
 }
 
+// peek returns some byte of the string. A loop that peeks at many strings waits for their memory once, where one after
+// the other would wait for each.
+func (s *slab) peek(ref uint32) byte {
+	if ref == 0 {
+		return 0
+	}
+	return s.chunks[ref/chunkUnit][ref%chunkUnit*unit]
+}
+
 // drop gives the place back.
 func (s *slab) drop(ref uint32) {
 	if ref == 0 {
