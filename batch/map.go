@@ -206,22 +206,16 @@ func (m *mapper) fold(hash uint64, id []byte, known bool) {
 		Due: m.state.Due(m.chain), State: string(m.buf)})
 }
 
-// digests returns the digest of each of the buckets from..to of the run.
-func digests(run []staterun.Row, from, to int) []uint64 {
-	out := make([]uint64, to-from)
+// digests returns the digests of a range's part of the run: of a bucket the sum over its sessions.
+func digests(run []staterun.Row) Digests {
+	out := make(Digests, Buckets)
 	d := xxhash.New()
-	for i := 0; i < len(run); {
-		b := bucketOf(run[i].Hash)
+	for i := range run {
 		d.Reset()
-		j := i
-		for ; j < len(run) && bucketOf(run[j].Hash) == b; j++ {
-			d.WriteString(run[j].Session)
-			d.Write([]byte{0})
-			d.WriteString(run[j].State)
-			d.Write([]byte{0})
-		}
-		out[b-from] = max(d.Sum64(), 1) // 0 says that there is no session
-		i = j
+		d.WriteString(run[i].Session)
+		d.Write([]byte{0})
+		d.WriteString(run[i].State)
+		out[bucketOf(run[i].Hash)] += d.Sum64()
 	}
 	return out
 }

@@ -19,8 +19,8 @@ import (
 // WindowMS is the length of a window, ms of event time.
 const WindowMS = archive.WindowMillis
 
-// Buckets is the number of hash buckets of a state run's digests. A hash range is a run of buckets, so any number of
-// ranges up to it compares with any other.
+// Buckets is the number of hash buckets of a state run's digests. A bucket's digest is a sum over its sessions, so the runs of
+// plans with other hash ranges compare.
 const Buckets = 64
 
 // Topic is a beacons topic of the tenant.
@@ -36,11 +36,11 @@ type Span struct{ First, Next int64 }
 type RunRef struct {
 	Window     int64 // ms
 	Generation int64
-	Ranges     int // hash ranges, a file each
 	Digests    Digests
 }
 
-// Digests are the digests of a run's buckets; nil: not known yet.
+// Digests are the digests of a run's buckets; nil: not known yet. That a bucket with sessions has the digest 0 is as likely
+// as that two runs that differ have the same.
 type Digests []uint64
 
 // MarshalText writes 16 hex digits a bucket, nothing for a run without sessions, and ? for what is not known yet.
@@ -137,11 +137,15 @@ type WindowPlan struct {
 	Before []RunRef
 }
 
+// FoldVersion changes when what Fold computes changes: a plan is gone on with only by the version that made it.
+const FoldVersion = 1
+
 // Plan is what a claim holds: all its tasks share it.
 type Plan struct {
 	Tenant     string
 	Generation int64
-	Ranges     int
+	Fold       int    // FoldVersion
+	Bounds     []Hash // the first hash of each range, in order, 0 first
 	Windows    []WindowPlan
 }
 
@@ -149,6 +153,7 @@ type Plan struct {
 type Archive struct {
 	Progress int64 // least progress of every source in every partition's last manifest, ms; math.MinInt64: not known
 	Spans    map[int64]map[string][]Span
+	Records  map[int64]int64   // of each window
 	Files    map[string][]File // by "topic/partition", in order of offsets
 }
 
@@ -162,7 +167,7 @@ type File struct {
 
 // ReadArchive turns manifest chains, one for each partition of the tenant's topics, into what plan and map need.
 func ReadArchive(chains map[string][]archive.Manifest) Archive {
-	a := Archive{Progress: math.MaxInt64, Spans: map[int64]map[string][]Span{}, Files: map[string][]File{}}
+	a := Archive{Progress: math.MaxInt64, Spans: map[int64]map[string][]Span{}, Records: map[int64]int64{}, Files: map[string][]File{}}
 	for _, name := range slices.Sorted(maps.Keys(chains)) {
 		chain := chains[name]
 		if len(chain) == 0 || len(chain[len(chain)-1].Progress) == 0 {
@@ -176,6 +181,7 @@ func ReadArchive(chains map[string][]archive.Manifest) Archive {
 			var windows []int64
 			for _, w := range m.Windows {
 				windows = append(windows, w.Start)
+				a.Records[w.Start] += w.Records
 				if a.Spans[w.Start] == nil {
 					a.Spans[w.Start] = map[string][]Span{}
 				}
@@ -320,15 +326,6 @@ func knows(chain *tenant.Chain, digest uint64) bool {
 func (a *Inputs) equal(b *Inputs) bool {
 	return maps.EqualFunc(a.Spans, b.Spans, slices.Equal[[]Span]) && slices.Equal(a.Revisions, b.Revisions) &&
 		slices.EqualFunc(a.Runs, b.Runs, func(x, y RunRef) bool { return x.Window == y.Window && slices.Equal(x.Digests, y.Digests) })
-}
-
-// rangeOf returns the hashes of range i of n, both ends included. Ranges are whole buckets.
-func rangeOf(i, n int) (lo, hi uint64, fromBucket, toBucket int) {
-	fromBucket, toBucket = i*Buckets/n, (i+1)*Buckets/n
-	const width = 1 << 58 // 2^64 / Buckets
-	lo = uint64(fromBucket) * width
-	hi = uint64(toBucket)*width - 1 // of the last bucket 2^64 - 1
-	return lo, hi, fromBucket, toBucket
 }
 
 func bucketOf(hash uint64) int { return int(hash >> 58) }

@@ -37,7 +37,13 @@ func runArchive(ctx context.Context, args []string, _, stderr io.Writer) int {
 	case *memory < 16 || *memory > 1<<16:
 		return wrongUsage(stderr, "archive", "--memory %d is not in 16 to 65536", *memory)
 	}
-	w, err := find(ctx, s, flags.layer)
+	health, err := flags.health()
+	if err != nil {
+		return failed(stderr, "archive", err)
+	}
+	defer health.close()
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	w, err := find(ctx, s, flags.layer, log)
 	if err != nil {
 		return failed(stderr, "archive", err)
 	}
@@ -50,12 +56,12 @@ func runArchive(ctx context.Context, args []string, _, stderr io.Writer) int {
 	for _, t := range topics {
 		partitions += int64(t.Partitions)
 	}
-	log := slog.New(slog.NewTextHandler(stderr, nil))
 	h, err := flags.host(w.to, "tandem.archive."+s.DC, names, log)
 	if err != nil {
 		return wrongUsage(stderr, "archive", "%v", err)
 	}
 	a := &service.Archive{Host: h, Topics: topics, Blobs: blobs, MaxRows: *rows,
 		MaxBytes: min(archive.DefaultBytes, *memory<<20/partitions)}
+	health.archive(a)
 	return ended(stderr, "archive", a.Run(ctx))
 }

@@ -39,7 +39,13 @@ func runDispatch(ctx context.Context, args []string, _, stderr io.Writer) int {
 	case *ahead < 10*time.Second || *ahead > time.Hour:
 		return wrongUsage(stderr, "dispatch", "--ahead %s is not in 10s to 1h", *ahead)
 	}
-	w, err := find(ctx, s, flags.layer)
+	health, err := flags.health()
+	if err != nil {
+		return failed(stderr, "dispatch", err)
+	}
+	defer health.close()
+	log := slog.New(slog.NewTextHandler(stderr, nil))
+	w, err := find(ctx, s, flags.layer, log)
 	if err != nil {
 		return failed(stderr, "dispatch", err)
 	}
@@ -51,12 +57,12 @@ func runDispatch(ctx context.Context, args []string, _, stderr io.Writer) int {
 	for _, r := range s.Raw {
 		raw = append(raw, r.Topic)
 	}
-	log := slog.New(slog.NewTextHandler(stderr, nil))
 	h, err := flags.host(w.to, "tandem.dispatch."+s.DC, raw, log)
 	if err != nil {
 		return wrongUsage(stderr, "dispatch", "%v", err)
 	}
 	d := &service.Dispatch{Host: h, Routes: w.routes(), DeadTopic: s.Dead, Tick: s.Tick, Patience: *patience, Ahead: *ahead, Sources: list}
+	health.dispatch(d)
 	return ended(stderr, "dispatch", d.Run(ctx))
 }
 

@@ -10,16 +10,18 @@ import (
 	"time"
 
 	"tandem/jobs/embedded"
+	"tandem/jobs/site"
 	"tandem/schemas/records"
 	"tandem/schemas/store"
 	"tandem/schemas/store/pebblestore"
 )
 
-const exportUsage = `usage: tandem export --data DIR --tenant T [--layer both|stream|batch] [--from TIME --to TIME] [--out ROWS.tsv]
+const exportUsage = `usage: tandem export --site SITE.yaml|--data DIR --tenant T [--layer both|stream|batch] [--from TIME --to TIME] [--out ROWS.tsv]
 
-Writes the rows of a tenant in the folder DIR, which replay --data or demo --data left, as a rows file: a metric value a line,
-NAME <TAB> TAGS <TAB> MINUTE <TAB> VALUE, sorted, zeros left out. --layer both, the default, is the merged view: the batch's
-value where the batch has covered the minute, else the stream's. Times are full minutes, RFC 3339; --to is exclusive.
+Writes the rows of a tenant as a rows file: a metric value a line, NAME <TAB> TAGS <TAB> MINUTE <TAB> VALUE, sorted, zeros
+left out. They come from the store of a site, or from the folder DIR that replay --data or demo --data left. --layer both,
+the default, is the merged view: the batch's value where the batch has covered the minute, else the stream's; stream is the
+active layer. Which that is, and what is covered, is read once. Times are full minutes, RFC 3339; --to is exclusive.
 Without --out, or with -, the rows go to standard output; ROWS may end in .zst or .gz.
 
 example:
@@ -39,7 +41,8 @@ func recordsTime() time.Time { return time.UnixMilli(0) }
 // runExport is `tandem export`.
 func runExport(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("export", flag.ContinueOnError)
-	data := flags.String("data", "", "`folder` that replay --data or demo --data left; required")
+	file := flags.String("site", "", "site `file`")
+	data := flags.String("data", "", "`folder` that replay --data or demo --data left")
 	name := flags.String("tenant", "", "`tenant` whose rows to write; required")
 	layer := flags.String("layer", "both", "`layer`: both, stream or batch")
 	from := minuteFlag{0}
@@ -53,14 +56,19 @@ func runExport(ctx context.Context, args []string, stdout, stderr io.Writer) int
 		return code
 	case len(rest) > 0:
 		return wrongUsage(stderr, "export", "unexpected argument %q", rest[0])
-	case *data == "" || *name == "":
-		return wrongUsage(stderr, "export", "--data and --tenant are needed")
+	case (*data == "") == (*file == "") || *name == "":
+		return wrongUsage(stderr, "export", "--tenant and one of --site and --data are needed")
 	case !isLayer(*layer):
 		return wrongUsage(stderr, "export", "--layer %q is none of both, stream and batch", *layer)
 	case from.minute >= to.minute:
 		return wrongUsage(stderr, "export", "--from %s is not before --to %s", &from, &to)
 	}
-	lines, err := exported(ctx, *data, *name, *layer, from.minute, to.minute)
+	st, err := openExported(ctx, *file, *data)
+	if err != nil {
+		return failed(stderr, "export", err)
+	}
+	defer st.Close()
+	lines, err := exported(ctx, st, *name, *layer, from.minute, to.minute)
 	if err == nil {
 		err = writeLines(*out, stdout, lines)
 	}
@@ -73,21 +81,28 @@ func runExport(ctx context.Context, args []string, stdout, stderr io.Writer) int
 
 func isLayer(s string) bool { return s == "both" || s == "stream" || s == "batch" }
 
-func exported(ctx context.Context, data, name, layer string, from, to int64) ([]string, error) {
+// openExported opens the store of a site file, or of a folder.
+func openExported(ctx context.Context, file, data string) (store.Store, error) {
+	if file != "" {
+		s, err := site.Load(file)
+		if err != nil {
+			return nil, err
+		}
+		return s.OpenStore(ctx)
+	}
 	if _, err := os.Stat(storeFolder(data)); err != nil { // opening it would make it
 		return nil, fmt.Errorf("%s holds no store: %w", data, err)
 	}
-	st, err := pebblestore.Open(storeFolder(data), pebblestore.Options{Now: recordsTime})
-	if err != nil {
-		return nil, err
-	}
-	defer st.Close()
+	return pebblestore.Open(storeFolder(data), pebblestore.Options{Now: recordsTime})
+}
+
+func exported(ctx context.Context, st store.Store, name, layer string, from, to int64) ([]string, error) {
 	v, err := embedded.Resolve(ctx, st, name)
 	if err != nil {
 		return nil, err
 	}
 	if v.Active == "" && len(v.Windows) == 0 {
-		return nil, fmt.Errorf("%s holds nothing of tenant %q", data, name)
+		return nil, fmt.Errorf("the store holds nothing of tenant %q", name)
 	}
 	return embedded.Lines(ctx, st, name, layer, from, to)
 }

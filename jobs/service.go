@@ -22,7 +22,7 @@ import (
 // serviceFlags are those that all always-on services have.
 type serviceFlags struct {
 	site, id, layer, listen, partitions string
-	session                             time.Duration
+	session, ready                      time.Duration
 	*flag.FlagSet
 }
 
@@ -32,6 +32,7 @@ func newServiceFlags(command string) *serviceFlags {
 	f.StringVar(&f.site, "site", "", "site `file`; required")
 	f.StringVar(&f.id, "id", host, "`name` of this process in its groups: its own, and the same after a restart")
 	f.StringVar(&f.listen, "listen", "", "`address` of /healthz, /readyz, /metrics and /ticks, as 127.0.0.1:9101; none if absent")
+	f.DurationVar(&f.ready, "ready-lag", 5*time.Minute, "/readyz says no while a partition lags for longer")
 	f.DurationVar(&f.session, "session-timeout", 45*time.Second, "how long a process that is silent keeps its partitions: longer than a restart takes")
 	f.StringVar(&f.partitions, "partitions", "", "`TOPIC/N,...` to work on, whoever else does, instead of what the group gives")
 	return f
@@ -51,6 +52,8 @@ func (f *serviceFlags) check(usage string, args []string, stderr io.Writer) (s *
 		return nil, wrongUsage(stderr, f.Name(), "--id is needed"), true
 	case f.session < time.Second || f.session > 30*time.Minute:
 		return nil, wrongUsage(stderr, f.Name(), "--session-timeout %s is not in 1s to 30m", f.session), true
+	case f.ready < time.Second || f.ready > 24*time.Hour:
+		return nil, wrongUsage(stderr, f.Name(), "--ready-lag %s is not in 1s to 24h", f.ready), true
 	}
 	s, err := site.Load(f.site)
 	if err != nil {
@@ -98,11 +101,12 @@ type world struct {
 const findTimeout = time.Minute
 
 // find asks Kafka for the site's topics and checks that they are as the services need them.
-func find(ctx context.Context, s *site.Site, layer string) (*world, error) {
+func find(ctx context.Context, s *site.Site, layer string, log *slog.Logger) (*world, error) {
 	to, err := s.Connection()
 	if err != nil {
 		return nil, err
 	}
+	to.Log = log
 	topics, err := broker.NewTopics(to)
 	if err != nil {
 		return nil, err
@@ -160,7 +164,7 @@ func (w *world) sources() (func() (wire.Sources, error), error) {
 	if err != nil {
 		return nil, err
 	}
-	return func() (wire.Sources, error) { return sources.Read(blobs) }, nil
+	return func() (wire.Sources, error) { return sources.Read(blobs, w.site.DC) }, nil
 }
 
 // ended returns the exit code of a service that ran until err.

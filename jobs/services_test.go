@@ -82,6 +82,11 @@ type serviceRig struct {
 
 func newServiceRig(t *testing.T, raw, shards int) *serviceRig {
 	t.Helper()
+	return newServiceRigOf(t, "dc1", raw, shards)
+}
+
+func newServiceRigOf(t *testing.T, dc string, raw, shards int) *serviceRig {
+	t.Helper()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1))
 	if err != nil {
 		t.Fatal(err)
@@ -89,9 +94,9 @@ func newServiceRig(t *testing.T, raw, shards int) *serviceRig {
 	t.Cleanup(c.Close)
 	s := &serviceRig{dir: t.TempDir(), to: broker.To(c.ListenAddrs()...)}
 	s.file = filepath.Join(s.dir, "site.yaml")
-	text := fmt.Sprintf("dc: dc1\nkafka: {brokers: [%q], replication: 1}\nraw: [{topic: raw, kind: history, partitions: %d}]\n"+
+	text := fmt.Sprintf("dc: %s\nkafka: {brokers: [%q], replication: 1}\nraw: [{topic: raw, kind: history, partitions: %d}]\n"+
 		"tenants: [{config: shop.yaml, partitions: %d}]\nmetrics: {topic: metrics, partitions: 2}\ntick: 10s\nblobs: blobs\nstore: {pebble: store}\n",
-		c.ListenAddrs()[0], raw, shards)
+		dc, c.ListenAddrs()[0], raw, shards)
 	if err := os.WriteFile(s.file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -155,6 +160,12 @@ func replayed(t *testing.T, ctx context.Context, chain *tenant.Chain, raws []emb
 // produce writes the records, and heartbeats past their end.
 func (s *serviceRig) produce(t *testing.T, ctx context.Context, raws []embedded.Raw, end int64) {
 	t.Helper()
+	s.write(t, ctx, raws, end, end+3_600_000) // a tick ends when the greatest progress moves, so once after all are at the end
+}
+
+// write writes the records, and then heartbeats of the given times.
+func (s *serviceRig) write(t *testing.T, ctx context.Context, raws []embedded.Raw, beats ...int64) {
+	t.Helper()
 	w, err := broker.NewWriter(s.to)
 	if err != nil {
 		t.Fatal(err)
@@ -164,7 +175,7 @@ func (s *serviceRig) produce(t *testing.T, ctx context.Context, raws []embedded.
 	for _, r := range raws {
 		recs = append(recs, broker.Record{Topic: "raw", Partition: r.Partition, Time: r.Ingest, Value: r.Payload})
 	}
-	for _, at := range []int64{end, end + 3_600_000} { // a tick ends when the greatest progress moves, so once after all are at the end
+	for _, at := range beats {
 		for p := range s.site.Raw[0].Partitions {
 			recs = append(recs, broker.Record{Topic: "raw", Partition: p, Time: at, Headers: []broker.Header{{Key: dispatch.HeaderHeartbeat}}})
 		}

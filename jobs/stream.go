@@ -6,13 +6,14 @@ import (
 	"io"
 	"log/slog"
 
+	"tandem/batch"
 	"tandem/jobs/site"
 	"tandem/schemas/store"
 	"tandem/stream/aggregate"
 	"tandem/stream/service"
 )
 
-const streamUsage = `usage: tandem stream --site SITE.yaml [--id NAME] [--stage 1|2] [--layer NAME] [--listen ADDRESS] [--cold]
+const streamUsage = `usage: tandem stream --site SITE.yaml [--id NAME] [--stage 1|2] [--layer NAME] [--listen ADDRESS] [--cold] [--standby]
 
 Measures beacons until it is stopped. Stage 1 keeps the sessions of each partition and publishes its sums every tick; stage 2
 adds them up and writes the rows. Any number of processes share the partitions of both stages; --stage runs one of them
@@ -23,6 +24,10 @@ topic is made by tandem topics apply --layer NAME.
 
 A shard whose state is gone, or whose log no longer has what comes after it, ends the process with an error; so does a
 partition of stage 2. With --cold these begin at the end of their log, and with the first minute that they know whole.
+
+With --standby stage 2 does not write the rows of a tenant but holds them in memory, each minute until the batch has covered
+it, at most 512 MiB of them and 12 hours back; what is older is written. When its layer becomes the tenant's active one, or
+tandem failover asks for that, it writes all that it holds and from then on everything as it comes.
 
 example:
   tandem stream --site site.yaml --id stream-0 --listen 127.0.0.1:9102
@@ -37,6 +42,7 @@ func runStream(ctx context.Context, args []string, _, stderr io.Writer) int {
 	flags := newServiceFlags("stream")
 	stage := flags.Int("stage", 0, "1 or 2: only this stage; both if absent")
 	cold := flags.Bool("cold", false, "begin at the end of the log where there is no way to go on")
+	standby := flags.Bool("standby", false, "stage 2 holds the rows of tenants whose active layer is another")
 	flags.StringVar(&flags.layer, "layer", "", "`layer` to write; stream.<dc> if absent")
 	s, code, over := flags.check(streamUsage, args, stderr)
 	switch {
@@ -44,26 +50,39 @@ func runStream(ctx context.Context, args []string, _, stderr io.Writer) int {
 		return code
 	case *stage < 0 || *stage > 2:
 		return wrongUsage(stderr, "stream", "--stage %d is none of 1 and 2", *stage)
+	case *stage == 1 && *standby:
+		return wrongUsage(stderr, "stream", "--standby is for stage 2")
 	}
-	w, err := find(ctx, s, flags.layer)
+	health, err := flags.health()
 	if err != nil {
 		return failed(stderr, "stream", err)
 	}
+	defer health.close()
 	log := slog.New(slog.NewTextHandler(stderr, nil))
+	w, err := find(ctx, s, flags.layer, log)
+	if err != nil {
+		return failed(stderr, "stream", err)
+	}
 	var run []func(context.Context) error
 	if *stage != 2 {
 		one, err := w.sessionize(flags, *cold, log)
 		if err != nil {
 			return failed(stderr, "stream", err)
 		}
+		health.sessionize(one)
 		run = append(run, one.Run)
 	}
 	if *stage != 1 {
-		two, close, err := w.aggregate(ctx, flags, *cold, log)
+		st, err := s.OpenStore(ctx)
 		if err != nil {
 			return failed(stderr, "stream", err)
 		}
-		defer close()
+		defer st.Close()
+		two, err := w.aggregate(ctx, flags, st, *cold, *standby, log)
+		if err != nil {
+			return failed(stderr, "stream", err)
+		}
+		health.aggregate(two)
 		run = append(run, two.Run)
 	}
 	return ended(stderr, "stream", together(ctx, run...))
@@ -102,23 +121,18 @@ func (w *world) sessionize(flags *serviceFlags, cold bool, log *slog.Logger) (*s
 		Checkpoints: checkpoints}, nil
 }
 
-func (w *world) aggregate(ctx context.Context, flags *serviceFlags, cold bool, log *slog.Logger) (*service.Aggregate, func(), error) {
+func (w *world) aggregate(ctx context.Context, flags *serviceFlags, st store.Store, cold, standby bool, log *slog.Logger) (*service.Aggregate, error) {
 	h, err := flags.host(w.to, "tandem."+w.layer+".2", []string{w.site.MetricsTopic(w.layer)}, log)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	st, err := w.site.OpenStore(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	if w.layer == w.site.Layer() {
+	if w.layer == w.site.Layer() && !standby {
 		if err := firstActive(ctx, st, w.site); err != nil {
-			st.Close()
-			return nil, nil, err
+			return nil, err
 		}
 	}
-	a := &service.Aggregate{Host: h, Layer: w.layer, Tenants: tenants(w.site), Store: st, Cold: cold}
-	return a, func() { st.Close() }, nil
+	return &service.Aggregate{Host: h, Layer: w.layer, Tenants: tenants(w.site), Store: st, Cold: cold, Standby: standby,
+		Window: batch.WindowMS / 60000}, nil
 }
 
 // firstActive makes the site's layer the one that readers see, of tenants that have none yet. Of two data centres that do so

@@ -99,14 +99,14 @@ func (k *kafka) ends(topic string) map[int32]int64 {
 	return ends
 }
 
-// deleteRecords deletes all records that a topic has.
-func (k *kafka) deleteRecords(topic string) {
+// deleteRecords deletes the records that a topic has, but for the last ones of each partition.
+func (k *kafka) deleteRecords(topic string, left int64) {
 	k.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	at := kadm.Offsets{}
 	for p, end := range k.ends(topic) {
-		at.AddOffset(topic, p, end, -1)
+		at.AddOffset(topic, p, max(end-left, 0), -1)
 	}
 	resp, err := k.admin.DeleteRecords(ctx, at)
 	if err == nil {

@@ -71,9 +71,9 @@ func TestRestart(t *testing.T) {
 		bytes, files = bytes+info.Size(), files+1
 	}
 	t.Logf("checkpoints: %d of %d bytes in all, %.1f bytes a session", files, bytes, float64(bytes)/sessions)
-	for _, name := range []string{"tandem_stream_sessions", "tandem_stream_session_bytes", "tandem_stream_checkpoint_seconds", "tandem_stream_checkpoint_bytes"} {
-		v, err := p.metric(name, "")
-		t.Logf("%s: %v (%v)", name, v, err)
+	for _, name := range []string{"tandem_stream_open_sessions", "tandem_stream_state_bytes", "tandem_stream_checkpoint_duration_seconds", "tandem_stream_checkpoint_bytes"} {
+		v, n, err := p.metric(name, "")
+		t.Logf("%s: %v in %d shards (%v)", name, v, n, err)
 	}
 	t.Logf("resident: %d MB", p.peak()>>20)
 

@@ -204,6 +204,12 @@ func TestAGenerationClaimedTwice(t *testing.T) {
 // to go on; with --cold it begins at the log's end. No minute from before its first one changes.
 func TestCold(t *testing.T) {
 	needLong(t)
+	t.Run("the log has its last records", func(t *testing.T) { cold(t, 500) })
+	t.Run("the log is empty", func(t *testing.T) { cold(t, 0) })
+}
+
+// cold leaves so many records in each partition of the log.
+func cold(t *testing.T, left int64) {
 	x := few(bench(t, 100_000, time.Hour))
 	half := x.cut(t, "first", func(ingest int64) bool { return ingest < (x.first+x.last)/2 })
 	rest := x.cut(t, "second", func(ingest int64) bool { return ingest >= (x.first+x.last)/2 })
@@ -215,7 +221,7 @@ func TestCold(t *testing.T) {
 	streams[0].leave(30 * time.Second)
 
 	before := s.rows()
-	s.kafka.deleteRecords(s.beaconsTopic())
+	s.kafka.deleteRecords(s.beaconsTopic(), left)
 	for _, folder := range s.shardFolders() {
 		for _, name := range checkpointsOf(t, folder) {
 			if err := os.Remove(name); err != nil {
@@ -228,6 +234,13 @@ func TestCold(t *testing.T) {
 		t.Errorf("a stream without a state to go on from exits with %d, want 1", code)
 	}
 	s.stream("cold", "--cold")
+	await(t, time.Minute, "every shard claims a generation at the log's end", func() (bool, string) {
+		n := 0
+		for _, folder := range s.shardFolders() {
+			n += len(claims(t, folder))
+		}
+		return n == 2*s.shape.beacons, fmt.Sprintf("%d claims", n)
+	})
 	run(t, tandem(t), "produce", "--site", s.site, "--topic", rawTopic, "--heartbeats", "--end-heartbeat", rest.path)
 	s.closedPast(rest.last/60_000, 3*time.Minute)
 

@@ -175,6 +175,13 @@ func (p *process) discard() {
 	p.ended.Wait()
 }
 
+// running says whether it is meant to run.
+func (p *process) running() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.wanted && !p.killed
+}
+
 // get fetches a path of the health endpoint.
 func (p *process) get(path string) (status int, body string, err error) {
 	client := http.Client{Timeout: 2 * time.Second}
@@ -209,15 +216,15 @@ func kilobytes(status, field string) int64 {
 	return 0
 }
 
-// metric is a metric's sum over all its label sets that have the given text in them; a process that does not answer is
-// an error.
-func (p *process) metric(name, labels string) (float64, error) {
+// metric is a metric's sum over all its label sets that have the given text in them, and how many these are. A process
+// that does not answer is an error.
+func (p *process) metric(name, labels string) (sum float64, n int, err error) {
 	status, body, err := p.get("/metrics")
 	if err != nil || status != http.StatusOK {
-		return 0, fmt.Errorf("%s: /metrics: status %d, %v", p.name, status, err)
+		return 0, 0, fmt.Errorf("%s: /metrics: status %d, %v", p.name, status, err)
 	}
-	sum, _ := sumMetric(body, name, labels)
-	return sum, nil
+	sum, n = sumMetric(body, name, labels)
+	return sum, n, nil
 }
 
 // sumMetric adds up a metric of Prometheus' text format; n is the number of its lines.

@@ -212,9 +212,6 @@ func (s *scenario) producing(args ...string) (wait func()) {
 		if failed != nil {
 			s.t.Fatalf("produce: %v\n%s", failed, tail(log, 2000))
 		}
-		if os.Getenv("CAMPAIGN_END") != "" {
-			s.kafka.produce(rawTopic, end(s.traffic, s.shape.raw))
-		}
 		s.t.Logf("%d records produced in %.1f s", s.traffic.records, time.Since(began).Seconds())
 	}
 }
@@ -297,22 +294,22 @@ func (s *scenario) equal(want map[rowKey][]byte) {
 	compare(s.t, "Cassandra", s.rows(), want)
 }
 
-// counter adds up a counter over all processes that run.
+// counter adds up a counter over all processes that run. None that has it is a fault.
 func (s *scenario) counter(name, labels string) float64 {
 	s.t.Helper()
-	sum := 0.0
+	sum, lines := 0.0, 0
 	for _, p := range s.procs {
-		p.mu.Lock()
-		running := p.wanted && !p.killed
-		p.mu.Unlock()
-		if !running {
+		if !p.running() {
 			continue
 		}
-		v, err := p.metric(name, labels)
+		v, n, err := p.metric(name, labels)
 		if err != nil {
 			s.t.Error(err)
 		}
-		sum += v
+		sum, lines = sum+v, lines+n
+	}
+	if lines == 0 {
+		s.t.Errorf("no process has a metric %s{%s}", name, labels)
 	}
 	return sum
 }
@@ -331,10 +328,7 @@ func (s *scenario) done() {
 		s.poller.report(s.t)
 	}
 	for _, p := range s.procs {
-		p.mu.Lock()
-		running := p.wanted && !p.killed
-		p.mu.Unlock()
-		if running {
+		if p.running() {
 			p.leave(30 * time.Second)
 		}
 	}

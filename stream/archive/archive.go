@@ -36,6 +36,15 @@ const (
 // Counts are an archiver's counters.
 type Counts struct{ Beacons, Rejected, Redelivered, Files, Manifests int64 }
 
+// Add adds o.
+func (c *Counts) Add(o *Counts) {
+	c.Beacons += o.Beacons
+	c.Rejected += o.Rejected
+	c.Redelivered += o.Redelivered
+	c.Files += o.Files
+	c.Manifests += o.Manifests
+}
+
 // Archiver archives one partition. Not safe for concurrent use.
 type Archiver struct {
 	cfg    Config

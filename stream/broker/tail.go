@@ -8,53 +8,50 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 )
 
-// momentRecords is how many records before the end tell the moment of a log. Their times go back and forth by what the
+// tailRecords is how many records before the end tell the moment of a log. Their times go back and forth by what the
 // sources lag behind each other.
-const momentRecords = 1000
+const tailRecords = 1000
 
-// Tail returns the first offset of a partition, the offset after its last record, and the moment there: the greatest time
-// of its last records in ms, 0 if it has none.
-func Tail(ctx context.Context, to Connection, p Partition) (first, next, moment int64, err error) {
+// Tail returns the first offset of a partition, the offset after its last record, and its last records, if it has any.
+func Tail(ctx context.Context, to Connection, p Partition) (first, next int64, last []Record, err error) {
 	c, err := to.open()
 	if err != nil {
-		return 0, 0, 0, err
+		return 0, 0, nil, err
 	}
 	defer c.Close()
 	admin := kadm.NewClient(c)
 	starts, err := admin.ListStartOffsets(ctx, p.Topic)
 	if err != nil {
-		return 0, 0, 0, fmt.Errorf("kafka: first offset of %s/%d: %w", p.Topic, p.Partition, err)
+		return 0, 0, nil, fmt.Errorf("kafka: first offset of %s/%d: %w", p.Topic, p.Partition, err)
 	}
 	ends, err := admin.ListEndOffsets(ctx, p.Topic)
 	if err != nil {
-		return 0, 0, 0, fmt.Errorf("kafka: end of %s/%d: %w", p.Topic, p.Partition, err)
+		return 0, 0, nil, fmt.Errorf("kafka: end of %s/%d: %w", p.Topic, p.Partition, err)
 	}
 	start, ok1 := starts.Lookup(p.Topic, p.Partition)
 	end, ok2 := ends.Lookup(p.Topic, p.Partition)
 	if err := errors.Join(start.Err, end.Err); err != nil || !ok1 || !ok2 {
-		return 0, 0, 0, fmt.Errorf("kafka: %s/%d: no offsets: %w", p.Topic, p.Partition, err)
+		return 0, 0, nil, fmt.Errorf("kafka: %s/%d: no offsets: %w", p.Topic, p.Partition, err)
 	}
 	first, next = start.Offset, end.Offset
-	from := max(first, next-momentRecords)
+	from := max(first, next-tailRecords)
 	if from >= next {
-		return first, next, 0, nil
+		return first, next, nil, nil
 	}
 	r, err := NewReader(to, map[Partition]int64{p: from})
 	if err != nil {
-		return 0, 0, 0, err
+		return 0, 0, nil, err
 	}
 	defer r.Close()
 	for from < next {
-		recs, err := r.Poll(ctx, momentRecords)
+		recs, err := r.Poll(ctx, tailRecords)
 		if err != nil {
-			return 0, 0, 0, err
+			return 0, 0, nil, err
 		}
-		for i := range recs {
-			moment = max(moment, recs[i].Time)
-			from = recs[i].Offset + 1
-		}
+		last = append(last, recs...)
+		from = last[len(last)-1].Offset + 1
 	}
-	return first, next, moment, nil
+	return first, from, last, nil
 }
 
 // Payload reads the value of one record, with a connection of its own: it is rare.

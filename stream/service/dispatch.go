@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +30,9 @@ type Dispatch struct {
 	heard  atomic.Int64    // ms of the clock when the tail was last at the end of progress; 0: not yet
 
 	Told, Beats, Paced atomic.Int64 // progress records and heartbeats written; waits for slower sources
+
+	mu     sync.Mutex      // the write of teller in Run, and
+	counts dispatch.Counts // of partitions that are at work or were
 }
 
 const (
@@ -54,9 +58,12 @@ func (d *Dispatch) Run(ctx context.Context) error {
 		return err
 	}
 	defer d.writer.Close()
-	d.teller = &dispatch.Teller{Routes: d.Routes, EveryMS: min(progressEvery, d.Tick).Milliseconds(), Out: d.writer,
+	teller := &dispatch.Teller{Routes: d.Routes, EveryMS: min(progressEvery, d.Tick).Milliseconds(), Out: told{d.writer, d},
 		PatienceMS: d.Patience.Milliseconds(), BackMS: min(d.Ahead, d.Patience).Milliseconds()}
-	d.teller.SetSources(list)
+	teller.SetSources(list)
+	d.mu.Lock()
+	d.teller = teller
+	d.mu.Unlock()
 	d.live = map[string]bool{}
 	for _, s := range list.List {
 		d.live[s.Topic] = s.Kind == wire.KindLive
@@ -117,6 +124,7 @@ func (o *rawOwner) Handle(ctx context.Context, recs []broker.Record) error {
 		n := o.d.teller.Allowed(o.source, o.d.Ahead.Milliseconds(), recs)
 		if n == 0 {
 			o.d.Paced.Add(1)
+			o.seat.alive()
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
@@ -126,7 +134,9 @@ func (o *rawOwner) Handle(ctx context.Context, recs []broker.Record) error {
 			}
 			continue
 		}
-		if err := o.Dispatcher.Handle(ctx, recs[:n]); err != nil {
+		err := o.Dispatcher.Handle(ctx, recs[:n])
+		o.counted()
+		if err != nil {
 			return err
 		}
 		o.seat.Commit(recs[n-1].Offset + 1)
@@ -137,9 +147,6 @@ func (o *rawOwner) Handle(ctx context.Context, recs []broker.Record) error {
 
 // Close is called when the partition goes to another, or is opened anew.
 func (o *rawOwner) Close() { o.d.teller.Forget(o.source) }
-
-// Counts are the counters of the partitions at work.
-func (o *rawOwner) Counts() *dispatch.Counts { return &o.Dispatcher.Counts }
 
 // tell tells of progress that is not told in passing: that of sources behind the furthest.
 func (d *Dispatch) tell(ctx context.Context) {
@@ -170,9 +177,7 @@ func (d *Dispatch) tell(ctx context.Context) {
 				if ctx.Err() == nil {
 					d.Host.Log.Error("progress not written; it is told again with the next", "err", err)
 				}
-				continue
 			}
-			d.Told.Add(1)
 		}
 	}
 }

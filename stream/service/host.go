@@ -4,12 +4,14 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tandem/stream/broker"
@@ -51,6 +53,7 @@ type Host struct {
 	Open func(ctx context.Context, s *Seat) (Owner, int64, error)
 	Log  *slog.Logger
 
+	retry    time.Duration // wait before the second attempt to open an owner, doubled for each more; 0: 200 ms
 	feed     *broker.Feed
 	group    offsets
 	commands chan func()
@@ -61,6 +64,10 @@ type Host struct {
 	commits map[broker.Partition]int64
 	failed  error
 	stop    context.CancelFunc
+	joined  bool  // which partitions are this process's is known
+	kafka   Reach // as Watch finds it
+
+	turn, handing atomic.Int64 // ms: when Run's loop last came round, and since when what was read is handed out; 0: it is not
 }
 
 // offsets is a group's memory, as a member or from outside.
@@ -110,7 +117,9 @@ func (h *Host) Run(ctx context.Context) error {
 
 	every := time.NewTicker(time.Second)
 	defer every.Stop()
+	defer h.turn.Store(0)
 	for {
+		h.turn.Store(time.Now().UnixMilli())
 		select {
 		case <-every.C:
 			h.commit(ctx)
@@ -162,6 +171,7 @@ func (h *Host) Seats() []*Seat {
 func (h *Host) assign(parts []broker.Partition) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.joined = true
 	for _, p := range parts {
 		if h.seats[p] != nil {
 			continue
@@ -206,6 +216,7 @@ func (h *Host) release(parts []broker.Partition, lost bool) {
 		delete(h.seats, s.Partition)
 		delete(h.commits, s.Partition)
 	}
+	h.joined = h.joined && !lost
 	h.mu.Unlock()
 }
 
@@ -244,6 +255,7 @@ func (h *Host) read(ctx context.Context) {
 		default: // taken by do, which is about to send
 		}
 		cancel()
+		h.handing.Store(time.Now().UnixMilli())
 		h.hand(batches)
 		for more := true; more; {
 			select {
@@ -253,6 +265,7 @@ func (h *Host) read(ctx context.Context) {
 				more = false
 			}
 		}
+		h.handing.Store(0)
 	}
 }
 
@@ -286,18 +299,8 @@ func (h *Host) hand(batches []broker.Batch) {
 	}
 }
 
-func comparePartitions(a, b broker.Partition) int {
-	if a.Topic != b.Topic {
-		if a.Topic < b.Topic {
-			return -1
-		}
-		return 1
-	}
-	return int(a.Partition - b.Partition)
-}
-
 func (h *Host) backoff(ctx context.Context, attempt int) {
-	wait := min(maxBackoff, 200*time.Millisecond<<min(attempt, 10))
+	wait := min(maxBackoff, cmp.Or(h.retry, 200*time.Millisecond)<<min(attempt, 10))
 	select {
 	case <-ctx.Done():
 	case <-time.After(wait):

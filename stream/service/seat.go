@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"tandem/stream/broker"
@@ -18,6 +19,7 @@ type Seat struct {
 	cancel context.CancelFunc
 	left   chan struct{} // closed when the owner is to let go
 	done   chan struct{} // closed when it has
+	busy   atomic.Int64  // ms, the last sign of life of an owner that is at work; 0: it waits for records
 
 	mu      sync.Mutex // all below
 	queue   []broker.Record
@@ -30,33 +32,11 @@ type Seat struct {
 	owner   Owner
 }
 
-// Status says how an owner is doing.
-type Status struct {
-	State   string    // opening, running, waiting (to open again)
-	Since   time.Time // of this state
-	Err     string    // what ended the last attempt
-	Retries int64
-	Next    int64 // offset of the next record to handle
-	End     int64 // end of the log as far as is known
-	Time    int64 // ms, of the last record handled; 0: none
-	OpenMS  int64 // how long opening took
-	Queued  int
-}
-
 func newSeat(h *Host, p broker.Partition) *Seat {
 	s := &Seat{Partition: p, host: h, left: make(chan struct{}), done: make(chan struct{}), arrived: make(chan struct{}, 1)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.status = Status{State: "opening", Since: time.Now()}
+	s.status = Status{State: Opening, Since: time.Now(), Next: -1, End: -1}
 	return s
-}
-
-// Status returns how the owner is doing.
-func (s *Seat) Status() Status {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st := s.status
-	st.Queued = len(s.queue)
-	return st
 }
 
 // Owner returns the owner at work, or nil.
@@ -117,7 +97,7 @@ func (s *Seat) run() {
 			attempt = 0
 		}
 		s.mu.Lock()
-		s.status.State, s.status.Since, s.status.Err = "waiting", time.Now(), err.Error()
+		s.status.State, s.status.Since, s.status.Err = Waiting, time.Now(), err.Error()
 		s.status.Retries++
 		s.mu.Unlock()
 		if stops(err) {
@@ -141,7 +121,7 @@ func (s *Seat) run() {
 // serve opens an owner and feeds it until it fails or is to let go.
 func (s *Seat) serve() error {
 	s.mu.Lock()
-	s.status.State, s.status.Since = "opening", time.Now()
+	s.status.State, s.status.Since = Opening, time.Now()
 	s.mu.Unlock()
 	began := time.Now()
 	owner, from, err := s.host.Open(s.ctx, s)
@@ -152,7 +132,7 @@ func (s *Seat) serve() error {
 		defer c.Close()
 	}
 	s.mu.Lock()
-	s.status.State, s.status.Since, s.status.Next, s.status.OpenMS = "running", time.Now(), from, time.Since(began).Milliseconds()
+	s.status.State, s.status.Since, s.status.Next, s.status.OpenMS = Running, time.Now(), from, time.Since(began).Milliseconds()
 	s.queue, s.bytes, s.paused, s.broken, s.owner = nil, 0, false, nil, owner
 	s.mu.Unlock()
 	s.host.do(func() { s.host.feed.Add(s.Partition, from) })
@@ -167,7 +147,10 @@ func (s *Seat) serve() error {
 		if err != nil || recs == nil {
 			return err
 		}
-		if err := owner.Handle(s.ctx, recs); err != nil {
+		s.alive()
+		err = owner.Handle(s.ctx, recs)
+		s.busy.Store(0)
+		if err != nil {
 			return err
 		}
 		last := &recs[len(recs)-1]

@@ -3,11 +3,12 @@ package service
 import (
 	"context"
 	"fmt"
+	"maps"
+	"sync"
 	"time"
 
 	"tandem/core/tenant"
 	"tandem/schemas/blob"
-	"tandem/schemas/store"
 	"tandem/stream/aggregate"
 	"tandem/stream/archive"
 	"tandem/stream/broker"
@@ -43,7 +44,7 @@ type Sessionize struct {
 	CheckpointTicks   int
 	Cold              bool
 	Checkpoints       sessionize.Blobs
-	Ticked            func(p broker.Partition, t sessionize.TickStats)
+	Ticked            func(Tick) // if set, called by any of the owners
 
 	topics  map[string]BeaconsTopic
 	writer  *broker.Writer
@@ -65,6 +66,9 @@ func (s *Sessionize) Run(ctx context.Context) error {
 type shardOwner struct {
 	*sessionize.Worker
 	seat *Seat
+
+	mu     sync.Mutex
+	status ShardStatus
 }
 
 func (s *Sessionize) open(ctx context.Context, seat *Seat) (Owner, int64, error) {
@@ -89,29 +93,7 @@ func (s *Sessionize) open(ctx context.Context, seat *Seat) (Owner, int64, error)
 	if err != nil {
 		return nil, 0, err
 	}
-	if s.Ticked != nil {
-		w.Ticked = func(st sessionize.TickStats) { s.Ticked(p, st) }
-	}
-	return &shardOwner{w, seat}, w.Shard.Offset, nil
-}
-
-// cold claims a generation at the end of the log for a shard that has no state, or whose log no longer has what comes
-// after it.
-func (s *Sessionize) cold(ctx context.Context, cfg sessionize.Config, chain *tenant.Chain, p broker.Partition) error {
-	from, ok, err := sessionize.Resume(cfg, s.Checkpoints)
-	if err != nil {
-		return err
-	}
-	first, last, moment, err := broker.Tail(ctx, s.Host.Connection, p)
-	if err != nil || ok && from >= first && from <= last {
-		return err
-	}
-	minute, err := sessionize.ClaimCold(cfg, chain, s.Checkpoints, last, moment)
-	if err == nil {
-		s.Host.Log.Warn("cold start: a new generation begins at the log's end", "topic", p.Topic, "partition", p.Partition,
-			"offset", last, "first_minute", time.UnixMilli(minute*60000).UTC())
-	}
-	return err
+	return s.watched(seat, w), w.Shard.Offset, nil
 }
 
 // Handle also commits how far the shard is, for whoever watches the group's lag; the shard itself goes by its
@@ -120,6 +102,7 @@ func (o *shardOwner) Handle(ctx context.Context, recs []broker.Record) error {
 	if err := o.Worker.Handle(ctx, recs); err != nil {
 		return err
 	}
+	o.noteWatermark()
 	o.seat.Commit(o.Shard.Offset)
 	return nil
 }
@@ -131,17 +114,28 @@ type Aggregate struct {
 	Tenants []aggregate.Tenant
 	Store   Metrics
 	Cold    bool
-}
+	Standby bool       // hold what there is to write until the layer is the active one (Gate)
+	Window  int64      // minutes that a coverage covers
+	Ticked  func(Tick) // if set, called by any of the owners
 
-// Metrics is the part of the metric store that stage 2 needs.
-type Metrics interface {
-	aggregate.Rows
-	Progress(ctx context.Context, layer, tenant string) ([]store.Progress, error)
+	gate *Gate
 }
 
 // Run aggregates until the context ends.
 func (a *Aggregate) Run(ctx context.Context) error {
+	var names []string
+	for _, t := range a.Tenants {
+		names = append(names, t.Name)
+	}
+	a.gate = NewGate(a.Store, a.Layer, names, a.Standby, a.Window, a.Host.Log)
 	a.Host.Open = a.open
+	gate, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.gate.Run(gate)
+	}()
+	defer func() { stop(); <-done }()
 	return a.Host.Run(ctx)
 }
 
@@ -166,29 +160,24 @@ func (a *Aggregate) open(ctx context.Context, seat *Seat) (Owner, int64, error) 
 			}
 		}
 	}
+	told := maps.Clone(closed)
 	if a.Cold {
-		first, last, moment, err := broker.Tail(ctx, a.Host.Connection, p)
-		if err != nil {
+		if from, err = a.cold(ctx, p, from, closed); err != nil {
 			return nil, 0, err
-		}
-		if from < first || from > last {
-			from = last
-			for _, t := range a.Tenants {
-				closed[t.Name] = max(closed[t.Name], sessionize.FirstColdMinute(t.MaxSkewMS, moment))
-			}
-			a.Host.Log.Warn("cold start at the log's end", "topic", p.Topic, "partition", p.Partition, "offset", last)
 		}
 	}
 	state := aggregate.New(aggregate.Config{Layer: a.Layer, Partition: p.Partition, Tenants: a.Tenants}, from, closed)
-	return &aggregate.Worker{State: state, Store: a.Store, Commits: seatCommits{seat}}, from, nil
+	part := a.gate.part(p.Partition, told, closed, seat.Commit)
+	return a.watched(seat, &aggregateOwner{aggregate.Worker{State: state, Store: part, Commits: part}, part}, closed), from, nil
 }
 
-type seatCommits struct{ seat *Seat }
-
-func (c seatCommits) Commit(_ context.Context, _ int32, offset int64) error {
-	c.seat.Commit(offset)
-	return nil
+type aggregateOwner struct {
+	aggregate.Worker
+	part *gatePart
 }
+
+// Close lets go of what a standby holds.
+func (o *aggregateOwner) Close() { o.part.Close() }
 
 // Archive is the archiver as a service.
 type Archive struct {
@@ -199,6 +188,9 @@ type Archive struct {
 	MaxBytes int64 // of a partition's file at hand, in memory
 
 	topics map[string]BeaconsTopic
+
+	mu     sync.Mutex
+	counts archive.Counts // of partitions that are at work or were
 }
 
 // Run archives until the context ends.
@@ -210,7 +202,11 @@ func (a *Archive) Run(ctx context.Context) error {
 
 type archiveOwner struct {
 	*archive.Archiver
+	a    *Archive
 	seat *Seat
+
+	mu     sync.Mutex
+	status ArchivePartition
 }
 
 func (a *Archive) open(_ context.Context, seat *Seat) (Owner, int64, error) {
@@ -220,11 +216,15 @@ func (a *Archive) open(_ context.Context, seat *Seat) (Owner, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	return &archiveOwner{x, seat}, x.Offset, nil
+	o := &archiveOwner{Archiver: x, a: a, seat: seat, status: ArchivePartition{Partition: seat.Partition, Rolled: time.Now()}}
+	o.noted()
+	return o, x.Offset, nil
 }
 
 func (o *archiveOwner) Handle(_ context.Context, recs []broker.Record) error {
-	if err := o.Archiver.Handle(recs); err != nil {
+	err := o.Archiver.Handle(recs)
+	o.noted()
+	if err != nil {
 		return err
 	}
 	o.seat.Commit(o.Committed())

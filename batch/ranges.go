@@ -1,0 +1,137 @@
+package batch
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+
+	"tandem/schemas/archive"
+)
+
+// Hash is a session hash; as text 16 hex digits.
+type Hash uint64
+
+// MarshalText implements encoding.TextMarshaler.
+func (h Hash) MarshalText() ([]byte, error) { return fmt.Appendf(nil, "%016x", uint64(h)), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (h *Hash) UnmarshalText(b []byte) error {
+	x, err := strconv.ParseUint(string(b), 16, 64)
+	if err != nil || len(b) != 16 {
+		return fmt.Errorf("hash %q is not 16 hex digits", b)
+	}
+	*h = Hash(x)
+	return nil
+}
+
+const (
+	// rangeRecords is how many records of a plan's largest window a hash range is made for. Fewer cost more in objects than
+	// in folding.
+	rangeRecords = 16 << 10
+	// sampleFiles is how many files are looked at for hash ranges that have more than their share, and sampleRows how many
+	// rows of each.
+	sampleFiles = 4
+	sampleRows  = 1 << 20
+)
+
+// uniform divides the hashes into n equal ranges of whole buckets.
+func uniform(n int) []Hash {
+	bounds := make([]Hash, n)
+	for i := range bounds {
+		bounds[i] = Hash(uint64(i*Buckets/n) << 58)
+	}
+	return bounds
+}
+
+// last is the last hash of range r.
+func last(bounds []Hash, r int) uint64 {
+	if r+1 == len(bounds) {
+		return math.MaxUint64
+	}
+	return uint64(bounds[r+1]) - 1
+}
+
+// bounds chooses the hash ranges of a plan: as many as its largest window is worth, up to Buckets, and more where a sample
+// of the archive shows that some have more than their share. They set the time of a run and change nothing that it writes.
+func (j *Job) bounds(windows []WindowPlan, a Archive) ([]Hash, error) {
+	if j.Ranges > 0 {
+		return uniform(j.Ranges), nil
+	}
+	largest := slices.MaxFunc(windows, func(v, w WindowPlan) int { return cmp.Compare(a.Records[v.Window], a.Records[w.Window]) })
+	n := 1
+	for n < Buckets && int64(n)*rangeRecords < a.Records[largest.Window] {
+		n *= 2
+	}
+	if n == 1 {
+		return uniform(1), nil
+	}
+	hashes, err := j.sample(&largest, a)
+	if err != nil {
+		return nil, err
+	}
+	return balanced(uniform(n), hashes), nil
+}
+
+// sample returns hashes of the largest files of a window, sorted.
+func (j *Job) sample(w *WindowPlan, a Archive) ([]uint64, error) {
+	var files []archive.FileInfo
+	for name, spans := range w.Spans {
+		for _, f := range a.Files[name] {
+			if f.in(spans, w.Window) {
+				files = append(files, f.Info)
+			}
+		}
+	}
+	slices.SortFunc(files, func(x, y archive.FileInfo) int { return cmp.Or(-cmp.Compare(x.Rows, y.Rows), cmp.Compare(x.Name, y.Name)) })
+	var hashes []uint64
+	for _, info := range files[:min(len(files), sampleFiles)] {
+		step := max(info.Rows/sampleRows, 1)
+		r, err := j.Blobs.Open(info.Name)
+		if err != nil {
+			return nil, fmt.Errorf("event file %s: %w", info.Name, err)
+		}
+		f, err := archive.OpenFile(r, info)
+		if err != nil {
+			return nil, err
+		}
+		it := f.Rows(0, math.MaxUint64, archive.Columns{})
+		for i := int64(0); it.Next(); i++ {
+			if i%step == 0 {
+				hashes = append(hashes, it.Row().Hash)
+			}
+		}
+		f.Close() // it was only read
+		if err := it.Err(); err != nil {
+			return nil, err
+		}
+	}
+	slices.Sort(hashes)
+	return hashes, nil
+}
+
+// balanced divides those ranges further that have more than twice their share of the sample, between hashes: one session
+// is never divided. At most twice as many ranges come of it.
+func balanced(bounds []Hash, sample []uint64) []Hash {
+	share := max(len(sample)/len(bounds), 1)
+	var out []Hash
+	from := 0
+	for r, lo := range bounds {
+		out = append(out, lo)
+		to, _ := slices.BinarySearch(sample, last(bounds, r))
+		for to < len(sample) && sample[to] == last(bounds, r) {
+			to++
+		}
+		if n := to - from; n > 2*share {
+			parts := n / share
+			for k := 1; k < parts; k++ {
+				if cut := Hash(sample[from+k*n/parts]); cut > out[len(out)-1] {
+					out = append(out, cut)
+				}
+			}
+		}
+		from = to
+	}
+	return out
+}
