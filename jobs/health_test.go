@@ -184,6 +184,9 @@ func TestHealth(t *testing.T) {
 		})
 	}
 	s.await(t, ctx, "all are ready again", ready)
+	if err := ctx.Err(); err != nil {
+		t.Fatal(err)
+	}
 	for _, at := range addresses {
 		if code, body := get(t, at, "/healthz"); code != 200 || body != "alive\n" {
 			t.Errorf("/healthz: %d %s", code, body)

@@ -28,7 +28,8 @@ type Teller struct {
 	mu      sync.Mutex // all below
 	sources wire.Sources
 	at      map[int]wire.SourceAt // what this process has read
-	told    map[int]int64         // interval of the last progress told, by source
+	told    map[int]int64         // ms that was last told, by source
+	waiting map[int]bool          // sources that may not be read on: what the others wait for must be told to the ms
 	view    []seen                // how far each source is known to be, by any dispatcher
 }
 
@@ -91,7 +92,7 @@ func (t *Teller) Read(src int, ms, offset int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.at == nil {
-		t.at, t.told = map[int]wire.SourceAt{}, map[int]int64{}
+		t.at, t.told, t.waiting = map[int]wire.SourceAt{}, map[int]int64{}, map[int]bool{}
 	}
 	a := t.at[src]
 	t.at[src] = wire.SourceAt{Source: src, MS: max(a.MS, ms), Offset: max(a.Offset, offset)}
@@ -104,17 +105,19 @@ func (t *Teller) Forget(src int) {
 	defer t.mu.Unlock()
 	delete(t.at, src)
 	delete(t.told, src)
+	delete(t.waiting, src)
 }
 
 // Crosses says whether a record of that time begins a new interval.
 func (t *Teller) Crosses(ms int64) bool { return ms/t.EveryMS > t.sent.Load() }
 
-// Due says whether some source has come to a new interval since it was told of.
+// Due says whether some source has come to a new interval since it was told of, or waits for others, which may wait for
+// it: of sources in the same interval only one that is told to the ms is known to be the slowest.
 func (t *Teller) Due() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for src, a := range t.at {
-		if told, ok := t.told[src]; !ok || a.MS/t.EveryMS > told {
+		if told, ok := t.told[src]; !ok || a.MS/t.EveryMS > told/t.EveryMS || a.MS > told && t.waiting[src] {
 			return true
 		}
 	}
@@ -157,7 +160,10 @@ func (t *Teller) Allowed(src int, aheadMS int64, recs []broker.Record) int {
 		n++
 	}
 	if own := t.view[src]; n == 0 && len(recs) > 0 && (!own.known || own.ms <= least) {
-		return 1
+		n = 1
+	}
+	if t.waiting != nil {
+		t.waiting[src] = n == 0 && len(recs) > 0
 	}
 	return n
 }
@@ -205,8 +211,8 @@ func (t *Teller) Tell(ctx context.Context, now int64) error {
 	for i := range t.sources.List {
 		if a, ok := t.at[i]; ok {
 			p.At = append(p.At, a)
-			t.told[i] = a.MS / t.EveryMS
-			t.sent.Store(max(t.sent.Load(), t.told[i]))
+			t.told[i] = a.MS
+			t.sent.Store(max(t.sent.Load(), a.MS/t.EveryMS))
 			greatest = max(greatest, a.MS)
 		}
 	}
