@@ -28,6 +28,7 @@ type bench struct {
 	chain *tenant.Chain
 	recs  []records.Record // in order of ingest time, all with one
 	dir   string           // scratch
+	kafka string           // addresses of a real one; "" if there is none
 }
 
 // stage measures one thing: it calls run with what is to be measured, once.
@@ -42,6 +43,7 @@ var stages = []stage{
 	{"fold", "parsed beacons of sorted sessions to sums", fold},
 	{"shard", "records in memory: parse, fold, publish (no broker)", shardMemory},
 	{"shard-kafka", "the same from and to an in-process Kafka over TCP, broker included", shardKafka},
+	{"shard-real", "the same from and to the Kafka of -kafka, which is other processes", shardReal},
 	{"archive-write", "rows sorted and written as Parquet", archiveWrite},
 	{"archive-read", "and read back, all columns", archiveRead},
 	{"batch-map", "map of all windows, parsed columns", batchMap},
@@ -55,6 +57,7 @@ func main() {
 	config := flag.String("config", "", "config of its tenant")
 	only := flag.String("stages", "", "comma-separated; all by default")
 	n := flag.Int("n", 1<<30, "at most so many records")
+	kafka := flag.String("kafka", "", "`HOST:PORT,...` of a Kafka for the stage shard-real; without it that is left out")
 	profile := flag.String("profile", "", "folder for CPU profiles")
 	flag.Parse()
 	if *file == "" || *config == "" {
@@ -66,7 +69,7 @@ func main() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	b := &bench{dir: dir}
+	b := &bench{dir: dir, kafka: *kafka}
 	if err := b.load(*file, *config, *n); err != nil {
 		log.Fatal(err)
 	}
@@ -74,6 +77,9 @@ func main() {
 	fmt.Printf("%-14s %12s %10s %10s %9s %8s  %s\n", "stage", "beacons/CPUs", "beacons/s", "CPU s", "GC share", "peak MB", "what")
 	for _, s := range stages {
 		if *only != "" && !slices.Contains(strings.Split(*only, ","), s.name) {
+			continue
+		}
+		if s.name == "shard-real" && *kafka == "" {
 			continue
 		}
 		m := &meter{n: len(b.recs)}

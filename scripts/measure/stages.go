@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"runtime/metrics"
 	"slices"
+	"strings"
 	"time"
 
 	"tandem/core/beacon"
@@ -126,7 +127,11 @@ func (d *discard) Write(_ context.Context, recs []broker.Record) error {
 }
 
 func openWorker(b *bench, out sessionize.Writer, checkpoints int) (*sessionize.Worker, error) {
-	return sessionize.Open(sessionize.Config{Layer: "stream.bench", Topic: "beacons", TopicID: "beacons", MetricsTopic: "metrics", MetricsPartitions: 4,
+	return openWorkerOf(b, "metrics", out, checkpoints)
+}
+
+func openWorkerOf(b *bench, metrics string, out sessionize.Writer, checkpoints int) (*sessionize.Worker, error) {
+	return sessionize.Open(sessionize.Config{Layer: "stream.bench", Topic: "beacons", TopicID: "beacons", MetricsTopic: metrics, MetricsPartitions: 4,
 		TickMS: 60_000, CheckpointTicks: checkpoints}, b.chain, blob.NewMem(), out,
 		func(int64) ([]byte, error) { return nil, fmt.Errorf("no payload is asked for twice in this traffic") })
 }
@@ -185,6 +190,60 @@ func shardKafka(ctx context.Context, b *bench, m *meter) error {
 				return err
 			}
 		}
+	})
+}
+
+// shardReal consumes from and publishes to the Kafka of b.kafka, in topics of this run alone, which it leaves there.
+func shardReal(ctx context.Context, b *bench, m *meter) error {
+	to := broker.To(strings.Split(b.kafka, ",")...)
+	topics, err := broker.NewTopics(to)
+	if err != nil {
+		return err
+	}
+	defer topics.Close()
+	run := fmt.Sprintf(".measure-%d", time.Now().UnixNano())
+	beacons, metrics := "beacons"+run, "metrics"+run
+	for topic, n := range map[string]int32{beacons: 1, metrics: 4} {
+		if _, err := topics.Create(ctx, topic, n); err != nil {
+			return err
+		}
+	}
+	out, err := broker.NewWriter(to)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	log := beaconsLog(b, beacons)
+	for part := range slices.Chunk(log, pollSize) {
+		if err := out.Write(ctx, part); err != nil {
+			return err
+		}
+	}
+	end := int64(len(log))
+	w, err := openWorkerOf(b, metrics, out, 10)
+	if err != nil {
+		return err
+	}
+	log = nil
+	runtime.GC()
+	return m.run(func() error {
+		feed, err := broker.NewFeed(to)
+		if err != nil {
+			return err
+		}
+		defer feed.Close()
+		feed.Add(broker.Partition{Topic: beacons}, 0)
+		for w.Shard.Offset < end {
+			for _, batch := range feed.Poll(ctx, pollSize) {
+				if batch.Err != nil {
+					return batch.Err
+				}
+				if err := w.Handle(ctx, batch.Records); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
 	})
 }
 
