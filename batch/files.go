@@ -2,90 +2,103 @@ package batch
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 
 	"tandem/schemas/archive"
 	"tandem/schemas/blob"
-	"tandem/schemas/staterun"
 )
 
 // openFiles keeps event files open while a plan runs: opening one reads it whole, to compare its digest, and each is
-// wanted by every range of one or two windows. At most maxOpen are open; the one used longest ago is closed.
+// wanted by every range of one or two windows.
 type openFiles struct {
 	job   *Job
 	blobs blob.Store
-	mu    sync.Mutex // guards what follows
+
+	mu    sync.Mutex // guards what follows, once of an openFile aside
 	open  map[string]*openFile
 	clock int64
+	idle  int   // files that nobody reads
+	bytes int64 // that these hold
 	runs  map[runKey]*stateRun
+	// parked are readers that have stopped at the end of a range.
+	parked map[cursorKey]*cursor
 }
 
-type runKey struct{ generation, window int64 }
+// maxIdle and maxIdleBytes bound the files that are kept open though nobody reads them, and the memory of those up to
+// heldFile, which an open file holds whole. Beyond, those used longest ago are closed.
+const (
+	maxIdle      = 256
+	maxIdleBytes = 128 << 20
+	heldFile     = 4 << 20
+)
 
-// stateRun is what the map results of a window say of its run.
-type stateRun struct {
-	files   []staterun.RunInfo
-	digests Digests
+type openFile struct {
+	once    sync.Once
+	file    *archive.File
+	err     error
+	used    int64
+	readers int
+	bytes   int64
 }
+
+// runKey names a run, or one range of it.
+type runKey struct {
+	generation, window int64
+	r                  int
+}
+
+const wholeRun = -1
 
 func (j *Job) open() *openFiles {
-	return &openFiles{job: j, blobs: j.Blobs, open: map[string]*openFile{}, runs: map[runKey]*stateRun{}}
+	return &openFiles{job: j, blobs: j.Blobs, open: map[string]*openFile{}, runs: map[runKey]*stateRun{}, parked: map[cursorKey]*cursor{}}
 }
 
-// run returns the files of a run.
-func (o *openFiles) run(ref RunRef) ([]staterun.RunInfo, error) {
-	r, err := o.known(ref)
+// run returns what is known of a run, and reads it once. Two that ask at the same time may both read it.
+func (o *openFiles) run(k runKey) (*stateRun, error) {
+	o.mu.Lock()
+	s := o.runs[k]
+	o.mu.Unlock()
+	if s != nil {
+		return s, nil
+	}
+	s, err := o.job.readRun(k)
 	if err != nil {
 		return nil, err
 	}
-	return r.files, nil
-}
-
-// known reads the map results that made a run, once.
-func (o *openFiles) known(ref RunRef) (*stateRun, error) {
-	k := runKey{ref.Generation, ref.Window}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if r := o.runs[k]; r != nil {
-		return r, nil
-	}
-	s := &stateRun{}
-	for r := range ref.Ranges {
-		res, err := o.job.readResult(ref.Generation, ref.Window, r)
-		if err != nil {
-			return nil, err
+	for _, d := range s.Revisions {
+		if !knows(o.job.Chain, d) {
+			return nil, fmt.Errorf("the run of window %d in generation %d was made under a revision that the config no longer has: its ids mean something else", k.window, k.generation)
 		}
-		for _, d := range res.Revisions {
-			if !knows(o.job.Chain, d) {
-				return nil, fmt.Errorf("the run of window %d in generation %d was made under a revision that the config no longer has: its ids mean something else", ref.Window, ref.Generation)
-			}
-		}
-		s.files = append(s.files, res.Run)
-		s.digests = append(s.digests, res.Digests...)
 	}
-	o.runs[k] = s
+	o.made(k, s)
 	return s, nil
 }
 
-type openFile struct {
-	once sync.Once
-	file *archive.File
-	err  error
-	used int64
+// made keeps what is known of a run.
+func (o *openFiles) made(k runKey, s *stateRun) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.runs[k] = s
 }
 
-const maxOpen = 256
-
+// get opens a file, or takes it as it is open; who got it returns it by done.
 func (o *openFiles) get(info archive.FileInfo) (*archive.File, error) {
 	o.mu.Lock()
 	f := o.open[info.Name]
-	if f == nil {
+	switch {
+	case f == nil:
 		f = &openFile{}
+		if info.Bytes <= heldFile {
+			f.bytes = info.Bytes
+		}
 		o.open[info.Name] = f
+	case f.readers == 0:
+		o.idle--
+		o.bytes -= f.bytes
 	}
-	o.clock++
-	f.used = o.clock
+	f.readers++
 	o.mu.Unlock()
 	f.once.Do(func() {
 		r, err := o.blobs.Open(info.Name)
@@ -98,15 +111,27 @@ func (o *openFiles) get(info archive.FileInfo) (*archive.File, error) {
 	return f.file, f.err
 }
 
-// trim closes files beyond maxOpen. No range may be reading.
-func (o *openFiles) trim() {
-	for len(o.open) > maxOpen {
+func (o *openFiles) done(names []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, name := range names {
+		f := o.open[name]
+		o.clock++
+		f.used = o.clock
+		if f.readers--; f.readers == 0 {
+			o.idle++
+			o.bytes += f.bytes
+		}
+	}
+	for o.idle > maxIdle || o.bytes > maxIdleBytes && o.idle > 0 {
 		oldest := ""
 		for name, f := range o.open {
-			if oldest == "" || f.used < o.open[oldest].used {
+			if f.readers == 0 && (oldest == "" || f.used < o.open[oldest].used) {
 				oldest = name
 			}
 		}
+		o.idle--
+		o.bytes -= o.open[oldest].bytes
 		o.drop(oldest)
 	}
 }
@@ -118,42 +143,137 @@ func (o *openFiles) drop(name string) {
 	delete(o.open, name)
 }
 
+// close closes all files. Nobody may be reading.
 func (o *openFiles) close() {
 	for name := range o.open {
 		o.drop(name)
 	}
 }
 
-// beacons merges the beacons of a window and a hash range from the files that the plan's offsets name.
-func (o *openFiles) beacons(w *WindowPlan, a Archive, lo, hi uint64) (beacons, error) {
-	in := &windowed{from: w.Window, to: w.Window + WindowMS}
+// in says whether the file may hold records of a plan's spans and of a window.
+func (f *File) in(spans []Span, window int64) bool {
+	return slices.Contains(f.Windows, window) &&
+		slices.ContainsFunc(spans, func(s Span) bool { return s.First < f.Span.Next && f.Span.First < s.Next })
+}
+
+// rows are those of the file that lie in the spans and a hash range. A file that compaction made may hold more than a plan knows.
+func (f *File) rows(open *archive.File, spans []Span, lo, hi uint64) *archive.Iter {
+	it := open.Rows(lo, hi, archive.Columns{Payload: true, Event: true})
+	if slices.ContainsFunc(spans, func(s Span) bool { return s.First <= f.Span.First && f.Span.Next <= s.Next }) {
+		return it
+	}
+	return it.Offsets(func(offset int64) bool {
+		return slices.ContainsFunc(spans, func(s Span) bool { return s.First <= offset && offset < s.Next })
+	})
+}
+
+// beacons gives the beacons of a window and a hash range, of the files that the plan's offsets name: from where the range before
+// ended, if a reader has stopped there, else from the files' row groups on. The caller calls release when it has read them.
+func (o *openFiles) beacons(w *WindowPlan, a Archive, lo, hi uint64) (in *ranged, release func(), err error) {
+	c := o.unpark(cursorKey{w.Window, lo})
+	if c == nil {
+		if c, err = o.cursor(w, a, lo); err != nil {
+			return nil, nil, err
+		}
+	}
+	in = &ranged{cursor: c, hi: hi}
+	return in, func() { o.park(in) }, nil
+}
+
+// cursor reads the beacons of a window from a hash on, each file from the row group on that holds it. Ranges are smaller than
+// row groups, so the reader of one goes on to the next one rather than to begin anew.
+type cursor struct {
+	*archive.MergeIter
+	window int64
+	names  []string // of files that it has got
+	ahead  bool     // the row at hand was not asked for yet
+	parked int64    // when
+}
+
+// cursorKey is a place where a reader has stopped: all hashes below are read.
+type cursorKey struct {
+	window int64
+	hash   uint64
+}
+
+func (o *openFiles) cursor(w *WindowPlan, a Archive, lo uint64) (*cursor, error) {
+	c := &cursor{window: w.Window}
 	var iters []*archive.Iter
 	for name, spans := range w.Spans {
 		for _, f := range a.Files[name] {
-			inPlan := slices.ContainsFunc(spans, func(s Span) bool { return s.First <= f.Span.First && f.Span.Next <= s.Next })
-			if !inPlan || !slices.Contains(f.Windows, w.Window) || f.Info.MaxHash < lo || f.Info.MinHash > hi {
+			if !f.in(spans, w.Window) || f.Info.MaxHash < lo {
 				continue
 			}
+			c.names = append(c.names, f.Info.Name)
 			file, err := o.get(f.Info)
 			if err != nil {
+				o.done(c.names)
 				return nil, err
 			}
-			iters = append(iters, file.Rows(lo, hi, archive.Columns{Payload: true, Event: true}))
+			iters = append(iters, f.rows(file, spans, lo, math.MaxUint64))
 		}
 	}
-	in.MergeIter = archive.Merge(iters)
-	return in, nil
+	c.MergeIter = archive.Merge(iters)
+	return c, nil
 }
 
-// windowed leaves out what is not of the window.
-type windowed struct {
-	*archive.MergeIter
-	from, to int64
+// unpark takes the reader that has stopped at a place, nil if there is none.
+func (o *openFiles) unpark(k cursorKey) *cursor {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c := o.parked[k]
+	delete(o.parked, k)
+	return c
 }
 
-func (w *windowed) Next() bool {
-	for w.MergeIter.Next() {
-		if ts := w.Row().TS; ts >= w.from && ts < w.to {
+// stopped says whether a reader has stopped at a place.
+func (o *openFiles) stopped(k cursorKey) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.parked[k] != nil
+}
+
+// park keeps the reader of a range for the next one, unless it is at its end or has failed. At most as many are kept as
+// tasks run side by side, the newest: each holds pages of all of its files.
+func (o *openFiles) park(r *ranged) {
+	c := r.cursor
+	if !c.ahead {
+		o.done(c.names)
+		return
+	}
+	o.mu.Lock()
+	o.clock++
+	c.parked = o.clock
+	o.parked[cursorKey{c.window, r.hi + 1}] = c
+	c = nil
+	if len(o.parked) > o.job.parallel() {
+		var oldest cursorKey
+		for k, p := range o.parked {
+			if c == nil || p.parked < c.parked {
+				oldest, c = k, p
+			}
+		}
+		delete(o.parked, oldest)
+	}
+	o.mu.Unlock()
+	if c != nil {
+		o.done(c.names)
+	}
+}
+
+// ranged gives the rows of a cursor up to a hash, those of the window only.
+type ranged struct {
+	*cursor
+	hi uint64
+}
+
+func (r *ranged) Next() bool {
+	for r.ahead || r.MergeIter.Next() {
+		row := r.Row()
+		if r.ahead = row.Hash > r.hi; r.ahead {
+			return false
+		}
+		if row.TS >= r.window && row.TS < r.window+WindowMS {
 			return true
 		}
 	}

@@ -136,6 +136,10 @@ func (m *mapper) take(r *archive.Row) error {
 			if rest, err := m.events.Decode(m.arena[at:]); err != nil || len(rest) != 0 {
 				return fmt.Errorf("window %d: parsed form of record %d of session %q: %d bytes left, %v", m.window, r.Offset, r.Session, len(rest), err)
 			}
+			id := len(m.arena)
+			m.arena = append(m.arena, r.ID...)
+			e := &m.events.Events[n]
+			e.TS, e.ID, e.Ingest, e.Offset = r.TS, m.arena[id:], r.Ingest, r.Offset
 		}
 	} else {
 		var e session.Event

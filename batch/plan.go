@@ -4,7 +4,6 @@ package batch
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
@@ -155,6 +154,7 @@ type Archive struct {
 	Spans    map[int64]map[string][]Span
 	Records  map[int64]int64   // of each window
 	Files    map[string][]File // by "topic/partition", in order of offsets
+	From     int64             // ms: files of windows before it are retired, so these are never due
 }
 
 // File is an event file and the offsets that its manifest commits.
@@ -215,6 +215,9 @@ func Due(chain *tenant.Chain, a Archive, covered map[int64]*Covered) []WindowPla
 	settled := func(w int64) bool { return a.Progress >= w+WindowMS+lateness(chain, w) }
 	var fresh, changed []int64
 	for _, w := range candidates(chain, a) {
+		if w < a.From {
+			continue
+		}
 		if !settled(w) {
 			break
 		}
@@ -332,12 +335,4 @@ func bucketOf(hash uint64) int { return int(hash >> 58) }
 
 func sourceName(topic string, partition int32) string {
 	return topic + "/" + strconv.Itoa(int(partition))
-}
-
-func encode(what string, v any) ([]byte, error) {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", what, err)
-	}
-	return data, nil
 }

@@ -122,7 +122,7 @@ func (s *script) do(cmd string, args []string) []string {
 	case "regenerate": // WINDOW: its run is that of another generation, and holds the same
 		c := *s.covered[t0+s.num(args[0])*WindowMS]
 		s.generation++
-		c.Generation, c.Run.Generation, c.Run.Ranges = s.generation, s.generation, 64
+		c.Generation, c.Run.Generation = s.generation, s.generation
 		s.covered[c.Window] = &c
 	default:
 		s.t.Fatalf("no command %s", cmd)
@@ -200,7 +200,7 @@ func (s *script) run(plans []WindowPlan, digests []string) {
 			}
 		}
 		c := &Covered{Window: p.Window, Generation: s.generation, Inputs: Inputs{Spans: p.Spans, Revisions: p.Revisions},
-			Run: RunRef{Window: p.Window, Generation: s.generation, Ranges: 1, Digests: make(Digests, Buckets)}}
+			Run: RunRef{Window: p.Window, Generation: s.generation, Digests: make(Digests, Buckets)}}
 		c.Run.Digests[7] = d
 		for _, b := range p.Before {
 			if b.Digests == nil {
@@ -255,22 +255,6 @@ func (s *script) say(plans []WindowPlan) []string {
 		out = append(out, b.String())
 	}
 	return out
-}
-
-func TestRanges(t *testing.T) {
-	for n := 1; n <= Buckets; n++ {
-		next, bucket := uint64(0), 0
-		for i := range n {
-			lo, hi, from, to := rangeOf(i, n)
-			if lo != next || hi < lo || from != bucket || to <= from || bucketOf(lo) != from || bucketOf(hi) != to-1 {
-				t.Fatalf("range %d of %d: hashes %x to %x, buckets %d to %d", i, n, lo, hi, from, to)
-			}
-			next, bucket = hi+1, to
-		}
-		if next != 0 || bucket != Buckets {
-			t.Errorf("%d ranges end at hash %x, bucket %d", n, next, bucket)
-		}
-	}
 }
 
 func TestDigestsText(t *testing.T) {

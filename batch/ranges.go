@@ -30,6 +30,10 @@ const (
 	// rangeRecords is how many records of a plan's largest window a hash range is made for. Fewer cost more in objects than
 	// in folding.
 	rangeRecords = 16 << 10
+	// fileRecords is how many of each of its files, beyond fewRanges ranges: a range that is small against a row group pays
+	// for reading the group.
+	fileRecords = 16 << 10
+	fewRanges   = 16
 	// sampleFiles is how many files are looked at for hash ranges that have more than their share, and sampleRows how many
 	// rows of each.
 	sampleFiles = 4
@@ -43,6 +47,15 @@ func uniform(n int) []Hash {
 		bounds[i] = Hash(uint64(i*Buckets/n) << 58)
 	}
 	return bounds
+}
+
+func rising(bounds []Hash) bool {
+	for i := 1; i < len(bounds); i++ {
+		if bounds[i] <= bounds[i-1] {
+			return false
+		}
+	}
+	return true
 }
 
 // last is the last hash of range r.
@@ -60,22 +73,23 @@ func (j *Job) bounds(windows []WindowPlan, a Archive) ([]Hash, error) {
 		return uniform(j.Ranges), nil
 	}
 	largest := slices.MaxFunc(windows, func(v, w WindowPlan) int { return cmp.Compare(a.Records[v.Window], a.Records[w.Window]) })
-	n := 1
-	for n < Buckets && int64(n)*rangeRecords < a.Records[largest.Window] {
+	files := filesOf(&largest, a)
+	records, n := a.Records[largest.Window], 1
+	for n < Buckets && int64(n)*rangeRecords < records && (n < fewRanges || int64(n*len(files))*fileRecords < records) {
 		n *= 2
 	}
 	if n == 1 {
 		return uniform(1), nil
 	}
-	hashes, err := j.sample(&largest, a)
+	hashes, err := j.sample(files)
 	if err != nil {
 		return nil, err
 	}
 	return balanced(uniform(n), hashes), nil
 }
 
-// sample returns hashes of the largest files of a window, sorted.
-func (j *Job) sample(w *WindowPlan, a Archive) ([]uint64, error) {
+// filesOf returns the files that may hold records of a window.
+func filesOf(w *WindowPlan, a Archive) []archive.FileInfo {
 	var files []archive.FileInfo
 	for name, spans := range w.Spans {
 		for _, f := range a.Files[name] {
@@ -84,7 +98,14 @@ func (j *Job) sample(w *WindowPlan, a Archive) ([]uint64, error) {
 			}
 		}
 	}
-	slices.SortFunc(files, func(x, y archive.FileInfo) int { return cmp.Or(-cmp.Compare(x.Rows, y.Rows), cmp.Compare(x.Name, y.Name)) })
+	return files
+}
+
+// sample returns hashes of the largest of some files, sorted.
+func (j *Job) sample(files []archive.FileInfo) ([]uint64, error) {
+	slices.SortFunc(files, func(x, y archive.FileInfo) int {
+		return cmp.Or(-cmp.Compare(x.Rows, y.Rows), cmp.Compare(x.Name, y.Name))
+	})
 	var hashes []uint64
 	for _, info := range files[:min(len(files), sampleFiles)] {
 		step := max(info.Rows/sampleRows, 1)

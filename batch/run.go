@@ -2,23 +2,15 @@ package batch
 
 import (
 	"context"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
+	"runtime"
 	"sync"
+	"time"
 
-	"github.com/cespare/xxhash/v2"
-	"github.com/klauspost/compress/s2"
-
-	"tandem/core/metric"
 	"tandem/core/tenant"
-	"tandem/schemas/archive"
 	"tandem/schemas/blob"
 	"tandem/schemas/sealed"
-	"tandem/schemas/staterun"
 	"tandem/schemas/store"
 )
 
@@ -35,14 +27,27 @@ type Job struct {
 	Chain  *tenant.Chain
 	Topics []Topic
 	Blobs  blob.Store
-	Store  Store
+	Store  Store // nil for a job that only maps
 	Digest ParseDigest
-	Ranges int // hash ranges of a window, 1 to Buckets; they run side by side
+	Ranges int // hash ranges of a plan, 1 to Buckets; 0: by what there is to do
+	// Parallel is how many tasks run side by side, each folding a range or writing a window; 0: one a core.
+	Parallel int
 	// OnTime leaves out records that are late, as the stream does (SPEC 8): what the stream must come to. Its plans and
 	// runs have a folder of their own; Store must be another than that of the batch proper.
 	OnTime bool
-	// Done, if set, is told of each window that is covered.
+	// Done, if set, is told of each window that is covered, one at a time.
 	Done func(*Covered)
+	// Step, if set, is told how far a plan is after each of its tasks, one at a time.
+	Step func(Step)
+}
+
+// Step is how far a plan is.
+type Step struct {
+	Tenant              string
+	Generation          int64
+	Tasks, AllTasks     int // maps
+	Windows, AllWindows int // covered
+	Records             int64
 }
 
 // Layer is the layer of a generation.
@@ -51,54 +56,101 @@ func Layer(generation int64) string { return fmt.Sprintf("batch.%d", generation)
 // Run runs what is due until nothing is. It may be ended anywhere, and started again.
 func (j *Job) Run(ctx context.Context) error {
 	for {
-		p, a, err := j.Plan(ctx)
-		if err != nil || p == nil {
-			return err
-		}
-		if err := j.run(ctx, p, a); err != nil {
+		if report, err := j.RunOnce(ctx); err != nil || report == nil {
 			return err
 		}
 	}
 }
 
-// Plan claims a generation for the windows that are due; nil if there are none.
-func (j *Job) Plan(ctx context.Context) (*Plan, Archive, error) {
-	if j.Ranges < 1 || j.Ranges > Buckets {
-		return nil, Archive{}, fmt.Errorf("batch of %s: %d hash ranges, want 1 to %d", j.Chain.Tenant, j.Ranges, Buckets)
+// RunOnce runs one plan and keeps its report; nil if nothing is due.
+func (j *Job) RunOnce(ctx context.Context) (*Report, error) {
+	began := time.Now()
+	p, a, err := j.Plan(ctx)
+	if err != nil || p == nil {
+		return nil, err
 	}
-	chains := map[string][]archive.Manifest{}
-	for _, t := range j.Topics {
-		known, err := archive.ReadPartitions(j.Blobs, t.Name)
-		if errors.Is(err, blob.ErrNotFound) {
-			return nil, Archive{}, nil // nobody archives it yet
-		}
-		if err != nil {
-			return nil, Archive{}, err
-		}
-		if known.TopicID != t.ID || known.Count != t.Partitions {
-			return nil, Archive{}, fmt.Errorf("batch of %s: the archive of %s is of topic %s with %d partitions, not of %s with %d",
-				j.Chain.Tenant, t.Name, known.TopicID, known.Count, t.ID, t.Partitions)
-		}
-		for p := range t.Partitions {
-			c, err := archive.Chain(j.Blobs, t.Name, p)
-			if err != nil {
-				return nil, Archive{}, err
-			}
-			chains[sourceName(t.Name, p)] = c
-		}
-	}
-	a := ReadArchive(chains)
+	return j.run(ctx, p, a, began)
+}
+
+// run runs what a plan has left.
+func (j *Job) run(ctx context.Context, p *Plan, a Archive, began time.Time) (*Report, error) {
 	covered, err := j.Covered(ctx)
 	if err != nil {
-		return nil, a, err
+		return nil, err
 	}
-	windows := Due(j.Chain, a, covered)
-	if len(windows) == 0 {
-		return nil, a, nil
+	var windows []int
+	for i := range p.Windows {
+		if !p.done(i, covered) {
+			windows = append(windows, i)
+		}
 	}
-	p, err := j.claim(windows)
-	return p, a, err
+	l := j.line(p, a, windows, everyRange(p))
+	l.reduces = true
+	planned := time.Since(began)
+	if err := l.run(ctx); err != nil {
+		return nil, j.voided(p, err)
+	}
+	return j.keepReport(ctx, p, l, began, planned)
 }
+
+// MapAll runs the map tasks of a plan and nothing else.
+func (j *Job) MapAll(ctx context.Context, p *Plan, a Archive) error {
+	return j.MapPart(ctx, p, a, 0, 1)
+}
+
+// MapPart runs part i of n of the maps of a plan: a run of its ranges, of all its windows. It is idempotent, needs no Store, and
+// no part waits for another.
+func (j *Job) MapPart(ctx context.Context, p *Plan, a Archive, i, n int) error {
+	if i < 0 || i >= n {
+		return fmt.Errorf("batch of %s: there is no part %d of %d: the first is 0", j.Chain.Tenant, i, n)
+	}
+	var ranges, windows []int
+	for r := i * len(p.Bounds) / n; r < (i+1)*len(p.Bounds)/n; r++ {
+		ranges = append(ranges, r)
+	}
+	for w := range p.Windows {
+		windows = append(windows, w)
+	}
+	return j.voided(p, j.line(p, a, windows, ranges).run(ctx))
+}
+
+// ReduceWindow covers one window of a plan, whose maps have run and whose earlier windows are covered. What is covered already
+// is left. The one that covers the last window of the plan keeps its report.
+func (j *Job) ReduceWindow(ctx context.Context, p *Plan, window int64) error {
+	began := time.Now()
+	covered, err := j.Covered(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range p.Windows {
+		c := covered[p.Windows[i].Window]
+		done := c != nil && c.Generation >= p.Generation
+		switch {
+		case p.Windows[i].Window == window && done:
+			return nil
+		case p.Windows[i].Window == window:
+			l := j.line(p, Archive{}, []int{i}, nil)
+			l.reduces = true
+			if err := l.run(ctx); err != nil {
+				if errors.Is(err, blob.ErrNotFound) {
+					return fmt.Errorf("window %s of plan %d: not all of its ranges are mapped: %w", windowName(window), p.Generation, err)
+				}
+				return j.voided(p, err)
+			}
+			if i < len(p.Windows)-1 {
+				return nil
+			}
+			_, err := j.keepReport(ctx, p, l, began, 0)
+			return err
+		case !done:
+			return fmt.Errorf("window %s of plan %d comes after that of %s, which is not covered: reduce that one first",
+				windowName(window), p.Generation, windowName(p.Windows[i].Window))
+		}
+	}
+	return fmt.Errorf("plan %d of %s has no window %s", p.Generation, p.Tenant, windowName(window))
+}
+
+func windowName(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.RFC3339) }
 
 // Covered returns the standing coverage of every window.
 func (j *Job) Covered(ctx context.Context) (map[int64]*Covered, error) {
@@ -121,299 +173,194 @@ func (j *Job) Covered(ctx context.Context) (map[int64]*Covered, error) {
 	return covered, nil
 }
 
-// claim takes the next generation: one create-only object that holds the plan.
-func (j *Job) claim(windows []WindowPlan) (*Plan, error) {
-	for {
-		names, err := j.Blobs.List(j.folder() + "plans/")
-		if err != nil {
-			return nil, fmt.Errorf("list plans: %w", err)
-		}
-		g := int64(1)
-		if n := len(names); n > 0 {
-			if _, err := fmt.Sscanf(strings.TrimPrefix(names[n-1], j.folder()+"plans/"), "%d.json", &g); err != nil {
-				return nil, fmt.Errorf("plan %s: not a plan's name", names[n-1])
-			}
-			g++
-		}
-		p := &Plan{Tenant: j.Chain.Tenant, Generation: g, Ranges: j.Ranges, Windows: windows}
-		for i := range p.Windows {
-			for k := range p.Windows[i].Before {
-				if b := &p.Windows[i].Before[k]; b.Digests == nil {
-					b.Generation, b.Ranges = g, j.Ranges
+// maxAhead is how many windows a range may be ahead of the one that is covered next: results and event files of so many are
+// at hand.
+const maxAhead = 16
+
+// line runs the tasks of a plan: the windows of a range one after another, since state flows forward, the ranges side by
+// side, and the reduce of each window once all of its ranges are there, in the order of windows.
+type line struct {
+	job     *Job
+	plan    *Plan
+	archive Archive
+	files   *openFiles
+	windows []int // of the plan, in order
+	ranges  []int // of the plan
+	reduces bool
+
+	mu        sync.Mutex // guards what follows
+	changed   sync.Cond
+	next      []int // by range: the window to map next
+	busy      []bool
+	left      []int // by window: ranges to be mapped
+	reduced   int   // windows that are reduced
+	reducing  bool
+	err       error
+	step      Step
+	mapped    []time.Duration // by range: time spent
+	records   []int64         // by range
+	inReduces time.Duration
+}
+
+func everyRange(p *Plan) []int {
+	all := make([]int, len(p.Bounds))
+	for r := range all {
+		all[r] = r
+	}
+	return all
+}
+
+func (j *Job) line(p *Plan, a Archive, windows, ranges []int) *line {
+	l := &line{job: j, plan: p, archive: a, files: j.open(), windows: windows, ranges: ranges,
+		next: make([]int, len(ranges)), busy: make([]bool, len(ranges)), left: make([]int, len(windows)),
+		mapped: make([]time.Duration, len(ranges)), records: make([]int64, len(ranges)),
+		step: Step{Tenant: p.Tenant, Generation: p.Generation, AllTasks: len(windows) * len(ranges), AllWindows: len(windows)}}
+	l.changed.L = &l.mu
+	for i := range l.left {
+		l.left[i] = len(ranges)
+	}
+	return l
+}
+
+func (j *Job) parallel() int {
+	if j.Parallel > 0 {
+		return j.Parallel
+	}
+	return runtime.GOMAXPROCS(0)
+}
+
+func (l *line) run(ctx context.Context) error {
+	defer l.files.close()
+	stop := context.AfterFunc(ctx, func() { l.fail(ctx.Err()) })
+	defer stop()
+	var wg sync.WaitGroup
+	for range l.job.parallel() {
+		wg.Go(func() {
+			for {
+				window, r := l.take()
+				switch {
+				case window < 0:
+					return
+				case r < 0:
+					l.reduce(ctx, window)
+				default:
+					l.mapRange(ctx, window, r)
 				}
 			}
-		}
-		data, err := sealed.Marshal(p)
-		if err != nil {
-			return nil, fmt.Errorf("plan: %w", err)
-		}
-		err = j.Blobs.Create(fmt.Sprintf("%splans/%012d.json", j.folder(), g), data)
-		if err == nil {
-			return p, nil
-		}
-		if !errors.Is(err, blob.ErrExists) {
-			return nil, fmt.Errorf("claim generation %d: %w", g, err)
-		}
-	}
-}
-
-func (j *Job) folder() string {
-	if j.OnTime {
-		return "batch-ontime/" + j.Chain.Tenant + "/"
-	}
-	return "batch/" + j.Chain.Tenant + "/"
-}
-
-func (j *Job) outName(g, window int64, i int, ext string) string {
-	return fmt.Sprintf("%sout/%012d/%014d/%02d.%s", j.folder(), g, window, i, ext)
-}
-
-// run runs a plan: the ranges side by side, the windows of a range one after another, and each window's reduce once
-// all of its ranges are there.
-func (j *Job) run(ctx context.Context, p *Plan, a Archive) error {
-	files := j.open()
-	defer files.close()
-	for i := range p.Windows {
-		if err := j.mapWindow(ctx, p, i, a, files); err != nil {
-			return err
-		}
-		c, err := j.Reduce(ctx, p, i, files)
-		if err != nil {
-			return err
-		}
-		if j.Done != nil {
-			j.Done(c)
-		}
-	}
-	return nil
-}
-
-// MapAll runs the map tasks of a plan, window by window, and nothing else.
-func (j *Job) MapAll(ctx context.Context, p *Plan, a Archive) error {
-	files := j.open()
-	defer files.close()
-	for i := range p.Windows {
-		if err := j.mapWindow(ctx, p, i, a, files); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// mapWindow runs the ranges of a window side by side.
-func (j *Job) mapWindow(ctx context.Context, p *Plan, i int, a Archive, files *openFiles) error {
-	var wg sync.WaitGroup
-	errs := make([]error, p.Ranges)
-	for r := range p.Ranges {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			errs[r] = j.Map(ctx, p, i, r, a, files)
-		}()
+		})
 	}
 	wg.Wait()
-	files.trim()
-	return errors.Join(errs...)
+	return l.err
 }
 
-// result is what a map task leaves beside its run: counts, digests, and the sums of its range.
-type result struct {
-	Revisions []uint64
-	Run       staterun.RunInfo
-	Digests   []uint64
-	Counts    Counts
-}
-
-const resultMagic = "TDBR1\n"
-
-// Map runs one hash range of one window of a plan. It is idempotent: what is there already is left.
-func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files *openFiles) error {
-	w := &p.Windows[window]
-	if _, err := j.readResult(p.Generation, w.Window, r); err == nil {
-		return nil
-	} else if !errors.Is(err, blob.ErrNotFound) {
-		return err
-	}
-	lo, hi, from, to := rangeOf(r, p.Ranges)
-	in, err := files.beacons(w, a, lo, hi)
-	if err != nil {
-		return err
-	}
-	st, closeRuns, err := j.states(w, files, lo, hi)
-	if err != nil {
-		return err
-	}
-	defer closeRuns()
-	m := newMapper(j.Chain, w.Window, j.Digest)
-	m.onTime = j.OnTime
-	if err := m.join(in, st); err != nil {
-		return err
-	}
-	var info staterun.RunInfo
-	if len(m.run) > 0 {
-		var data []byte
-		if data, info, err = staterun.Write(m.run); err != nil {
-			return fmt.Errorf("window %d: %w", w.Window, err)
+// take waits for a task: a window to reduce with r -1, or a range of it to map; window -1: there is none any more. A
+// reduce goes first, then a range of those that are furthest behind.
+func (l *line) take() (window, r int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for {
+		if l.err != nil {
+			return -1, -1
 		}
-		info.Name = j.outName(p.Generation, w.Window, r, "parquet")
-		if err := j.Blobs.Create(info.Name, data); err != nil && !errors.Is(err, blob.ErrExists) {
-			return fmt.Errorf("state run: %w", err)
+		if l.reduces && !l.reducing && l.reduced < len(l.windows) && l.left[l.reduced] == 0 {
+			l.reducing = true
+			return l.reduced, -1
 		}
-	}
-	res := result{Revisions: w.Revisions, Run: info, Digests: digests(m.run, from, to), Counts: m.counts}
-	data, err := j.encodeResult(&res, &m.sums)
-	if err != nil {
-		return err
-	}
-	if err := j.Blobs.Create(j.outName(p.Generation, w.Window, r, "sums"), data); err != nil && !errors.Is(err, blob.ErrExists) {
-		return fmt.Errorf("sums: %w", err)
-	}
-	return ctx.Err()
-}
-
-// encodeResult: magic, 8 bytes xxhash64 of the rest, an S2 block of (uvarint length, JSON result, sums).
-func (j *Job) encodeResult(res *result, sums *metric.Sums) ([]byte, error) {
-	head, err := encode("map result", res)
-	if err != nil {
-		return nil, err
-	}
-	body := append(binary.AppendUvarint(nil, uint64(len(head))), head...)
-	body = sums.AppendBinary(body, j.cells)
-	if len(body) > maxResult {
-		return nil, fmt.Errorf("map result: %d bytes, more than %d: use more ranges", len(body), maxResult)
-	}
-	b := append([]byte(resultMagic), make([]byte, 8)...)
-	b = append(b, s2.Encode(nil, body)...)
-	binary.LittleEndian.PutUint64(b[len(resultMagic):], xxhash.Sum64(b[len(resultMagic)+8:]))
-	return b, nil
-}
-
-func (j *Job) cells(group int) int { return len(j.Chain.Groups[group].Names) }
-
-// ErrCorrupt marks an object of the batch that is not what was written.
-var ErrCorrupt = errors.New("object is corrupt")
-
-type rangeResult struct {
-	result
-	sums []byte
-}
-
-// maxResult bounds what a map result may inflate to.
-const maxResult = 2 << 30
-
-func (j *Job) readResult(g, window int64, r int) (*rangeResult, error) {
-	name := j.outName(g, window, r, "sums")
-	b, err := j.Blobs.Get(name)
-	if err != nil {
-		return nil, fmt.Errorf("map result %s: %w", name, err)
-	}
-	n := len(resultMagic)
-	if len(b) < n+8 || string(b[:n]) != resultMagic || xxhash.Sum64(b[n+8:]) != binary.LittleEndian.Uint64(b[n:]) {
-		return nil, fmt.Errorf("map result %s: %w: digest differs", name, ErrCorrupt)
-	}
-	if size, err := s2.DecodedLen(b[n+8:]); err != nil || size > maxResult {
-		return nil, fmt.Errorf("map result %s: %w: %d bytes", name, ErrCorrupt, size)
-	}
-	body, err := s2.Decode(nil, b[n+8:])
-	if err != nil {
-		return nil, fmt.Errorf("map result %s: %w: %v", name, ErrCorrupt, err)
-	}
-	size, k := binary.Uvarint(body)
-	if k <= 0 || size > uint64(len(body)-k) {
-		return nil, fmt.Errorf("map result %s: %w: header", name, ErrCorrupt)
-	}
-	res := &rangeResult{sums: body[k+int(size):]}
-	if err := json.Unmarshal(body[k:k+int(size)], &res.result); err != nil {
-		return nil, fmt.Errorf("map result %s: %w: %v", name, ErrCorrupt, err)
-	}
-	return res, nil
-}
-
-// states opens the runs before the window that its plan names.
-func (j *Job) states(w *WindowPlan, o *openFiles, lo, hi uint64) (states, func(), error) {
-	var runs []*staterun.Iter
-	closeAll := func() {
-		for _, r := range runs {
-			r.Close()
-		}
-	}
-	for _, b := range w.Before {
-		files, err := o.run(b)
-		if err != nil {
-			closeAll()
-			return nil, nil, err
-		}
-		for _, f := range files {
-			if f.Rows == 0 || f.MaxHash < lo || f.MinHash > hi {
-				continue
+		behind, ready := len(l.windows), len(l.windows) // the window that is furthest behind: of all ranges, of those not busy
+		for i := range l.ranges {
+			behind = min(behind, l.next[i])
+			if !l.busy[i] {
+				ready = min(ready, l.next[i])
 			}
-			r, err := j.Blobs.Open(f.Name)
-			if err != nil {
-				closeAll()
-				return nil, nil, fmt.Errorf("state run %s: %w: its plan is void", f.Name, err)
-			}
-			it, err := staterun.Open(r, f, lo, hi)
-			if err != nil {
-				closeAll()
-				return nil, nil, err
-			}
-			runs = append(runs, it)
 		}
+		if l.reduces {
+			behind = l.reduced
+		}
+		if ready < len(l.windows) && ready < behind+maxAhead {
+			r := l.choose(ready)
+			l.busy[r] = true
+			return ready, r
+		}
+		if behind == len(l.windows) {
+			return -1, -1
+		}
+		l.changed.Wait()
 	}
-	return newNewest(runs), closeAll, nil
 }
 
-// Reduce adds the ranges of a window, writes its rows and rollups, then its coverage.
-func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles) (*Covered, error) {
-	w := &p.Windows[window]
-	c := &Covered{Window: w.Window, Generation: p.Generation,
-		Inputs: Inputs{Spans: w.Spans, Revisions: w.Revisions},
-		Run:    RunRef{Window: w.Window, Generation: p.Generation, Ranges: p.Ranges, Digests: make(Digests, Buckets)}}
-	var sums metric.Sums
-	for r := range p.Ranges {
-		res, err := j.readResult(p.Generation, w.Window, r)
-		if err != nil {
-			return nil, err
+// choose chooses a range of a window that has one to map: one at which a reader has stopped, else of the longest run of ranges
+// that nobody is at the first, or the middle, if somebody is about to come to the first.
+func (l *line) choose(window int) int {
+	longest, from := 0, 0
+	for i, n := 0, 0; i < len(l.ranges); i++ {
+		if l.busy[i] || l.next[i] != window {
+			n = 0
+			continue
 		}
-		if !slices.Equal(res.Revisions, w.Revisions) {
-			return nil, fmt.Errorf("window %d, range %d was made under other revisions of the config", w.Window, r)
+		if l.files.stopped(cursorKey{l.plan.Windows[l.windows[window]].Window, uint64(l.plan.Bounds[l.ranges[i]])}) {
+			return i
 		}
-		if err := sums.AddBinary(res.sums, j.cellsOf); err != nil {
-			return nil, fmt.Errorf("map result %s: %w", j.outName(p.Generation, w.Window, r, "sums"), err)
-		}
-		_, _, from, to := rangeOf(r, p.Ranges)
-		copy(c.Run.Digests[from:to], res.Digests)
-		c.Files = append(c.Files, res.Run)
-		c.Counts.add(&res.Counts)
-	}
-	for _, b := range w.Before {
-		if b.Digests == nil {
-			run, err := files.known(b)
-			if err != nil {
-				return nil, err
-			}
-			b.Digests = run.digests
-		}
-		if !b.Digests.empty() {
-			c.Inputs.Runs = append(c.Inputs.Runs, b)
+		if n++; n > longest {
+			longest, from = n, i-n+1
 		}
 	}
-	if err := j.write(ctx, c, &sums); err != nil {
-		return nil, err
+	if from > 0 && l.busy[from-1] && l.next[from-1] == window {
+		from += longest / 2
 	}
-	data, err := sealed.Marshal(c)
+	return from
+}
+
+func (l *line) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil {
+		l.err = err
+	}
+	l.changed.Broadcast()
+}
+
+func (l *line) mapRange(ctx context.Context, window, r int) {
+	began := time.Now()
+	counts, err := l.job.Map(ctx, l.plan, l.windows[window], l.ranges[r], l.archive, l.files)
 	if err != nil {
-		return nil, fmt.Errorf("coverage: %w", err)
+		l.fail(err)
+		return
 	}
-	if err := j.Store.PutCoverage(ctx, store.Coverage{Tenant: p.Tenant, Window: w.Window / 60000, Generation: p.Generation, Data: data}); err != nil {
-		return nil, fmt.Errorf("write coverage: %w", err)
-	}
-	return c, nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.busy[r] = false
+	l.next[r]++
+	l.left[window]--
+	l.mapped[r] += time.Since(began)
+	l.records[r] += counts.Records
+	l.step.Tasks++
+	l.step.Records += counts.Records
+	l.told()
 }
 
-func (j *Job) cellsOf(group int) (int, bool) {
-	if group >= len(j.Chain.Groups) {
-		return 0, false
+func (l *line) reduce(ctx context.Context, window int) {
+	began := time.Now()
+	c, err := l.job.Reduce(ctx, l.plan, l.windows[window], l.files)
+	if err != nil {
+		l.fail(err)
+		return
 	}
-	return j.cells(group), true
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reducing = false
+	l.reduced++
+	l.inReduces += time.Since(began)
+	l.step.Windows++
+	if l.job.Done != nil {
+		l.job.Done(c)
+	}
+	l.told()
+}
+
+// told tells of a task that is done; under the lock.
+func (l *line) told() {
+	if l.job.Step != nil {
+		l.job.Step(l.step)
+	}
+	l.changed.Broadcast()
 }

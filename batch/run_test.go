@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -27,7 +28,7 @@ func TestAnyRanges(t *testing.T) {
 	put(t, blobs, chain, records, 3)
 	objects := copyOf(t, blobs)
 	var first outcome
-	for i, n := range []int{1, 2, 3, 7, 64} {
+	for i, n := range []int{1, 2, 3, 7, 64, 0} {
 		j, st := job(t, chain, objects(), n)
 		run(t, j)
 		got := outcomeOf(t, j, st)
@@ -58,7 +59,7 @@ func TestRangesAreChecked(t *testing.T) {
 	chain, _ := compiled(t)
 	blobs := blob.NewMem()
 	put(t, blobs, chain, traffic(2), 1)
-	for _, n := range []int{-1, 0, 65, 1000} {
+	for _, n := range []int{-1, 65, 1000} {
 		j, _ := job(t, chain, blobs, n)
 		if err := j.Run(context.Background()); err == nil || !strings.Contains(err.Error(), strconv.Itoa(n)+" hash ranges") {
 			t.Errorf("%d ranges: error %v", n, err)
@@ -231,8 +232,10 @@ func TestSideBySide(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, one)
-	if err := one.run(ctx, first, a); err != nil {
+	other = *one
+	other.Ranges = 3 // so that it claims its own
+	run(t, &other)
+	if _, err := one.run(ctx, first, a, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	run(t, one)
@@ -283,7 +286,7 @@ func TestReduceRefuses(t *testing.T) {
 				t.Errorf("%d windows are covered, %d rows seen", len(o.digests), len(o.rows))
 			}
 			if c.want == ErrCorrupt {
-				if err := j.Map(ctx, p, 0, 2, a, files); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), name) {
+				if _, err := j.Map(ctx, p, 0, 2, a, files); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), name) {
 					t.Errorf("map again: error %v", err)
 				}
 			}

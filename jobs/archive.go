@@ -10,6 +10,7 @@ import (
 )
 
 const archiveUsage = `usage: tandem archive --site SITE.yaml [--id NAME] [--listen ADDRESS] [--rows N] [--memory MIB]
+       tandem archive verify|compact|retire --site SITE.yaml ...
 
 Keeps every beacon of the tenants' topics in Parquet files, until it is stopped. Any number of processes share the partitions.
 A record is archived once the manifest that its offset lies in is written; killed at any moment it goes on from the last
@@ -18,13 +19,25 @@ one.
 --memory bounds what the files at hand of all partitions of this process hold; a file is written when its share is full, at
 so many --rows, and when a window has settled.
 
+verify, compact and retire look after what is archived: see tandem archive verify --help, and so on.
+
 example:
   tandem archive --site site.yaml --id archive-0 --listen 127.0.0.1:9103
 
 `
 
 // runArchive is `tandem archive`.
-func runArchive(ctx context.Context, args []string, _, stderr io.Writer) int {
+func runArchive(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) > 0 {
+		switch args[0] {
+		case "verify":
+			return runArchiveVerify(ctx, args[1:], stdout, stderr)
+		case "compact":
+			return runArchiveCompact(ctx, args[1:], stdout, stderr)
+		case "retire":
+			return runArchiveRetire(ctx, args[1:], stdout, stderr)
+		}
+	}
 	flags := newServiceFlags("archive")
 	rows := flags.Int("rows", archive.DefaultRows, "beacons of a file at most, 1 to 4194304")
 	memory := flags.Int64("memory", 1024, "`MiB` of beacons held, 16 to 65536")

@@ -30,6 +30,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"archive", "a service: beacons to Parquet files", runArchive},
+		{"batch", "what is due from the archive, for cron or a scheduler", runBatch},
 		{"config", "check tenant configs", runConfig},
 		{"demo", "everything in one process, in time-lapse", runDemo},
 		{"dispatch", "a service: raw beacons to the tenants' topics", runDispatch},
@@ -39,6 +40,7 @@ func commands() []command {
 		{"import", "CSV, NDJSON or access logs to a records file", runImport},
 		{"produce", "a records file to a raw topic", runProduce},
 		{"replay", "a records file through the whole pipeline, rows out", runReplay},
+		{"report", "the batch's last runs", runReport},
 		{"schema", "print or make the tables of the store in Cassandra", runSchema},
 		{"stream", "a service: beacons to metrics", runStream},
 		{"topics", "make and check the site's Kafka topics", runTopics},

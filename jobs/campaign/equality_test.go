@@ -23,8 +23,8 @@ func TestEqual(t *testing.T) {
 	runs := []run{{"rees46", 2}}
 	if *long {
 		runs = nil
-		for _, n := range []int{1, 2, 5} {
-			for _, name := range []string{"rees46", "wikipedia", "zozo", "apache", "bench"} {
+		for _, name := range []string{"rees46", "wikipedia", "zozo", "apache", "bench"} {
+			for _, n := range []int{1, 2, 5} {
 				runs = append(runs, run{name, n})
 			}
 		}

@@ -77,7 +77,7 @@ func (l *live) run(ctx context.Context) {
 		last = now
 		for ; owed >= 1; owed-- {
 			at := i % len(l.recs)
-			payload := relive(l.recs[at].Payload, i/len(l.recs), now.UnixMilli()-l.delays[at])
+			payload := relive(l.recs[at].Payload, i/len(l.recs), i, now.UnixMilli()-l.delays[at])
 			l.kafka.client.Produce(ctx, &kgo.Record{Topic: rawTopic, Partition: int32(i) % l.partitions, Value: payload}, l.acknowledged)
 			l.sent.Add(1)
 			i++
@@ -102,18 +102,18 @@ func (l *live) acknowledged(_ *kgo.Record, err error) {
 	}
 }
 
-// relive returns a beacon of the bench traffic as another session's of another time: the first two digits of ids are
-// the round's.
-func relive(payload []byte, round int, ts int64) []byte {
+// relive returns a beacon of the bench traffic as another beacon, of another session and time: the first 16 digits of its
+// id are its number, so that none repeats another, and the first two of its session the round's.
+func relive(payload []byte, round, number int, ts int64) []byte {
 	b := bytes.Clone(payload)
-	for _, name := range []string{`"id":"`, `"session":"`} {
+	put := func(name, text string) {
 		if at := bytes.Index(b, []byte(name)); at >= 0 {
-			copy(b[at+len(name):], fmt.Sprintf("%02x", round&0xff))
+			copy(b[at+len(name):], text)
 		}
 	}
-	if at := bytes.Index(b, []byte(`"ts":`)); at >= 0 {
-		copy(b[at+len(`"ts":`):], strconv.FormatInt(ts, 10)) // 13 digits, as those that it replaces
-	}
+	put(`"id":"`, fmt.Sprintf("%016x", number))
+	put(`"session":"`, fmt.Sprintf("%02x", round&0xff))
+	put(`"ts":`, strconv.FormatInt(ts, 10)) // 13 digits, as those that it replaces
 	return b
 }
 
@@ -163,12 +163,12 @@ func quick(x *traffic, lateness, gap string) *traffic {
 }
 
 func TestRelive(t *testing.T) {
-	old := []byte(`{"id":"0123","tenant":"uswm","session":"4567","visitor":"89","ts":1763769600123,"point":"home_page"}`)
-	want := `{"id":"0323","tenant":"uswm","session":"0367","visitor":"89","ts":1800000000000,"point":"home_page"}`
-	if got := relive(old, 3, 1_800_000_000_000); string(got) != want {
+	old := []byte(`{"id":"0123456789abcdef01234567","tenant":"uswm","session":"4567","visitor":"89","ts":1763769600123,"point":"home_page"}`)
+	want := `{"id":"000000000000001101234567","tenant":"uswm","session":"0367","visitor":"89","ts":1800000000000,"point":"home_page"}`
+	if got := relive(old, 3, 17, 1_800_000_000_000); string(got) != want {
 		t.Errorf("%s, want %s", got, want)
 	}
-	if bytes.Contains(old, []byte("0323")) {
+	if bytes.Contains(old, []byte("0000000000000011")) {
 		t.Error("the old one is changed")
 	}
 }

@@ -2,8 +2,9 @@
 // are killed, stopped, cut off and doubled while a poller watches every row, and in the end every row must be, to the
 // byte, what the embedded replay of the same records gives. It is tests only.
 //
-//	go test ./jobs/campaign          the short form: a few minutes on 2 cores
-//	go test ./jobs/campaign -long    all of it, some hours
+//	TANDEM_SERVERS=1 go test ./jobs/campaign                         the short form: 6 minutes on 2 busy cores
+//	TANDEM_SERVERS=1 go test ./jobs/campaign -long -timeout 3h       all of it
+//	... -run TestFaults -seed 17                                     the same faults, at the same moments, again
 //
 // It needs a JDK and Maven for the servers (scripts/devstack); without them its tests are skipped, or fail where
 // TANDEM_NEED_SERVERS is 1. What a failed test leaves (the logs of all processes, the site file) is copied to a folder

@@ -266,6 +266,15 @@ func cold(t *testing.T, left int64) {
 			}
 		}
 	}
+	// Of the minutes after it nothing is missing that does not hang on what sessions did before.
+	lost := 0
+	for k, value := range replay(t, x.path, filepath.Join(s.dir, "tenant.yaml"), x.tenant, s.shape.tick) {
+		if point, ok := strings.CutPrefix(k.Metric, "site."); ok && k.minute >= first && slices.Contains(allPoints, point) && string(after[k]) != string(value) {
+			if lost++; lost < maxFaults {
+				t.Errorf("%s, after the first minute %d, is %s, not %s", k, first, cells(after, k), cells(map[rowKey][]byte{k: value}, k))
+			}
+		}
+	}
 	t.Logf("first minute %d; %d rows of it and later, %d before", first, told, len(before))
 	if told == 0 {
 		t.Error("nothing is told after the cold start")

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -198,9 +200,18 @@ func TestDamagedInputsOfTheBatchAreNamed(t *testing.T) {
 	if err := s.open(); err != nil {
 		t.Fatal(err)
 	}
-	runs, sums := s.names("batch/", "/out/", ".parquet"), s.names("batch/", "/out/", ".sums")
-	s.refused(runs[len(runs)-1], s.batch)
-	s.refused(sums[len(sums)-1], s.batch)
+	// What was covered on the way is read on.
+	if covered, err = s.p.Job().Covered(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	run := ""
+	for _, w := range slices.Sorted(maps.Keys(covered)) {
+		if files := covered[w].Files; files[0].Rows > 0 {
+			run = files[0].Name
+		}
+	}
+	s.refused(run, s.batch)
+	s.refused(path.Dir(run)+"/run.json", s.batch)
 	s.right(slices.Concat(first, second))
 	if err := s.batch(); err != nil {
 		t.Fatalf("all is mended, and yet: %v", err)

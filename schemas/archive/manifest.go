@@ -48,8 +48,14 @@ type Window struct {
 // CountWindows returns the windows of rows, as a manifest lists them.
 func CountWindows(rows []Row) []Window {
 	counts := map[int64]int64{}
-	for i := range rows {
-		counts[windowStart(rows[i].TS)]++
+	for rest := rows; len(rest) > 0; {
+		start := windowStart(rest[0].TS)
+		n := 1
+		for n < len(rest) && rest[n].TS >= start && rest[n].TS < start+WindowMillis {
+			n++
+		}
+		counts[start] += int64(n)
+		rest = rest[n:]
 	}
 	windows := make([]Window, 0, len(counts))
 	for _, start := range slices.Sorted(maps.Keys(counts)) {

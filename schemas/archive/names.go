@@ -28,7 +28,7 @@ func PartitionsName(topic string) string { return fmt.Sprintf("manifests/%s/part
 // its first record. Files are not split by event hour (one manifest is usually one file), so a query for an event hour reads
 // the folders of that hour and of the ones after it until the lateness that it wants to cover, and filters by ts.
 func FileName(tenant, topic string, partition int32, first int64, n int, at int64) string {
-	return fmt.Sprintf("events/tenant=%s/%s/%s-%d-%020d-%d.parquet", tenant, time.UnixMilli(at).UTC().Format("dt=2006-01-02/hh=15"), topic, partition, first, n)
+	return fmt.Sprintf("events/tenant=%s/%s/%s-%d-%020d-%d.parquet", tenant, folder(at), topic, partition, first, n)
 }
 
 // maxAttempts bounds the leftovers of archivers that died at the same offset.
@@ -38,8 +38,19 @@ const maxAttempts = 1000
 // after it. A name that is taken is a leftover of an archiver that died or lost before it committed: no manifest names it,
 // or this archiver loses at Append too. One with the very same bytes is used as it is.
 func Create(b blob.Store, tenant, topic string, partition int32, first int64, n int, at int64, data []byte, info FileInfo) (FileInfo, int, error) {
+	return createAs(b, func(n int) string { return FileName(tenant, topic, partition, first, n, at) }, n, data, info)
+}
+
+// CompactedName is the name of the n-th file of the compaction of [first, next); at is as in FileName.
+func CompactedName(tenant, topic string, partition int32, first, next int64, n int, at int64) string {
+	return fmt.Sprintf("events/tenant=%s/%s/%s-%d-%020d-%020d-%d.parquet", tenant, folder(at), topic, partition, first, next, n)
+}
+
+func folder(at int64) string { return time.UnixMilli(at).UTC().Format("dt=2006-01-02/hh=15") }
+
+func createAs(b blob.Store, name func(n int) string, n int, data []byte, info FileInfo) (FileInfo, int, error) {
 	for attempt := range maxAttempts {
-		info.Name = FileName(tenant, topic, partition, first, n+attempt, at)
+		info.Name = name(n + attempt)
 		err := b.Create(info.Name, data)
 		if errors.Is(err, blob.ErrExists) {
 			if !holds(b, info) {

@@ -211,11 +211,19 @@ func (f *File) Rows(lo, hi uint64, cols Columns) *Iter {
 	return &Iter{f: f, lo: lo, hi: hi, cols: cols}
 }
 
+// Offsets has the iterator leave out the rows whose offset in says no to, and returns it. Call it before Next.
+func (it *Iter) Offsets(in func(offset int64) bool) *Iter {
+	it.offsets = in
+	return it
+}
+
 // Iter walks rows: call Next until it is false, then Err. It is for one goroutine and needs no Close.
 type Iter struct {
 	f      *File
 	lo, hi uint64
 	cols   Columns
+	// offsets, if set, says which rows are wanted.
+	offsets func(int64) bool
 
 	nextGroup int // the row group to open next
 	left      int64
@@ -268,7 +276,7 @@ func (it *Iter) Next() (more bool) {
 			return false
 		}
 		it.pos++
-		if hash >= it.lo {
+		if hash >= it.lo && (it.offsets == nil || it.offsets(it.batch.ints[colOffset][it.pos-1])) {
 			it.take(hash, it.pos-1)
 			return true
 		}

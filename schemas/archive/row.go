@@ -29,7 +29,60 @@ type Row struct {
 // Sort puts rows into the order of a file: by hash, session, ts, id, payload and ingest time, as in DESIGN section 5, then by offset, so
 // that equal beacons keep the order in which they were taken in. Files and their merges have this one order.
 func Sort(rows []Row) {
-	slices.SortFunc(rows, func(a, b Row) int { return Compare(&a, &b) })
+	// Rows are wide and what they point to is scattered, so keys are sorted in their place: hash and ts tell nearly all
+	// rows of a session apart, and sessions of one hash are rare.
+	keys := make([]sortKey, len(rows))
+	for i := range rows {
+		keys[i] = sortKey{rows[i].Hash, rows[i].TS, int32(i)}
+	}
+	slices.SortFunc(keys, func(a, b sortKey) int {
+		if a.hash != b.hash {
+			return cmp.Compare(a.hash, b.hash)
+		}
+		return cmp.Compare(a.ts, b.ts)
+	})
+	arrange(rows, keys)
+	for len(rows) > 0 {
+		n := 1
+		oneSession, oneTime := true, false
+		for ; n < len(rows) && rows[n].Hash == rows[0].Hash; n++ {
+			oneSession = oneSession && bytes.Equal(rows[n].Session, rows[0].Session)
+			oneTime = oneTime || rows[n].TS == rows[n-1].TS
+		}
+		if !oneSession || oneTime {
+			slices.SortFunc(rows[:n], func(a, b Row) int { return Compare(&a, &b) })
+		}
+		rows = rows[n:]
+	}
+}
+
+// sortKey is what Sort looks at first, and where its row is.
+type sortKey struct {
+	hash uint64
+	ts   int64
+	at   int32
+}
+
+// arrange moves row keys[i].at to place i, for all i. It uses the keys up.
+func arrange(rows []Row, keys []sortKey) {
+	const done = -1
+	for i := range keys {
+		if keys[i].at == done {
+			continue
+		}
+		first := rows[i]
+		to := i
+		for {
+			from := int(keys[to].at)
+			keys[to].at = done
+			if from == i {
+				rows[to] = first
+				break
+			}
+			rows[to] = rows[from]
+			to = from
+		}
+	}
 }
 
 // Compare orders two rows as Sort does: negative if a comes first.

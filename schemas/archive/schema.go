@@ -36,26 +36,37 @@ const (
 	kindBytes
 )
 
+// columnEncoding is how Write lays a column out; readers take any.
+type columnEncoding int
+
+const (
+	plain  columnEncoding = iota // compressed
+	listed                       // as places in a list of the row group's values, if these repeat, and compressed
+	packed                       // as differences in few bits, which compression would not make smaller
+)
+
 // columnSpecs is a function, so that the table cannot be changed.
 func columnSpecs() [numColumns]struct {
-	name string
-	kind columnKind
+	name     string
+	kind     columnKind
+	encoding columnEncoding
 } {
 	return [numColumns]struct {
-		name string
-		kind columnKind
+		name     string
+		kind     columnKind
+		encoding columnEncoding
 	}{
-		colHash:    {"session_hash", kindInt},
-		colSession: {"session", kindString},
-		colTS:      {"ts", kindTime},
-		colID:      {"id", kindString},
-		colPayload: {"payload", kindBytes},
-		colIngest:  {"ingest_ms", kindInt},
-		colOffset:  {"offset", kindInt},
-		colPoint:   {"point", kindString},
-		colVisitor: {"visitor", kindString},
-		colDigest:  {"digest", kindInt},
-		colEvent:   {"event", kindBytes},
+		colHash:    {"session_hash", kindInt, plain},
+		colSession: {"session", kindString, listed},
+		colTS:      {"ts", kindTime, packed},
+		colID:      {"id", kindString, plain},
+		colPayload: {"payload", kindBytes, plain},
+		colIngest:  {"ingest_ms", kindInt, packed},
+		colOffset:  {"offset", kindInt, packed},
+		colPoint:   {"point", kindString, listed},
+		colVisitor: {"visitor", kindString, listed},
+		colDigest:  {"digest", kindInt, plain},
+		colEvent:   {"event", kindBytes, plain},
 	}
 }
 

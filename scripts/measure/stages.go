@@ -241,6 +241,7 @@ func shardReal(ctx context.Context, b *bench, m *meter) error {
 				if err := w.Handle(ctx, batch.Records); err != nil {
 					return err
 				}
+				broker.Recycle(batch.Records)
 			}
 		}
 		return nil

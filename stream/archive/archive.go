@@ -3,7 +3,6 @@
 package archive
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -60,7 +59,9 @@ type Archiver struct {
 	offsets  []int64
 	rows     []archive.Row
 	bytes    int64
-	window   int64 // the one whose settling closes the file at hand
+	arena    archive.Arena // what the rows point to
+	event    []byte        // scratch
+	window   int64         // the one whose settling closes the file at hand
 	parser   beacon.Parser
 	parsed   beacon.Beacon
 	reader   session.Reader
@@ -89,10 +90,10 @@ func Open(cfg Config, chain *tenant.Chain, blobs blob.Store) (*Archiver, error) 
 }
 
 // ParseDigest tells the parsed form of a row from that of another parser or revision.
-func ParseDigest(r *tenant.Rev) uint64 { return r.Digest ^ ParserVersion*0x9e3779b97f4a7c15 }
+func ParseDigest(r *tenant.Rev) uint64 { return r.Digest ^ ParserVersion*0x1e3779b97f4a7c15 }
 
-// ParserVersion changes when the same payload may be read otherwise.
-const ParserVersion = 1
+// ParserVersion changes when the same payload may be read otherwise, or its parsed form is written otherwise.
+const ParserVersion = 2
 
 // SourceKey names a source in manifests.
 func SourceKey(s *wire.Source) string {
@@ -191,17 +192,19 @@ func (a *Archiver) add(r *broker.Record) {
 		return
 	}
 	a.Counts.Beacons++
-	row := archive.Row{Payload: bytes.Clone(r.Value), Ingest: r.Time, Offset: r.Offset, TS: b.TS,
-		Session: bytes.Clone(b.Session), ID: bytes.Clone(b.ID), Point: bytes.Clone(b.Point), Visitor: bytes.Clone(b.Visitor)}
-	row.Hash = dispatch.SessionHash(row.Session)
+	row := archive.Row{Ingest: r.Time, Offset: r.Offset, TS: b.TS, Hash: dispatch.SessionHash(b.Session)}
 	var e session.Event
+	a.event = a.event[:0]
 	if v := a.reader.Read(a.chain, b, r.Time, &e); v.Reason == beacon.None {
 		row.Digest = ParseDigest(v.Rev)
 		if v.Used {
-			e.Offset, e.Size = r.Offset, len(r.Value)
-			row.Event = session.AppendEvent(nil, &e)
+			// What the row has is not written twice.
+			e.TS, e.ID, e.Ingest, e.Size = 0, nil, 0, len(r.Value)
+			a.event = session.AppendEvent(a.event, &e)
 		}
 	}
+	row.Session, row.ID, row.Point, row.Visitor, row.Event, row.Payload = b.Session, b.ID, b.Point, b.Visitor, a.event, r.Value
+	a.arena.Keep(&row)
 	a.rows = append(a.rows, row)
 	a.bytes += int64(len(row.Payload) + len(row.Event))
 }
@@ -243,6 +246,7 @@ func (a *Archiver) roll() error {
 	a.first, a.known = a.Offset, m.Progress
 	clear(a.rows)
 	a.rows, a.bytes = a.rows[:0], 0
+	a.arena.Reset()
 	return nil
 }
 

@@ -67,6 +67,8 @@ type Record struct {
 	Key       []byte
 	Value     []byte
 	Headers   []Header
+
+	fetched *kgo.Record // what Recycle gives back; nil if there is nothing
 }
 
 // Header is a record's header.

@@ -19,7 +19,7 @@ type Feed struct {
 // Batch is what a poll brings of one partition.
 type Batch struct {
 	Partition Partition
-	Records   []Record // in order; they stay valid
+	Records   []Record // in order; they stay valid until they are given to Recycle
 	End       int64    // offset after the last record that there was when it was read
 	Err       error    // reading ended; ErrOutOfRange if what was to be read is not there
 }
@@ -36,6 +36,7 @@ func NewFeed(to Connection) (*Feed, error) {
 		kgo.FetchMaxPartitionBytes(fetchBytes/4),
 		kgo.FetchMaxWait(250*time.Millisecond),
 		kgo.MaxConcurrentFetches(2),
+		kgo.WithPools(&pools{}),
 	)
 	if err != nil {
 		return nil, err
@@ -83,6 +84,7 @@ func (f *Feed) Poll(ctx context.Context, max int) []Batch {
 			b.Records = make([]Record, len(t.Records))
 			for i, k := range t.Records {
 				b.Records[i] = fromKafka(k)
+				b.Records[i].fetched = k
 			}
 		}
 		if b.Records != nil || b.Err != nil {

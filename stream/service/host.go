@@ -18,7 +18,8 @@ import (
 	"tandem/stream/sessionize"
 )
 
-// Owner works on one partition. After an error it is dropped, and opened anew from what is safely done.
+// Owner works on one partition. After an error it is dropped, and opened anew from what is safely done. Once Handle has
+// returned it refers to nothing of the records.
 type Owner interface {
 	Handle(ctx context.Context, recs []broker.Record) error
 }

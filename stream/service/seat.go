@@ -157,6 +157,8 @@ func (s *Seat) serve() error {
 		s.mu.Lock()
 		s.status.Next, s.status.Time = last.Offset+1, last.Time
 		s.mu.Unlock()
+		// Not after an error: what was written and not acknowledged may still be on its way.
+		broker.Recycle(recs)
 	}
 }
 

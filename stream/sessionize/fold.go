@@ -23,9 +23,14 @@ func (s *Shard) settle(i uint32) error {
 	}
 	en := &s.table.entries[i]
 	if s.inOrder(en) {
+		if ascending(sc.pend.Events) {
+			s.pendingBytes()
+			return s.extend(i, sc.pend.Events)
+		}
 		slices.SortFunc(sc.pend.Events, func(a, b session.Event) int { return session.Compare(&a, &b) })
-		if !repeats(sc.pend.Events) {
-			return s.extend(i, sc.pend.Events, nil)
+		if ascending(sc.pend.Events) {
+			s.eventBytes(sc.pend.Events)
+			return s.extend(i, sc.pend.Events)
 		}
 		// The order of arrival decides which of two repeats is counted, so begin again.
 		if err := s.loadPending(i); err != nil {
@@ -46,7 +51,8 @@ func (s *Shard) settle(i uint32) error {
 		return nil
 	}
 	if added, ok := s.later(); ok {
-		return s.extend(i, added, sc.new.Events)
+		s.eventBytes(added)
+		return s.extend(i, added)
 	}
 	return s.refold(i)
 }
@@ -91,13 +97,33 @@ func (s *Shard) inOrder(en *entry) bool {
 	return true
 }
 
-func repeats(events []session.Event) bool {
+// pendingBytes puts the bytes of the session's beacons since the last tick, as they came, into the scratch buffer.
+func (s *Shard) pendingBytes() {
+	sc := &s.scratch
+	sc.buf = sc.buf[:0]
+	for k := len(sc.order) - 1; k >= 0; k-- {
+		at := sc.order[k]
+		sc.buf = append(sc.buf, s.arena[at+8:at+8+binary.LittleEndian.Uint32(s.arena[at+4:])]...)
+	}
+}
+
+// eventBytes puts the bytes of events into the scratch buffer.
+func (s *Shard) eventBytes(events []session.Event) {
+	sc := &s.scratch
+	sc.buf = sc.buf[:0]
+	for k := range events {
+		sc.buf = session.AppendEvent(sc.buf, &events[k])
+	}
+}
+
+// ascending says whether the events are in order and none repeats another.
+func ascending(events []session.Event) bool {
 	for i := 1; i < len(events); i++ {
-		if session.Compare(&events[i-1], &events[i]) == 0 {
-			return true
+		if session.Compare(&events[i-1], &events[i]) >= 0 {
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 func decodeRun(r *session.Run, b []byte) (err error) {
@@ -194,8 +220,9 @@ func (s *Shard) folder() *session.Folder {
 	return f
 }
 
-// extend folds beacons that are strictly later than all of the session's onto its head.
-func (s *Shard) extend(i uint32, added, run []session.Event) error {
+// extend folds beacons that are strictly later than all of the session's onto its head. Their bytes are in the scratch
+// buffer.
+func (s *Shard) extend(i uint32, added []session.Event) error {
 	sc, en := &s.scratch, &s.table.entries[i]
 	if err := s.loadHead(i, &sc.head); err != nil {
 		return err
@@ -204,14 +231,7 @@ func (s *Shard) extend(i uint32, added, run []session.Event) error {
 	f.Beacons = true
 	f.Fold(&sc.head, added)
 	s.addCounts(f)
-	sc.buf = sc.buf[:0]
-	if run == nil {
-		sc.buf = append(sc.buf, s.slab.get(en.open)...)
-		run = added
-	}
-	for k := range run {
-		sc.buf = session.AppendEvent(sc.buf, &run[k])
-	}
+	en.open = s.slab.extend(en.open, sc.buf)
 	if en.nOpen == 0 {
 		en.first = added[0].TS
 	}
@@ -244,10 +264,9 @@ func (s *Shard) refold(i uint32) error {
 	if restarted > 0 || !s.kept() || !sc.head.Covers(&sc.before) {
 		s.unsee()
 	}
-	sc.buf = sc.buf[:0]
-	for k := range run {
-		sc.buf = session.AppendEvent(sc.buf, &run[k])
-	}
+	s.eventBytes(run)
+	en := &s.table.entries[i]
+	en.open = s.slab.replace(en.open, sc.buf)
 	s.keep(i, closed > 0, run[0].TS, run[len(run)-1].TS, len(run))
 	return nil
 }
@@ -344,10 +363,9 @@ func (s *Shard) addCounts(f *session.Folder) {
 	s.Counts.UnknownVariation += f.Counts.UnknownVariation
 }
 
-// keep stores the head and the open run (in the scratch buffer) of a session, and when to look at it next.
+// keep stores the head of a session and what its open run is, and when to look at it next.
 func (s *Shard) keep(i uint32, closed bool, first, last int64, n int) {
 	sc, en := &s.scratch, &s.table.entries[i]
-	en.open = s.slab.replace(en.open, sc.buf)
 	sc.buf = session.AppendState(sc.buf[:0], &sc.head)
 	en.head = s.slab.replace(en.head, sc.buf)
 	en.first, en.last, en.nOpen = first, last, uint32(n)

@@ -287,6 +287,10 @@ func (s *Shard) EndTick() error {
 // peekAhead is the number of sessions whose memory is asked for together.
 const peekAhead = 32
 
+// Expect asks for the memory of the sessions that records are about to be taken of, by what are likely their ids: it
+// spares time and changes nothing. At most peekAhead are asked for.
+func (s *Shard) Expect(n int, id func(i int) []byte) { s.peeked += s.table.peek(&s.slab, n, id) }
+
 // peek asks for the memory of sessions that are about to be looked at: they lie anywhere.
 func (s *Shard) peek(sessions []uint32) {
 	sum := byte(0)

@@ -18,6 +18,7 @@ type slab struct {
 	tail    [len(places)]uint32 // next fresh place of the class's newest chunk, 0: none
 	spare   []uint32            // numbers of chunks that held one big string and are free
 	used    int64               // bytes of places handed out
+	joined  []byte              // scratch of extend
 }
 
 const (
@@ -146,6 +147,22 @@ func (s *slab) drop(ref uint32) {
 	}
 	s.used -= int64(places[c] * unit)
 	s.free[c] = append(s.free[c], ref)
+}
+
+// extend appends b to the string of the ref, in its place if that is large enough for both.
+func (s *slab) extend(ref uint32, b []byte) uint32 {
+	if ref == 0 {
+		return s.put(b)
+	}
+	old := s.get(ref)
+	if c := s.classes[ref/chunkUnit]; c != big && len(old)+len(b)+2 <= places[c]*unit {
+		at := s.chunks[ref/chunkUnit][ref%chunkUnit*unit:]
+		binary.LittleEndian.PutUint16(at, uint16(len(old)+len(b)))
+		copy(at[2+len(old):], b)
+		return ref
+	}
+	s.joined = append(append(s.joined[:0], old...), b...)
+	return s.replace(ref, s.joined)
 }
 
 // replace stores b in place of the ref, in its place if it fits one of the same size.

@@ -52,6 +52,16 @@ func TestSlabAgainstAMap(t *testing.T) {
 				t.Fatalf("step %d: place %d is 0 or taken", step, refs[i])
 			}
 			model[refs[i]] = b
+		case op < 8:
+			i, b := rng.IntN(len(refs)), text()
+			old := refs[i]
+			both := append(bytes.Clone(model[old]), b...)
+			delete(model, old)
+			refs[i] = s.extend(old, b)
+			if _, taken := model[refs[i]]; refs[i] == 0 || taken {
+				t.Fatalf("step %d: place %d is 0 or taken", step, refs[i])
+			}
+			model[refs[i]] = both
 		default:
 			i := rng.IntN(len(refs))
 			s.drop(refs[i])

@@ -59,6 +59,32 @@ func (t *table) find(s *slab, id []byte) (index uint32, found bool) {
 	}
 }
 
+// peek asks for the memory in which sessions that are about to be looked for would be found, by the step: the slots of
+// all of them, then the entries, then the ids. Each step waits for memory once. At most peekAhead are asked for.
+func (t *table) peek(s *slab, n int, id func(i int) []byte) byte {
+	var at [peekAhead]uint32 // the session's entry + 1, then its core; 0: none
+	mask := uint32(len(t.slots) - 1)
+	n = min(n, peekAhead)
+	for k := range n {
+		h := uint32(maphash.Bytes(t.seed, id(k)) >> 32)
+		i := h & mask
+		for t.slots[i].entry != 0 && t.slots[i].hash != h {
+			i = (i + 1) & mask
+		}
+		at[k] = t.slots[i].entry
+	}
+	for k := range n {
+		if at[k] != 0 {
+			at[k] = t.entries[at[k]-1].core
+		}
+	}
+	sum := byte(0)
+	for k := range n {
+		sum += s.peek(at[k])
+	}
+	return sum
+}
+
 func (t *table) take() uint32 {
 	if n := len(t.free); n > 0 {
 		i := t.free[n-1]

@@ -210,6 +210,9 @@ func (w *Worker) read(checkpoint string, chain *tenant.Chain, payload PayloadAt)
 // Handle takes the partition's next records.
 func (w *Worker) Handle(ctx context.Context, recs []broker.Record) error {
 	for i := range recs {
+		if i%peekAhead == 0 { // dispatch's keys are session ids
+			w.Shard.Expect(len(recs)-i, func(k int) []byte { return recs[i+k].Key })
+		}
 		r := &recs[i]
 		if r.Offset < w.Shard.Offset {
 			continue // read again after a restart

@@ -1,0 +1,266 @@
+package batch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"tandem/schemas/archive"
+	"tandem/schemas/blob"
+	"tandem/schemas/sealed"
+	"tandem/schemas/staterun"
+)
+
+// ErrCorrupt marks an object of the batch that is not what was written.
+var ErrCorrupt = errors.New("object is corrupt")
+
+// Plan returns the plan to work on, nil if nothing is due: the one claimed last, if what it has left is still due as it
+// says, else a generation claimed anew.
+func (j *Job) Plan(ctx context.Context) (*Plan, Archive, error) {
+	if j.Ranges < 0 || j.Ranges > Buckets {
+		return nil, Archive{}, fmt.Errorf("batch of %s: %d hash ranges, want 1 to %d", j.Chain.Tenant, j.Ranges, Buckets)
+	}
+	a, err := j.Archived()
+	if err != nil {
+		return nil, a, err
+	}
+	covered, err := j.Covered(ctx)
+	if err != nil {
+		return nil, a, err
+	}
+	due := Due(j.Chain, a, covered)
+	if len(due) == 0 {
+		return nil, a, nil
+	}
+	p, err := j.Standing()
+	if err != nil {
+		return nil, a, err
+	}
+	if p != nil && j.goesOn(p, due, covered) {
+		return p, a, nil
+	}
+	bounds, err := j.bounds(due, a)
+	if err != nil {
+		return nil, a, fmt.Errorf("batch of %s: hash ranges: %w", j.Chain.Tenant, err)
+	}
+	p, err = j.claim(due, bounds)
+	return p, a, err
+}
+
+// Archived reads what the manifests say. While a topic of the tenant is not archived its progress is not known.
+func (j *Job) Archived() (Archive, error) {
+	chains := map[string][]archive.Manifest{}
+	files := map[string][]File{}
+	from := int64(math.MinInt64)
+	for _, t := range j.Topics {
+		known, err := archive.ReadPartitions(j.Blobs, t.Name)
+		if errors.Is(err, blob.ErrNotFound) {
+			return Archive{Progress: math.MinInt64}, nil
+		}
+		if err != nil {
+			return Archive{}, err
+		}
+		if known.TopicID != t.ID || known.Count != t.Partitions {
+			return Archive{}, fmt.Errorf("batch of %s: the archive of %s is of topic %s with %d partitions, not of %s with %d",
+				j.Chain.Tenant, t.Name, known.TopicID, known.Count, t.ID, t.Partitions)
+		}
+		for p := range t.Partitions {
+			c, err := archive.Chain(j.Blobs, t.Name, p)
+			if err != nil {
+				return Archive{}, err
+			}
+			sources, retired, err := archive.ReadSources(j.Blobs, c)
+			if err != nil {
+				return Archive{}, err
+			}
+			name := sourceName(t.Name, p)
+			chains[name] = c
+			for _, s := range sources {
+				files[name] = append(files[name], File{s.Info, Span{s.First, s.Next}, s.Windows})
+			}
+			from = max(from, retired.Before)
+		}
+	}
+	a := ReadArchive(chains)
+	a.Files, a.From = files, from
+	return a, nil
+}
+
+// goesOn says whether all that a plan has left is due, with the inputs that the plan names: then what it has made already
+// counts, whoever made it.
+func (j *Job) goesOn(p *Plan, due []WindowPlan, covered map[int64]*Covered) bool {
+	if p.Fold != FoldVersion || j.Ranges > 0 && !slices.Equal(p.Bounds, uniform(j.Ranges)) {
+		return false
+	}
+	own := map[int64]bool{} // windows of the plan that are left, or were done by it
+	left := 0
+	for i := range p.Windows {
+		w := &p.Windows[i]
+		own[w.Window] = true
+		if p.done(i, covered) {
+			continue
+		}
+		left++
+		at, ok := slices.BinarySearchFunc(due, w.Window, func(d WindowPlan, ms int64) int { return int(min(max(d.Window-ms, -1), 1)) })
+		if !ok || !w.sameInputs(&due[at], p.Generation, own, covered) {
+			return false
+		}
+	}
+	return left > 0
+}
+
+// done says whether window i is covered by the plan's own generation.
+func (p *Plan) done(i int, covered map[int64]*Covered) bool {
+	c := covered[p.Windows[i].Window]
+	return c != nil && c.Generation == p.Generation
+}
+
+// sameInputs says whether w, of the plan of a generation, reads what d reads, which is what is due now: the same offsets,
+// revisions and runs, a run of the plan's own windows being the same whether it is covered by now or not.
+func (w *WindowPlan) sameInputs(d *WindowPlan, generation int64, own map[int64]bool, covered map[int64]*Covered) bool {
+	a, b := Inputs{Spans: w.Spans, Revisions: w.Revisions}, Inputs{Spans: d.Spans, Revisions: d.Revisions}
+	if !a.equal(&b) {
+		return false
+	}
+	now := map[int64]RunRef{}
+	for _, r := range d.Before {
+		now[r.Window] = r
+	}
+	for _, r := range w.Before {
+		n, there := now[r.Window]
+		delete(now, r.Window)
+		c := covered[r.Window]
+		switch {
+		case r.Digests != nil:
+			if !there || n.Generation != r.Generation || !slices.Equal(n.Digests, r.Digests) {
+				return false
+			}
+		case there && n.Digests == nil: // due itself, and of this plan
+			if !own[r.Window] {
+				return false
+			}
+		case c == nil || c.Generation != generation: // a run without sessions is not among what is read
+			return false
+		}
+	}
+	return len(now) == 0
+}
+
+// Standing is the plan that was claimed last, nil if there is none or it is void.
+func (j *Job) Standing() (*Plan, error) {
+	g, err := j.lastClaim()
+	if err != nil || g == 0 {
+		return nil, err
+	}
+	if _, err := j.Blobs.Get(j.voidName(g)); err == nil {
+		return nil, nil
+	} else if !errors.Is(err, blob.ErrNotFound) {
+		return nil, fmt.Errorf("plan %d: %w", g, err)
+	}
+	return j.ReadPlan(g)
+}
+
+// ReadPlan reads the plan of a generation.
+func (j *Job) ReadPlan(generation int64) (*Plan, error) {
+	name := j.planName(generation)
+	data, err := j.Blobs.Get(name)
+	if err != nil {
+		return nil, fmt.Errorf("plan: %w", err)
+	}
+	p := &Plan{}
+	if _, err := sealed.Unmarshal(data, p); err != nil {
+		return nil, fmt.Errorf("plan %s: %w: %w", name, ErrCorrupt, err)
+	}
+	if p.Tenant != j.Chain.Tenant || p.Generation != generation || len(p.Bounds) == 0 || p.Bounds[0] != 0 || !rising(p.Bounds) {
+		return nil, fmt.Errorf("plan %s: %w: it is of tenant %q, generation %d, with %d ranges", name, ErrCorrupt, p.Tenant, p.Generation, len(p.Bounds))
+	}
+	return p, nil
+}
+
+// lastClaim is the greatest generation claimed, 0 if there is none.
+func (j *Job) lastClaim() (int64, error) {
+	names, err := j.Blobs.List(j.folder() + "plans/")
+	if err != nil {
+		return 0, fmt.Errorf("list plans: %w", err)
+	}
+	if len(names) == 0 {
+		return 0, nil
+	}
+	g := int64(0)
+	name := names[len(names)-1]
+	if _, err := fmt.Sscanf(strings.TrimPrefix(name, j.folder()+"plans/"), "%d.json", &g); err != nil || g < 1 {
+		return 0, fmt.Errorf("plan %s: not a plan's name", name)
+	}
+	return g, nil
+}
+
+// claim takes the next generation: one create-only object that holds the plan.
+func (j *Job) claim(windows []WindowPlan, bounds []Hash) (*Plan, error) {
+	for {
+		g, err := j.lastClaim()
+		if err != nil {
+			return nil, err
+		}
+		g++
+		p := &Plan{Tenant: j.Chain.Tenant, Generation: g, Fold: FoldVersion, Bounds: bounds, Windows: windows}
+		for i := range p.Windows {
+			for k := range p.Windows[i].Before {
+				if b := &p.Windows[i].Before[k]; b.Digests == nil {
+					b.Generation = g
+				}
+			}
+		}
+		data, err := sealed.Marshal(p)
+		if err != nil {
+			return nil, fmt.Errorf("plan: %w", err)
+		}
+		err = j.Blobs.Create(j.planName(g), data)
+		if err == nil {
+			return p, nil
+		}
+		if !errors.Is(err, blob.ErrExists) {
+			return nil, fmt.Errorf("claim generation %d: %w", g, err)
+		}
+	}
+}
+
+// voided makes a plan void if the error says that what it needs or has made is missing or wrong: nobody goes on with it, and
+// what is due is planned anew from what there is. It returns the error.
+func (j *Job) voided(p *Plan, err error) error {
+	for _, lost := range []error{blob.ErrNotFound, ErrCorrupt, archive.ErrCorrupt, staterun.ErrCorrupt} {
+		if !errors.Is(err, lost) {
+			continue
+		}
+		data, sealErr := sealed.Marshal(map[string]string{"why": err.Error()})
+		if sealErr == nil {
+			sealErr = j.Blobs.Create(j.voidName(p.Generation), data)
+		}
+		if sealErr != nil && !errors.Is(sealErr, blob.ErrExists) {
+			err = errors.Join(err, fmt.Errorf("make the plan void: %w", sealErr))
+		}
+		return fmt.Errorf("plan %d of %s is void: %w", p.Generation, p.Tenant, err)
+	}
+	return err
+}
+
+func (j *Job) folder() string {
+	if j.OnTime {
+		return "batch-ontime/" + j.Chain.Tenant + "/"
+	}
+	return "batch/" + j.Chain.Tenant + "/"
+}
+
+func (j *Job) planName(g int64) string { return fmt.Sprintf("%splans/%012d.json", j.folder(), g) }
+func (j *Job) voidName(g int64) string { return fmt.Sprintf("%svoid/%012d.json", j.folder(), g) }
+
+// outName is the name of an object that map makes of a range of a window.
+func (j *Job) outName(g, window int64, r int, ext string) string {
+	return fmt.Sprintf("%s%03d.%s", j.outFolder(g, window), r, ext)
+}
+
+func (j *Job) outFolder(g, window int64) string {
+	return fmt.Sprintf("%sout/%012d/%014d/", j.folder(), g, window)
+}

@@ -1,0 +1,159 @@
+package batch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"tandem/core/oracle"
+	"tandem/schemas/blob"
+)
+
+func planOf(t *testing.T, j *Job) (*Plan, Archive) {
+	t.Helper()
+	p, a, err := j.Plan(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p == nil {
+		t.Fatal("nothing is due")
+	}
+	return p, a
+}
+
+// A plan is gone on with while what it has left is due as it says, and by nobody else.
+func TestPlanGoesOn(t *testing.T) {
+	chain, configs := compiled(t)
+	ctx := context.Background()
+	records := traffic(30)
+	rows, _ := wanted(t, configs, records, false)
+	early := func(r oracle.Record) bool { return len(r.Payload)%7 > 0 }
+	open := func() (*Job, func() []string) {
+		blobs := blob.NewMem()
+		put(t, blobs, chain, slices.DeleteFunc(slices.Clone(records), func(r oracle.Record) bool { return !early(r) }), 1)
+		j, st := job(t, chain, blobs, 0)
+		return j, func() []string { o := outcomeOf(t, j, st); return o.rows }
+	}
+	late := func(j *Job) {
+		put(t, j.Blobs, chain, slices.DeleteFunc(slices.Clone(records), early), 1)
+	}
+	for _, c := range []struct {
+		name  string
+		after func(j *Job, p *Plan, a Archive)
+		goes  bool
+	}{
+		{"nothing", func(*Job, *Plan, Archive) {}, true},
+		{"maps have run", func(j *Job, p *Plan, a Archive) { must(t, j.MapPart(ctx, p, a, 1, 2)) }, true},
+		{"some windows are covered", func(j *Job, p *Plan, a Archive) {
+			must(t, j.MapAll(ctx, p, a))
+			must(t, j.ReduceWindow(ctx, p, p.Windows[0].Window))
+			must(t, j.ReduceWindow(ctx, p, p.Windows[1].Window))
+			must(t, j.ReduceWindow(ctx, p, p.Windows[1].Window)) // again, which changes nothing
+		}, true},
+		{"it is void", func(j *Job, p *Plan, _ Archive) {
+			if err := j.voided(p, fmt.Errorf("gone: %w", blob.ErrNotFound)); !errors.Is(err, blob.ErrNotFound) || !strings.Contains(err.Error(), "void") {
+				t.Error(err)
+			}
+		}, false},
+		{"storage fails for once", func(j *Job, p *Plan, _ Archive) {
+			if err := j.voided(p, errKilled); !errors.Is(err, errKilled) {
+				t.Error(err)
+			}
+		}, true},
+		{"records have come", func(j *Job, p *Plan, a Archive) { late(j) }, false},
+		{"some windows are covered, and records have come", func(j *Job, p *Plan, a Archive) {
+			must(t, j.MapAll(ctx, p, a))
+			must(t, j.ReduceWindow(ctx, p, p.Windows[0].Window))
+			late(j)
+		}, false},
+		{"another number of ranges is asked for", func(j *Job, _ *Plan, _ Archive) { j.Ranges = 3 }, false},
+		{"another has taken a window over", func(j *Job, p *Plan, a Archive) {
+			other := *j
+			other.Ranges = 2
+			q, b := planOf(t, &other)
+			must(t, other.MapAll(ctx, q, b))
+			must(t, other.ReduceWindow(ctx, q, q.Windows[0].Window))
+			must(t, j.Blobs.Delete(j.planName(q.Generation)))
+		}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			j, seen := open()
+			p, a := planOf(t, j)
+			c.after(j, p, a)
+			if q, _ := planOf(t, j); (q.Generation == p.Generation) != c.goes {
+				t.Errorf("plan %d after plan %d", q.Generation, p.Generation)
+			}
+			run(t, j)
+			late(j)
+			run(t, j)
+			sameLines(t, "rows", seen(), rows)
+		})
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The steps of a scheduler come to what one run comes to, in any order that is allowed, and refuse the others.
+func TestParts(t *testing.T) {
+	chain, _ := compiled(t)
+	ctx := context.Background()
+	archived := blob.NewMem()
+	put(t, archived, chain, traffic(30), 2)
+	objects := copyOf(t, archived)
+	alone, st := job(t, chain, objects(), 7)
+	run(t, alone)
+	want := outcomeOf(t, alone, st)
+	j, st := job(t, chain, objects(), 7)
+	p, a := planOf(t, j)
+	mapper := *j
+	mapper.Store = nil
+	must(t, mapper.MapPart(ctx, p, a, 2, 3))
+	must(t, mapper.MapPart(ctx, p, a, 0, 3))
+	first := p.Windows[0].Window
+	if err := j.ReduceWindow(ctx, p, first); err == nil || !strings.Contains(err.Error(), "not all of its ranges are mapped") {
+		t.Errorf("reduce before all is mapped: %v", err)
+	}
+	must(t, mapper.MapPart(ctx, p, a, 1, 3))
+	if err := j.ReduceWindow(ctx, p, p.Windows[1].Window); err == nil || !strings.Contains(err.Error(), "reduce that one first") {
+		t.Errorf("reduce of the second window first: %v", err)
+	}
+	for _, bad := range [][2]int{{-1, 3}, {3, 3}, {0, 0}} {
+		if err := mapper.MapPart(ctx, p, a, bad[0], bad[1]); err == nil {
+			t.Errorf("part %d of %d was taken", bad[0], bad[1])
+		}
+	}
+	if err := j.ReduceWindow(ctx, p, first-WindowMS); err == nil {
+		t.Error("a window that is not in the plan was reduced")
+	}
+	if r, err := j.Reports(10); err != nil || len(r) != 0 {
+		t.Errorf("%d reports before the end, %v", len(r), err)
+	}
+	for i := range p.Windows {
+		must(t, j.ReduceWindow(ctx, p, p.Windows[i].Window))
+	}
+	got := outcomeOf(t, j, st)
+	got.same(t, "parts", want)
+
+	reports, err := j.Reports(10)
+	of, err2 := alone.Reports(10)
+	if err != nil || err2 != nil || len(reports) != 1 || len(of) != 1 {
+		t.Fatalf("%d and %d reports, %v, %v", len(reports), len(of), err, err2)
+	}
+	for _, r := range []*Report{reports[0], of[0]} {
+		if r.Tenant != "shop" || r.Generation != 1 || r.Ranges != 7 || r.Windows != len(p.Windows) || r.First != first || r.Last != p.Windows[len(p.Windows)-1].Window ||
+			r.Beacons != want.counts["records"] || r.Counts.Late != want.counts["late"] || r.Rows == 0 || r.Rows != of[0].Rows || r.Sessions == 0 || r.Sessions != of[0].Sessions {
+			t.Errorf("report %+v", r)
+		}
+	}
+	if s := of[0].Slowest; s == nil || s.From != p.Bounds[s.Range] || s.Beacons == 0 {
+		t.Errorf("the slowest range is %+v", s)
+	}
+}

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"tandem/core/tenant"
+	"tandem/jobs/site"
+	"tandem/schemas/archive"
+	"tandem/schemas/blob"
+	"tandem/stream/broker"
+)
+
+const archiveVerifyUsage = `usage: tandem archive verify --site SITE.yaml [--tenant T] [--kafka]
+
+Reads the whole archive and checks it: that the manifests of each partition are a chain without gap or overlap, that
+every event file is there with the size and the SHA-256 that its manifest says, in order, and that its rows are as many in each
+window as the manifests count. With --kafka also that the topics are those that were archived, with as many partitions,
+and that no manifest goes beyond a partition's end. A line on standard output for each problem names the object and the
+way out; the exit code is then 1.
+
+example:
+  tandem archive verify --site site.yaml --kafka
+
+`
+
+// keptPartition is a partition of a tenant's topic in the archive.
+type keptPartition struct {
+	chain *tenant.Chain
+	archive.Partitions
+	partition int32
+}
+
+// archiveFlags are those of the commands that look after the archive.
+type archiveFlags struct {
+	site, tenant string
+	*flag.FlagSet
+}
+
+func newArchiveFlags(command string) *archiveFlags {
+	f := &archiveFlags{FlagSet: flag.NewFlagSet("archive "+command, flag.ContinueOnError)}
+	f.StringVar(&f.site, "site", "", "site `file`; required")
+	f.StringVar(&f.tenant, "tenant", "", "only this `tenant`; all if absent")
+	return f
+}
+
+// open parses the command line and finds what is archived. If over, the command is done and exits with code.
+func (f *archiveFlags) open(usage string, args []string, stderr io.Writer) (s *site.Site, blobs blob.Store, all []keptPartition, code int, over bool) {
+	rest, code, over := parse(f.FlagSet, usage, args, stderr)
+	switch {
+	case over:
+		return nil, nil, nil, code, true
+	case len(rest) > 0:
+		return nil, nil, nil, wrongUsage(stderr, f.Name(), "unexpected argument %q", rest[0]), true
+	case f.site == "":
+		return nil, nil, nil, wrongUsage(stderr, f.Name(), "--site is needed"), true
+	}
+	s, err := site.Load(f.site)
+	if err == nil {
+		blobs, err = s.OpenBlobs()
+	}
+	if err == nil {
+		all, err = f.archived(s, blobs)
+	}
+	if err != nil {
+		return nil, nil, nil, failed(stderr, f.Name(), err), true
+	}
+	return s, blobs, all, 0, false
+}
+
+func (f *archiveFlags) archived(s *site.Site, blobs blob.Store) (all []keptPartition, err error) {
+	known := false
+	for i := range s.Tenants {
+		t := &s.Tenants[i]
+		if f.tenant != "" && t.Chain.Tenant != f.tenant {
+			continue
+		}
+		known = true
+		for g := range t.Groups {
+			p, err := archive.ReadPartitions(blobs, s.BeaconsTopic(t.Chain.Tenant, g))
+			if errors.Is(err, blob.ErrNotFound) {
+				continue // nobody archives it yet
+			}
+			if err != nil {
+				return nil, err
+			}
+			for n := range p.Count {
+				all = append(all, keptPartition{t.Chain, p, n})
+			}
+		}
+	}
+	if !known {
+		return nil, fmt.Errorf("%s has no tenant %q", f.site, f.tenant)
+	}
+	return all, nil
+}
+
+// runArchiveVerify is `tandem archive verify`.
+func runArchiveVerify(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	flags := newArchiveFlags("verify")
+	kafka := flags.Bool("kafka", false, "compare with the topics in Kafka")
+	s, blobs, all, code, over := flags.open(archiveVerifyUsage, args, stderr)
+	if over {
+		return code
+	}
+	var topics map[string]liveTopic
+	if *kafka {
+		var err error
+		if topics, err = liveTopics(ctx, s, all); err != nil {
+			return failed(stderr, flags.Name(), err)
+		}
+	}
+	problems := 0
+	problem := func(err error) {
+		problems++
+		fmt.Fprintln(stdout, err)
+	}
+	var sum archive.Verified
+	progress := newPhaseProgress(stderr)
+	for _, a := range all {
+		v, err := archive.Verify(ctx, blobs, a.Topic, a.partition, problem, func(archive.FileInfo) {
+			sum.Files++
+			progress.show("verifying", sum.Files, fmt.Sprintf("files, at %s/%d", a.Topic, a.partition))
+		})
+		if err != nil {
+			progress.clear()
+			return failed(stderr, flags.Name(), fmt.Errorf("%s/%d: %w", a.Topic, a.partition, err))
+		}
+		sum.Manifests += v.Manifests
+		sum.Rows += v.Rows
+		sum.Bytes += v.Bytes
+		if *kafka {
+			topics[a.Topic].compare(a, v.Next, problem)
+		}
+	}
+	progress.clear()
+	fmt.Fprintf(stdout, "%s in %s, %d manifests: %d bytes in %s\n", count(int(sum.Rows), "beacon"), count(int(sum.Files), "file"), sum.Manifests, sum.Bytes, count(len(all), "partition"))
+	if problems > 0 {
+		return failed(stderr, flags.Name(), errors.New(count(problems, "problem")))
+	}
+	return 0
+}
+
+// liveTopic is a topic as Kafka has it; without an id: not there.
+type liveTopic struct {
+	broker.Topic
+	ends map[int32]int64
+}
+
+func liveTopics(ctx context.Context, s *site.Site, all []keptPartition) (map[string]liveTopic, error) {
+	to, err := s.Connection()
+	if err != nil {
+		return nil, err
+	}
+	k, err := broker.NewTopics(to)
+	if err != nil {
+		return nil, err
+	}
+	defer k.Close()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	var names []string
+	for _, a := range all {
+		names = append(names, a.Topic)
+	}
+	slices.Sort(names)
+	found, err := k.Describe(ctx, slices.Compact(names)...)
+	if err != nil {
+		return nil, err
+	}
+	topics := map[string]liveTopic{}
+	for name, t := range found {
+		ends, err := k.Ends(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		topics[name] = liveTopic{t, ends}
+	}
+	return topics, nil
+}
+
+func (t liveTopic) compare(a keptPartition, next int64, problem func(error)) {
+	switch end, ok := t.ends[a.partition]; {
+	case t.ID == "":
+		problem(fmt.Errorf("topic %s is archived and not in Kafka: what was not archived of it is lost", a.Topic))
+	case t.ID != a.TopicID:
+		problem(fmt.Errorf("topic %s has the id %s, the archive is of %s: it was made anew, and needs a new name", a.Topic, t.ID, a.TopicID))
+	case t.Partitions != a.Count:
+		problem(fmt.Errorf("topic %s has %d partitions, the archive is of %d: growth is a new topic", a.Topic, t.Partitions, a.Count))
+	case !ok || end < next:
+		problem(fmt.Errorf("topic %s/%d ends at offset %d, its archive at %d: the topic lost records, which the archive has; beacons that come now under these offsets are not archived, so the topic needs a new name", a.Topic, a.partition, end, next))
+	}
+}

@@ -1,0 +1,417 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"tandem/batch"
+	"tandem/jobs/site"
+	archived "tandem/schemas/archive"
+	"tandem/schemas/blob"
+	"tandem/stream/archive"
+)
+
+const batchUsage = `usage: tandem batch --site SITE.yaml [--parallel N] [--once] [--wait 4m]
+       tandem batch plan --site SITE.yaml [--parts N] [--json]
+       tandem batch map --site SITE.yaml [--parallel N] TASK...
+       tandem batch reduce --site SITE.yaml WINDOW...
+
+Recomputes windows of 30 minutes from the archive: finds what is due for every tenant of the site and does it, until nothing
+is due. For cron: a lease keeps a second run waiting, which gives up after --wait and exits 0. Killed at any moment, the next
+run goes on where it was, after a minute at most. Kafka is not needed. Each plan leaves a report (tandem report).
+
+For a scheduler the same in three steps. plan claims what is due and prints its tasks, a line each: map TASK and reduce WINDOW;
+nothing, if nothing is due. map runs a share of the hash ranges of a plan; shares may run at once, anywhere, in any order and
+again, and need the blobs only. reduce, after all maps of the plan, writes a window to the store; windows one after another,
+in the order of the plan. Where only a number tells tasks apart, as in a Kubernetes indexed job, TASK may be I/N, share I (from
+0) of N of each tenant's newest plan; and WINDOW may be all: those of the newest plans.
+
+example:
+  */5 * * * *  tandem batch --site site.yaml
+  tandem batch plan --site site.yaml --parts 8 > tasks
+  grep ^map tasks | cut -d' ' -f2 | xargs -P 8 -n 1 tandem batch map --site site.yaml --parallel 1
+  grep ^reduce tasks | cut -d' ' -f2 | xargs tandem batch reduce --site site.yaml
+
+`
+
+// batchJob is what all steps of the batch share.
+type batchJob struct {
+	site     *site.Site
+	blobs    blob.Store
+	parallel int
+	ranges   int
+	log      *slog.Logger
+	bar      *bar
+}
+
+// runBatch is `tandem batch`.
+func runBatch(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("batch", flag.ContinueOnError)
+	b := &batchJob{log: slog.New(slog.NewTextHandler(stderr, nil)), bar: &bar{out: stderr, shown: terminal(stderr)}}
+	file := flags.String("site", "", "site `file`; required")
+	flags.IntVar(&b.parallel, "parallel", 0, "tasks at once in this process, 1 to 1024; 0: one a core")
+	flags.IntVar(&b.ranges, "ranges", 0, "hash ranges of a new plan, 1 to 64; 0: by what there is to do")
+	once := flags.Bool("once", false, "at most one plan of each tenant, though more may be due after it")
+	wait := flags.Duration("wait", 4*time.Minute, "how long to wait for another run to end, 0s to 24h")
+	parts := flags.Int("parts", 8, "map tasks to print for a plan, 1 to 64")
+	asJSON := flags.Bool("json", false, "print plans as JSON")
+	rest, code, over := parse(flags, batchUsage, args, stderr)
+	step := ""
+	if len(rest) > 0 {
+		step, rest = rest[0], rest[1:]
+	}
+	tasks := step == "map" || step == "reduce"
+	switch {
+	case over:
+		return code
+	case *file == "":
+		return wrongUsage(stderr, "batch", "--site is needed")
+	case step != "" && step != "plan" && !tasks:
+		return wrongUsage(stderr, "batch", "%q is none of plan, map and reduce", step)
+	case tasks && len(rest) == 0:
+		return wrongUsage(stderr, "batch", "%s needs a task; tandem batch plan prints them", step)
+	case !tasks && len(rest) > 0:
+		return wrongUsage(stderr, "batch", "unexpected argument %q", rest[0])
+	case b.parallel < 0 || b.parallel > 1024:
+		return wrongUsage(stderr, "batch", "--parallel %d is not in 0 to 1024", b.parallel)
+	case b.ranges < 0 || b.ranges > batch.Buckets:
+		return wrongUsage(stderr, "batch", "--ranges %d is not in 0 to %d", b.ranges, batch.Buckets)
+	case *parts < 1 || *parts > batch.Buckets:
+		return wrongUsage(stderr, "batch", "--parts %d is not in 1 to %d", *parts, batch.Buckets)
+	case *wait < 0 || *wait > 24*time.Hour:
+		return wrongUsage(stderr, "batch", "--wait %s is not in 0s to 24h", *wait)
+	}
+	err := b.open(*file)
+	if err == nil {
+		switch step {
+		case "":
+			err = b.run(ctx, *once, *wait)
+		case "plan":
+			err = b.plan(ctx, stdout, *parts, *asJSON)
+		case "map":
+			err = b.mapTasks(ctx, rest)
+		case "reduce":
+			err = b.reduceWindows(ctx, rest)
+		}
+	}
+	b.bar.clear()
+	if err != nil {
+		return failed(stderr, "batch", err)
+	}
+	return 0
+}
+
+func (b *batchJob) open(file string) (err error) {
+	if b.site, err = site.Load(file); err == nil {
+		b.blobs, err = b.site.OpenBlobs()
+	}
+	return err
+}
+
+// job is the batch of a tenant. Which topics its archive is of, the archive says itself.
+func (b *batchJob) job(t *site.Tenant) (*batch.Job, error) {
+	j := &batch.Job{Chain: t.Chain, Blobs: b.blobs, Digest: archive.ParseDigest, Parallel: b.parallel, Ranges: b.ranges, Step: b.bar.step}
+	for g := range t.Groups {
+		topic := batch.Topic{Name: b.site.BeaconsTopic(t.Chain.Tenant, g), Partitions: t.Partitions}
+		known, err := archived.ReadPartitions(b.blobs, topic.Name)
+		if err != nil && !errors.Is(err, blob.ErrNotFound) {
+			return nil, err
+		}
+		topic.ID = known.TopicID // none: nobody archives it yet, and nothing is due
+		j.Topics = append(j.Topics, topic)
+	}
+	return j, nil
+}
+
+// withStore calls fn with the job of each tenant, one after another.
+func (b *batchJob) withStore(ctx context.Context, fn func(*batch.Job) error) error {
+	st, err := b.site.OpenStore(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range b.site.Tenants {
+		var j *batch.Job
+		if j, err = b.job(&b.site.Tenants[i]); err == nil {
+			j.Store = st
+			err = fn(j)
+		}
+		if err != nil {
+			break
+		}
+	}
+	return errors.Join(err, st.Close())
+}
+
+// run does what is due.
+func (b *batchJob) run(ctx context.Context, once bool, wait time.Duration) error {
+	host, _ := os.Hostname() // for people only
+	holder := fmt.Sprintf("process %d on %s", os.Getpid(), host)
+	return b.withStore(ctx, func(j *batch.Job) (err error) {
+		log := b.log.With("tenant", j.Chain.Tenant)
+		release, other, ok, err := j.Lease(holder).Take(ctx, wait)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			b.bar.clear()
+			log.Info("another run is at it", "holder", other, "waited", wait)
+			return nil
+		}
+		defer func() { err = errors.Join(err, release()) }()
+		if !b.bar.shown {
+			j.Done = func(c *batch.Covered) {
+				log.Info("window", "start", timeText(c.Window), "generation", c.Generation, "beacons", c.Counts.Records, "rows", c.Rows, "late", c.Counts.Late)
+			}
+		}
+		for {
+			r, err := j.RunOnce(ctx)
+			if err != nil || r == nil {
+				return err
+			}
+			b.bar.clear()
+			log.Info("plan", reportFields(r)...)
+			if once {
+				return nil
+			}
+		}
+	})
+}
+
+// planned is a plan as `batch plan --json` prints it.
+type planned struct {
+	Tenant     string          `json:"tenant"`
+	Generation int64           `json:"generation"`
+	Ranges     int             `json:"ranges"`
+	Windows    []plannedWindow `json:"windows"`
+	Maps       []string        `json:"maps"`    // tasks of batch map: in any order, at once
+	Reduces    []string        `json:"reduces"` // of batch reduce: after all maps, in this order
+}
+
+type plannedWindow struct {
+	Start   string `json:"start"`
+	Records int64  `json:"records"` // in the archive
+	Runs    int    `json:"runs"`    // earlier state runs that it reads
+}
+
+func (b *batchJob) plan(ctx context.Context, stdout io.Writer, parts int, asJSON bool) error {
+	plans := []planned{}
+	err := b.withStore(ctx, func(j *batch.Job) error {
+		p, a, err := j.Plan(ctx)
+		if err != nil || p == nil {
+			return err
+		}
+		out := planned{Tenant: p.Tenant, Generation: p.Generation, Ranges: len(p.Bounds)}
+		for i := range min(parts, len(p.Bounds)) {
+			out.Maps = append(out.Maps, fmt.Sprintf("%s:%d:%d/%d", p.Tenant, p.Generation, i, min(parts, len(p.Bounds))))
+		}
+		for _, w := range p.Windows {
+			out.Windows = append(out.Windows, plannedWindow{timeText(w.Window), a.Records[w.Window], len(w.Before)})
+			out.Reduces = append(out.Reduces, fmt.Sprintf("%s:%d:%s", p.Tenant, p.Generation, timeText(w.Window)))
+		}
+		plans = append(plans, out)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		e := json.NewEncoder(stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(map[string]any{"plans": plans})
+	}
+	for _, p := range plans {
+		for _, m := range p.Maps {
+			fmt.Fprintln(stdout, "map", m)
+		}
+		for _, r := range p.Reduces {
+			fmt.Fprintln(stdout, "reduce", r)
+		}
+	}
+	return nil
+}
+
+// task is a task as plan prints it.
+type task struct {
+	tenant     string // empty: every one
+	generation int64  // 0: the newest
+	what       string
+}
+
+func parseTask(text string) (task, error) {
+	f := strings.SplitN(text, ":", 3)
+	if len(f) == 1 {
+		return task{what: text}, nil
+	}
+	if len(f) == 3 {
+		if g, err := strconv.ParseInt(f[1], 10, 64); err == nil && g > 0 && f[0] != "" {
+			return task{f[0], g, f[2]}, nil
+		}
+	}
+	return task{}, fmt.Errorf("task %q is not as tandem batch plan prints them", text)
+}
+
+// eachPlan calls fn with the plan of each tenant that the task means. Those without one have nothing to do.
+func (t *task) eachPlan(jobs []*batch.Job, fn func(*batch.Job, *batch.Plan) error) error {
+	found := false
+	for _, j := range jobs {
+		if t.tenant != "" && t.tenant != j.Chain.Tenant {
+			continue
+		}
+		found = true
+		p, err := j.Standing()
+		if t.generation > 0 {
+			p, err = j.ReadPlan(t.generation)
+		}
+		if err == nil && p != nil {
+			err = fn(j, p)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if !found {
+		return fmt.Errorf("the site has no tenant %q", t.tenant)
+	}
+	return nil
+}
+
+// part reads I/N.
+func (t *task) part() (i, n int, err error) {
+	a, b, ok := strings.Cut(t.what, "/")
+	if ok {
+		i, err = strconv.Atoi(a)
+	}
+	if ok && err == nil {
+		n, err = strconv.Atoi(b)
+	}
+	if !ok || err != nil || i < 0 || i >= n {
+		return 0, 0, fmt.Errorf("map task %q is no share I/N with I from 0 to N-1", t.what)
+	}
+	return i, n, nil
+}
+
+func (b *batchJob) mapTasks(ctx context.Context, args []string) error {
+	var jobs []*batch.Job
+	for i := range b.site.Tenants {
+		j, err := b.job(&b.site.Tenants[i])
+		if err != nil {
+			return err
+		}
+		jobs = append(jobs, j)
+	}
+	for _, arg := range args {
+		t, err := parseTask(arg)
+		if err != nil {
+			return err
+		}
+		part, of, err := t.part()
+		if err != nil {
+			return err
+		}
+		err = t.eachPlan(jobs, func(j *batch.Job, p *batch.Plan) error {
+			a, err := j.Archived()
+			if err != nil {
+				return err
+			}
+			return j.MapPart(ctx, p, a, part, of)
+		})
+		if err != nil {
+			return fmt.Errorf("map %s: %w", arg, err)
+		}
+		b.bar.clear()
+		b.log.Info("mapped", "task", arg)
+	}
+	return nil
+}
+
+func (b *batchJob) reduceWindows(ctx context.Context, args []string) error {
+	var tasks []task
+	for _, arg := range args {
+		t, err := parseTask(arg)
+		if err != nil {
+			return err
+		}
+		tasks = append(tasks, t)
+	}
+	return b.withStore(ctx, func(j *batch.Job) error {
+		for _, t := range tasks {
+			if t.tenant != "" && t.tenant != j.Chain.Tenant {
+				continue
+			}
+			err := t.eachPlan([]*batch.Job{j}, func(j *batch.Job, p *batch.Plan) error {
+				return b.reduce(ctx, j, p, t.what)
+			})
+			if err != nil {
+				return fmt.Errorf("reduce %s: %w", t.what, err)
+			}
+		}
+		return nil
+	})
+}
+
+// reduce covers one window of a plan, or all.
+func (b *batchJob) reduce(ctx context.Context, j *batch.Job, p *batch.Plan, what string) error {
+	var windows []int64
+	for _, w := range p.Windows {
+		if what == "all" || what == timeText(w.Window) {
+			windows = append(windows, w.Window)
+		}
+	}
+	if len(windows) == 0 {
+		return fmt.Errorf("plan %d of %s has no such window", p.Generation, p.Tenant)
+	}
+	for _, w := range windows {
+		if err := j.ReduceWindow(ctx, p, w); err != nil {
+			return err
+		}
+		b.bar.clear()
+		b.log.Info("covered", "tenant", p.Tenant, "generation", p.Generation, "window", timeText(w))
+	}
+	return nil
+}
+
+func timeText(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.RFC3339) }
+
+// bar shows on a terminal how far a plan is, and nothing elsewhere.
+type bar struct {
+	out        io.Writer
+	shown      bool
+	generation int64
+	began      time.Time
+	last       time.Time
+}
+
+const barWidth = 30
+
+func (b *bar) step(s batch.Step) {
+	now := time.Now()
+	if s.Generation != b.generation {
+		b.generation, b.began = s.Generation, now
+	}
+	if !b.shown || now.Sub(b.last) < 200*time.Millisecond {
+		return
+	}
+	b.last = now
+	done, all := s.Tasks+s.Windows, s.AllTasks+s.AllWindows
+	full := barWidth * done / max(all, 1)
+	fmt.Fprintf(b.out, "\r\x1b[K%s, plan %d [%s%s] %d of %d windows, %d beacons", s.Tenant, s.Generation,
+		strings.Repeat("#", full), strings.Repeat(".", barWidth-full), s.Windows, s.AllWindows, s.Records)
+	if took := now.Sub(b.began); took >= time.Second && done > 0 {
+		fmt.Fprintf(b.out, ", %.0f/s, %s left", float64(s.Records)/took.Seconds(), (took * time.Duration(all-done) / time.Duration(done)).Round(time.Second))
+	}
+}
+
+func (b *bar) clear() {
+	if b.shown {
+		fmt.Fprint(b.out, "\r\x1b[K")
+	}
+}

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"text/tabwriter"
+	"time"
+
+	"tandem/batch"
+)
+
+const reportUsage = `usage: tandem report --site SITE.yaml [--last N] [--json]
+
+Prints the reports of the last plans that the batch has run, the newest first. Beacons are archived records, sessions those
+that a window changed, late those that the stream left out. The times of map and reduce are sums over tasks, which run side
+by side: map 80s took 10s with --parallel 8. slowest is the hash range that took longest, with its share of map. Of a plan
+whose tasks ran in several processes the times are those of the last one.
+
+example:
+  tandem report --site site.yaml --last 5
+
+`
+
+// runReport is `tandem report`.
+func runReport(_ context.Context, args []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("report", flag.ContinueOnError)
+	file := flags.String("site", "", "site `file`; required")
+	n := flags.Int("last", 10, "reports of each tenant, 1 to 1000")
+	asJSON := flags.Bool("json", false, "print them as JSON")
+	rest, code, over := parse(flags, reportUsage, args, stderr)
+	switch {
+	case over:
+		return code
+	case len(rest) > 0:
+		return wrongUsage(stderr, "report", "unexpected argument %q", rest[0])
+	case *file == "":
+		return wrongUsage(stderr, "report", "--site is needed")
+	case *n < 1 || *n > 1000:
+		return wrongUsage(stderr, "report", "--last %d is not in 1 to 1000", *n)
+	}
+	b := &batchJob{log: slog.New(slog.NewTextHandler(stderr, nil)), bar: &bar{out: stderr}}
+	err := b.open(*file)
+	reports := []*batch.Report{}
+	for i := 0; err == nil && i < len(b.site.Tenants); i++ {
+		var j *batch.Job
+		var of []*batch.Report
+		if j, err = b.job(&b.site.Tenants[i]); err == nil {
+			of, err = j.Reports(*n)
+		}
+		reports = append(reports, of...)
+	}
+	if err == nil {
+		err = printReports(stdout, reports, *asJSON)
+	}
+	if err != nil {
+		return failed(stderr, "report", err)
+	}
+	return 0
+}
+
+func printReports(stdout io.Writer, reports []*batch.Report, asJSON bool) error {
+	if asJSON {
+		e := json.NewEncoder(stdout)
+		e.SetIndent("", "  ")
+		return e.Encode(map[string]any{"reports": reports})
+	}
+	if len(reports) == 0 {
+		_, err := fmt.Fprintln(stdout, "no plan has been run yet")
+		return err
+	}
+	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(w, "tenant\tplan\tbegan\twindows\tfrom\tto\tbeacons\tsessions\trows\tlate\ttook\tplan\tmap\treduce\tslowest\t\n")
+	for _, r := range reports {
+		slowest := "-"
+		if s := r.Slowest; s != nil {
+			slowest = fmt.Sprintf("%d of %d: %s, %d %%", s.Range, r.Ranges, ms(s.TookMS), 100*s.TookMS/max(r.Phases.Map, 1))
+		}
+		fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t\n", r.Tenant, r.Generation, timeText(r.Began/1000*1000),
+			r.Windows, timeText(r.First), timeText(r.Last+batch.WindowMS), r.Beacons, r.Sessions, r.Rows, r.Counts.Late,
+			ms(r.TookMS), ms(r.Phases.Plan), ms(r.Phases.Map), ms(r.Phases.Reduce), slowest)
+	}
+	return w.Flush()
+}
+
+func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
+
+// reportFields are what a log says of a plan that was run.
+func reportFields(r *batch.Report) []any {
+	fields := []any{"generation", r.Generation, "windows", r.Windows, "from", timeText(r.First), "to", timeText(r.Last + batch.WindowMS),
+		"beacons", r.Beacons, "sessions", r.Sessions, "rows", r.Rows, "late", r.Counts.Late, "took", ms(r.TookMS),
+		"plan", ms(r.Phases.Plan), "map", ms(r.Phases.Map), "reduce", ms(r.Phases.Reduce)}
+	if s := r.Slowest; s != nil {
+		fields = append(fields, "slowest_range", s.Range, "slowest_took", ms(s.TookMS), "slowest_beacons", s.Beacons)
+	}
+	return fields
+}
