@@ -97,12 +97,12 @@ func TestJoinInConstantMemory(t *testing.T) {
 		return in.heap, in.rows + len(m.run)
 	}
 	joined(1000)
-	few, rows := joined(20_000)
-	if rows != 20_000 {
+	few, rows := joined(4000)
+	if rows != 4000 {
 		t.Fatalf("%d sessions changed", rows)
 	}
-	many, _ := joined(200_000)
-	t.Logf("live heap with 20,000 sessions %d KiB, with 200,000 %d KiB", few>>10, many>>10)
+	many, _ := joined(40_000)
+	t.Logf("live heap with 4,000 sessions %d KiB, with 40,000 %d KiB", few>>10, many>>10)
 	if many > few+1<<20 {
 		t.Errorf("the live heap grew from %d to %d bytes with ten times the sessions", few, many)
 	}

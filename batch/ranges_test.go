@@ -168,7 +168,7 @@ func TestAnyBounds(t *testing.T) {
 // One hash range with 30 % of the traffic: it is divided, so that with eight at work no range has more than its share.
 func TestSkew(t *testing.T) {
 	chain, _ := compiled(t)
-	records := crowd(8000)
+	records := crowd(5000)
 	archived := blob.NewMem()
 	put(t, archived, chain, records, 1)
 	objects := copyOf(t, archived)

@@ -251,7 +251,7 @@ func (m *measure) end(t testing.TB, limit time.Duration) time.Duration {
 }
 
 // TestFresh: 20,000 beacons a second beside the servers. From its append to its number in the store a beacon takes less
-// than 90 s in 99 of 100 cases with a tick of a minute.
+// than 90 s in 99 of 100 cases with a tick of a minute; with one of 5 s it is measured only.
 func TestFresh(t *testing.T) {
 	needLong(t)
 	for _, tick := range []string{"1m", "5s"} {
@@ -272,7 +272,7 @@ func TestFresh(t *testing.T) {
 			p50, p99, worst := m.fresh(t, from, to)
 			t.Logf("tick %s, %.0f beacons/s: freshness p50 %.1f s, p99 %.1f s, worst %.1f s; all counted %.1f s after the last", tick, rate,
 				p50.Seconds(), p99.Seconds(), worst.Seconds(), caught.Seconds())
-			if p99 > 90*time.Second {
+			if tick == "1m" && p99 > 90*time.Second {
 				t.Errorf("p99 is %s, want 90 s", p99)
 			}
 			s.nothingLost()
