@@ -231,6 +231,7 @@ func killed(t *testing.T, dir string, when func() bool, args ...string) bool {
 // One process; eight map processes side by side, of which five are killed with -9 and run again; one that is killed again
 // and again: all leave the same bytes.
 func TestBatchProcesses(t *testing.T) {
+	atLength(t)
 	dir := archivedSite(t, 5)
 	alone, side, mortal := copySite(t, dir), copySite(t, dir), copySite(t, dir)
 	_, log := tandemAt(t, alone, "batch", "--ranges", "16", "--parallel", "1")
