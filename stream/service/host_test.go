@@ -67,7 +67,7 @@ func start(t *testing.T, h *Host) (stop func() error) {
 
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not in time: %s", what)
 		}
@@ -196,7 +196,7 @@ func TestWhatCannotBeMendedStops(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), topic+"/1") {
 				t.Errorf("%s: it ended with %v", name, err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Errorf("%s: it goes on", name)
 		}
 	}
