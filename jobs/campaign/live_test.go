@@ -57,6 +57,7 @@ func startLive(t testing.TB, k *kafka, x *traffic, partitions int, rate int64) *
 	}
 	l.rate.Store(rate)
 	go l.run(ctx)
+	go l.mark()
 	t.Cleanup(func() { l.stop(t) })
 	return l
 }
@@ -65,7 +66,7 @@ func (l *live) run(ctx context.Context) {
 	defer close(l.done)
 	every := time.NewTicker(10 * time.Millisecond)
 	defer every.Stop()
-	last, owed, beats := time.Now(), 0.0, 0
+	last, owed := time.Now(), 0.0
 	for i := 0; ; {
 		select {
 		case <-ctx.Done():
@@ -78,15 +79,24 @@ func (l *live) run(ctx context.Context) {
 		for ; owed >= 1; owed-- {
 			at := i % len(l.recs)
 			payload := relive(l.recs[at].Payload, i/len(l.recs), i, now.UnixMilli()-l.delays[at])
-			l.kafka.client.Produce(ctx, &kgo.Record{Topic: rawTopic, Partition: int32(i) % l.partitions, Value: payload}, l.acknowledged)
+			l.kafka.client.Produce(context.Background(), &kgo.Record{Topic: rawTopic, Partition: int32(i) % l.partitions, Value: payload}, l.acknowledged)
 			l.sent.Add(1)
 			i++
 		}
-		if beats++; beats%10 == 0 {
-			l.mu.Lock()
-			l.marks = append(l.marks, mark{time.Now(), l.acked.Load()})
-			l.mu.Unlock()
+	}
+}
+
+// mark notes how many were acknowledged, also while Kafka lets run wait.
+func (l *live) mark() {
+	for {
+		select {
+		case <-l.done:
+			return
+		case <-time.After(100 * time.Millisecond):
 		}
+		l.mu.Lock()
+		l.marks = append(l.marks, mark{time.Now(), l.acked.Load()})
+		l.mu.Unlock()
 	}
 }
 
@@ -119,14 +129,13 @@ func relive(payload []byte, round, number int, ts int64) []byte {
 
 // stop stops appending, and returns when all is acknowledged.
 func (l *live) stop(t testing.TB) {
-	l.rate.Store(0)
+	l.cancel()
+	<-l.done
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := l.kafka.client.Flush(ctx); err != nil {
 		t.Errorf("beacons are not acknowledged: %v", err)
 	}
-	l.cancel()
-	<-l.done
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.failed != nil {
