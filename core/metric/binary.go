@@ -113,7 +113,7 @@ func (s *Sums) AddBinary(b []byte, cells func(group int) (int, bool)) error {
 			if !ok1 || !ok2 || k < Key(d) || i > 0 && d == 0 || !known || have != uint64(want) || k.Group() == GroupSeen {
 				return bad("page")
 			}
-			page := m.page(k, want)
+			page := m.page(k, want, 1<<want-1)
 			any := false
 			for i := range want {
 				x, ok := v()

@@ -4,7 +4,6 @@ package metric
 
 import (
 	"cmp"
-	"math"
 	"slices"
 	"sort"
 )
@@ -36,6 +35,11 @@ func (k Key) Variation() int { return int(k>>tagBits) & (1<<varBits - 1) }
 // Tags is the key's tag set id.
 func (k Key) Tags() uint32 { return uint32(k) & (1<<tagBits - 1) }
 
+// withGroup is the key of another group of the same scope, variation and tag set.
+func (k Key) withGroup(group int) Key {
+	return k&^((1<<groupBits-1)<<(varBits+tagBits)) | Key(group)<<(varBits+tagBits)
+}
+
 // Row is the part of the key that names a run of rows: scope and group.
 func (k Key) Row() Key { return k >> (varBits + tagBits) }
 
@@ -50,15 +54,17 @@ type Sums struct {
 // Minute holds the pages of one minute: an open-addressing table from key to a page in cells. Neither holds pointers.
 type Minute struct {
 	Minute int64 // minutes since the epoch
-	// Touched says that a page or a sketch of this minute was touched since the last Untouch.
+	// Touched says that a page or a sketch of this minute was touched since the last Untouch, or is about to be by what
+	// is in the journal.
 	Touched bool
 
+	journal []uint64 // contributions that are not in the pages yet (journal.go)
 	slots   []slot
 	n       int
 	cells   []int64 // pages one after another, each with a head
 	order   []slot  // the pages by key, but for those in fresh
 	fresh   []slot  // pages made since order was put in order
-	touched []slot  // the pages that were looked up since the last Untouch
+	touched []slot  // the pages touched since the last Untouch
 
 	// The one cell of a page of visitors is a place + 1 in sketches.
 	sketches []*Sketch
@@ -70,12 +76,11 @@ type slot struct {
 	ref uint32 // the page's place in cells
 }
 
-// The head of a page: a mask of the cells touched since the last Untouch, its sign bit set once the page is in the
-// list of those touched; and the place + 1 of the page of visitors beside it (SeenBeside), 0: not known yet.
+// The head of a page: a mask of the cells touched since the last Untouch; and the place + 1 of the page of visitors of the
+// same scope, variation and tag set, 0: not known yet.
 const (
 	pageBeside = 1
 	pageHead   = 2
-	listed     = math.MinInt64
 )
 
 // At returns the minute, made if it is not there.
@@ -128,16 +133,15 @@ func (m *Minute) reset() {
 		s.Reset()
 	}
 	m.spare = append(m.spare, m.sketches...)
-	m.n, m.cells, m.order, m.fresh, m.touched = 0, m.cells[:0], m.order[:0], m.fresh[:0], m.touched[:0]
+	m.journal, m.n, m.cells, m.order, m.fresh, m.touched = m.journal[:0], 0, m.cells[:0], m.order[:0], m.fresh[:0], m.touched[:0]
 	m.sketches, m.Touched = m.sketches[:0], false
 }
 
 const mix = 0x9e3779b97f4a7c15
 
-// Ref returns the place of the key's page, made if it is not there: n cells, always as many for a group. It is valid
+// ref returns the place of the key's page, made if it is not there: n cells, always as many for a group. It is valid
 // until the minute is dropped.
-func (m *Minute) Ref(k Key, n int) uint32 {
-	m.Touched = true
+func (m *Minute) ref(k Key, n int) uint32 {
 	if 4*m.n >= 3*len(m.slots) {
 		m.grow()
 	}
@@ -147,48 +151,35 @@ func (m *Minute) Ref(k Key, n int) uint32 {
 		s := &m.slots[i]
 		switch s.key {
 		case want:
-			m.list(*s)
 			return s.ref
 		case 0:
 			*s = slot{want, uint32(len(m.cells))}
 			m.fresh = append(m.fresh, *s)
 			m.n++
 			m.cells = append(m.cells, zeros[:pageHead+n]...)
-			m.list(*s)
 			return s.ref
 		}
 	}
 }
 
-// list puts a page into the list of those touched. Whoever touches a cell has looked its page up before, so that Add
-// need not.
-func (m *Minute) list(s slot) {
-	if head := &m.cells[s.ref]; *head >= 0 {
-		*head = listed
-		m.touched = append(m.touched, s)
+// touch marks cells of a page as touched, by the bits of the mask.
+func (m *Minute) touch(k Key, ref uint32, mask uint64) {
+	if m.cells[ref] == 0 {
+		m.touched = append(m.touched, slot{uint64(k) + 1, ref})
+		m.Touched = true
 	}
+	m.cells[ref] |= int64(mask)
 }
 
-// Add adds to a cell of a page and marks it as touched. The page was looked up since the last Untouch.
-func (m *Minute) Add(ref uint32, cell int, v int64) {
-	m.cells[ref] |= 1 << cell
-	m.cells[int(ref)+pageHead+cell] += v
-}
-
-// Cells marks cells of a page as touched, by the bits of the mask, and returns the page from its first cell on, valid
-// until the next call of Ref. As with Add, the page was looked up since the last Untouch.
-func (m *Minute) Cells(ref uint32, touched uint64) []int64 {
-	m.cells[ref] |= int64(touched)
-	return m.cells[ref+pageHead:]
-}
-
-// page returns the cells of the key's page, valid until the next call of Ref.
-func (m *Minute) page(k Key, n int) []int64 {
-	at := int(m.Ref(k, n)) + pageHead
+// page returns the cells of the key's page, valid until the next call of ref, and touches those of the mask.
+func (m *Minute) page(k Key, n int, touched uint64) []int64 {
+	ref := m.ref(k, n)
+	m.touch(k, ref, touched)
+	at := int(ref) + pageHead
 	return m.cells[at : at+n]
 }
 
-// MaxCells is the most cells that a page has: one for each bit of its mask but the sign.
+// MaxCells is the most cells that a page has: one for each bit of its mask but the sign, which the journal needs.
 const MaxCells = 63
 
 var zeros [pageHead + MaxCells]int64
@@ -224,48 +215,24 @@ func (m *Minute) sketch(ref uint32) *Sketch {
 	return m.sketches[*at-1]
 }
 
-// Seen adds a visitor to the sketch of the key.
-func (m *Minute) Seen(k Key, visitor uint64) { m.seen(m.Ref(k, 1), visitor) }
-
-func (m *Minute) seen(ref uint32, visitor uint64) {
-	if m.sketch(ref).Add(visitor) {
-		m.cells[ref] |= 1
-	}
-}
-
-// SeenBeside is Seen for a caller that has the page of another group at hand, of the same scope, variation and tag set:
-// where the page of visitors is, is looked up once.
-func (m *Minute) SeenBeside(ref uint32, k Key, visitor uint64) {
-	if at := m.cells[ref+pageBeside]; at != 0 {
-		seen := uint32(at - 1)
-		m.list(slot{uint64(k) + 1, seen})
-		m.seen(seen, visitor)
-		return
-	}
-	seen := m.Ref(k, 1)
-	m.cells[ref+pageBeside] = int64(seen) + 1
-	m.seen(seen, visitor)
-}
-
 // Unite makes the sketch of the key the union of both.
 func (m *Minute) Unite(k Key, o *Sketch) {
-	ref := m.Ref(k, 1)
+	ref := m.ref(k, 1)
+	m.touch(k, ref, 1)
 	m.sketch(ref).Merge(o)
-	m.cells[ref] |= 1
 }
 
 // ForgetSeen empties all sketches of the minute and touches them: they are about to be formed anew. One that is empty
 // is left as it is, as if it had never been there, so that what is touched does not depend on what once was.
 func (m *Minute) ForgetSeen() {
 	m.each(func(s slot) {
-		if Key(s.key-1).Group() != GroupSeen {
+		k := Key(s.key - 1)
+		if k.Group() != GroupSeen {
 			return
 		}
 		if sketch := m.sketch(s.ref); !sketch.Empty() {
 			sketch.Reset()
-			m.list(s)
-			m.cells[s.ref] |= 1
-			m.Touched = true
+			m.touch(k, s.ref, 1)
 		}
 	})
 }
@@ -275,6 +242,7 @@ const GroupSeen = 1
 
 // each calls fn for each page, in no order.
 func (m *Minute) each(fn func(s slot)) {
+	m.post()
 	for _, s := range m.slots {
 		if s.key != 0 {
 			fn(s)
@@ -284,6 +252,7 @@ func (m *Minute) each(fn func(s slot)) {
 
 // Untouch forgets what was touched.
 func (m *Minute) Untouch() {
+	m.post()
 	for _, s := range m.touched {
 		m.cells[s.ref] = 0
 	}
@@ -293,16 +262,16 @@ func (m *Minute) Untouch() {
 // Touch touches every cell that there is (the first tick of a generation publishes every open row).
 func (m *Minute) Touch(cells func(group int) int) {
 	m.each(func(s slot) {
-		m.list(s)
-		m.cells[s.ref] |= 1<<cells(Key(s.key-1).Group()) - 1
+		k := Key(s.key - 1)
+		m.touch(k, s.ref, 1<<cells(k.Group())-1)
 	})
-	m.Touched = true
 }
 
 func byKey(a, b slot) int { return cmp.Compare(a.key, b.key) }
 
 // sorted returns the pages by key.
 func (m *Minute) sorted() []slot {
+	m.post()
 	if len(m.fresh) == 0 {
 		return m.order
 	}
@@ -359,10 +328,7 @@ func (m *Minute) Runs(fn func(r *Run) error) error {
 		row := Key(m.touched[t].key - 1).Row()
 		r.Touched = 0
 		for ; t < len(m.touched) && Key(m.touched[t].key-1).Row() == row; t++ {
-			r.Touched |= uint64(m.cells[m.touched[t].ref] &^ listed)
-		}
-		if r.Touched == 0 {
-			continue // looked up only
+			r.Touched |= uint64(m.cells[m.touched[t].ref])
 		}
 		i += beforeRow(order[i:], row)
 		r.set(order[i:])
@@ -444,7 +410,7 @@ func (m *Minute) Merge(o *Minute, cells func(group int) int) {
 			m.Unite(k, o.sketches[from[0]-1])
 			continue
 		}
-		to := m.page(k, n)
+		to := m.page(k, n, 1<<n-1)
 		for c, v := range from {
 			to[c] += v
 		}

@@ -28,8 +28,27 @@ func random(rng *rand.Rand, s *Sums, n int) {
 			m.Seen(k, rng.Uint64())
 			continue
 		}
-		m.Add(m.Ref(k, groupCells(group)), rng.IntN(groupCells(group)), int64(rng.IntN(2001))-1000)
+		postSome(rng, m, k, rng.Uint64()*uint64(rng.IntN(2)), func(int, int64) {})
 	}
+}
+
+// postSome adds to some cells of a page, by deltas of which some fit a byte and some do not, and tells of each.
+func postSome(rng *rand.Rand, m *Minute, k Key, visitor uint64, told func(cell int, delta int64)) {
+	n := groupCells(k.Group())
+	mask := uint64(0)
+	for range 1 + rng.IntN(12) {
+		mask |= 1 << rng.IntN(n)
+	}
+	var deltas []int64
+	for c := range n {
+		if mask>>c&1 == 0 {
+			continue
+		}
+		d := []int64{0, 1, -1, 127, -128, 128, -129, 1e12, int64(rng.IntN(2001)) - 1000}[rng.IntN(2+rng.IntN(8))]
+		deltas = append(deltas, d)
+		told(c, d)
+	}
+	m.Post(k, n, mask, deltas, visitor)
 }
 
 type cellID struct {
@@ -119,7 +138,7 @@ func TestSumsAreCanonical(t *testing.T) {
 	}
 	add := func(s *Sums, o one, sign int64) {
 		m := s.At(o.minute)
-		m.Add(m.Ref(o.k, groupCells(o.k.Group())), o.cell, sign*o.v)
+		m.Post(o.k, groupCells(o.k.Group()), 1<<o.cell, []int64{sign * o.v}, 0)
 	}
 	var want []byte
 	for round := range 4 {
@@ -184,37 +203,49 @@ func TestForgetSeenTouchesOnlyWhatIsThere(t *testing.T) {
 func TestRunsAreWhatWasTouched(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 3))
 	type rowID struct{ scope, group int }
-	var s, apart Sums
-	m, other := s.At(1), apart.At(1)
-	values := map[Key]map[int]int64{}
+	var s Sums
+	m := s.At(1)
+	values, sketches := map[Key]map[int]int64{}, map[Key]*Sketch{}
 	for tick := range 60 {
 		touched := map[rowID]uint64{}
 		for range []int{0, 1, 3, 40, 400}[rng.IntN(5)] {
 			group := []int{0, 2, 3, 4}[rng.IntN(4)]
 			k := NewKey(rng.IntN(20), group, rng.IntN(4), uint32(rng.IntN(5)))
-			ref := m.Ref(k, groupCells(group))
+			seen, visitor := NewKey(k.Scope(), GroupSeen, k.Variation(), k.Tags()), (1+uint64(rng.IntN(50)))<<56
+			if rng.IntN(3) > 0 {
+				if values[k] == nil {
+					values[k] = map[int]int64{}
+				}
+				if rng.IntN(2) > 0 {
+					visitor = 0
+				}
+				postSome(rng, m, k, visitor, func(cell int, delta int64) {
+					values[k][cell] += delta
+					touched[rowID{k.Scope(), group}] |= 1 << cell
+				})
+			} else {
+				m.Seen(seen, visitor)
+			}
+			if visitor == 0 {
+				continue
+			}
+			if sketches[seen] == nil {
+				sketches[seen] = &Sketch{}
+			}
+			if sketches[seen].Add(visitor) {
+				touched[rowID{k.Scope(), GroupSeen}] |= 1
+			}
+		}
+		if tick%5 == 4 { // more than the journal holds
+			k := NewKey(1, 4, 1, 1)
 			if values[k] == nil {
 				values[k] = map[int]int64{}
 			}
-			switch cell := rng.IntN(groupCells(group)); rng.IntN(4) {
-			case 0: // looked up only
-			case 1:
-				m.Cells(ref, 1<<cell)[cell] += 7
-				values[k][cell] += 7
-				touched[rowID{k.Scope(), group}] |= 1 << cell
-			case 2: // the sketch beside the page: as if it had been looked up
-				seen, visitor := NewKey(k.Scope(), GroupSeen, k.Variation(), k.Tags()), uint64(rng.IntN(50))<<56
-				before := other.sketch(other.Ref(seen, 1)).AppendBinary(nil)
-				other.Seen(seen, visitor)
-				m.SeenBeside(ref, seen, visitor)
-				if !bytes.Equal(before, other.sketch(other.Ref(seen, 1)).AppendBinary(nil)) {
-					touched[rowID{k.Scope(), GroupSeen}] |= 1
-				}
-			default:
-				m.Add(ref, cell, -3)
-				values[k][cell] -= 3
-				touched[rowID{k.Scope(), group}] |= 1 << cell
+			for range journalMost / 2 {
+				m.Post(k, MaxCells, 1<<62, []int64{300}, 0)
 			}
+			values[k][62] += 300 * journalMost / 2
+			touched[rowID{1, 4}] |= 1 << 62
 		}
 		last := -1
 		err := m.Runs(func(r *Run) error {
@@ -241,8 +272,8 @@ func TestRunsAreWhatWasTouched(t *testing.T) {
 				variation, tags := r.Page(i)
 				k := NewKey(r.Scope, r.Group, variation, tags)
 				if r.Group == GroupSeen {
-					if want := other.sketch(other.Ref(k, 1)); !bytes.Equal(r.Sketch(i).AppendBinary(nil), want.AppendBinary(nil)) {
-						t.Fatalf("tick %d: the visitors beside a page are others", tick)
+					if !bytes.Equal(r.Sketch(i).AppendBinary(nil), sketches[k].AppendBinary(nil)) {
+						t.Fatalf("tick %d: the visitors of a page are others", tick)
 					}
 					continue
 				}

@@ -31,8 +31,6 @@ type Folder struct {
 
 	deltas []delta
 	scopes []EndScope // of the visit end at hand
-	// refs are the pages that the scopes of the session used last: beacons of a tick are often of one minute and tag set.
-	refs []lastPage
 
 	// The visitor that this Fold has shown to every scope of the session that was open at seenTS: showing it again in
 	// the same minute and tag set would change nothing.
@@ -125,7 +123,6 @@ func (f *Folder) cut(s *State) {
 // forget drops what is remembered of the session at hand from beacon to beacon.
 func (f *Folder) forget() {
 	f.seen = visitorAt{}
-	f.refs = f.refs[:0]
 }
 
 // markers sets the markers that the beacons of one ts set (SPEC 4).
@@ -155,7 +152,6 @@ func (f *Folder) markers(s *State, rev *tenant.Rev, g []Event) {
 			}
 			m.end, m.life = f.Chain.ScopeEnds(a.Inst, a.Variation, ts)
 			s.addMark(m)
-			f.refs = f.refs[:0] // scopes are known by their place
 		}
 	}
 	for i := range s.Marks {
@@ -219,7 +215,7 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 		lastP = s.saw(e.Point, e.TS)
 		f.change(p, e)
 	}
-	w := measure{f: f, e: e, p: p}
+	w := measure{f: f, e: e, p: p, out: posting{last: -1}}
 	if minute := metric.FloorDiv(e.TS, 60000); f.Beacons && minute >= f.Floor {
 		w.minute = f.Sums.At(minute)
 		at := visitorAt{e.Visitor, minute, e.Tags}
@@ -228,10 +224,7 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 			f.seen = at
 		}
 	}
-	for len(f.refs) < 1+2*len(s.Marks) {
-		f.refs = append(f.refs, lastPage{page: page{group: -1}})
-	}
-	w.in(0, 0, 0, s.Tags, s.siteTotals(), firsts{firstOfVisit, firstOfSession, lastP == noTime, f.newVisitor})
+	w.in(0, 0, s.Tags, s.siteTotals(), firsts{firstOfVisit, firstOfSession, lastP == noTime, f.newVisitor})
 	for i := range s.Marks {
 		m := &s.Marks[i]
 		if e.TS >= m.end {
@@ -240,11 +233,11 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 		x := f.Chain.Exps[m.Inst].X
 		assigned, fm := s.markTotals(i)
 		first := firstOfGroup && e.TS == m.Assigned
-		w.in(1+2*i, tenant.AssignedScope(x), m.Variation, m.Tags, assigned,
+		w.in(tenant.AssignedScope(x), m.Variation, m.Tags, assigned,
 			firsts{firstOfVisit || first, first, lastP < m.Assigned, f.newVisitor || f.seenTS < m.Assigned})
 		if m.IsQualified {
 			first = firstOfGroup && e.TS == m.Qualified
-			w.in(2+2*i, tenant.FmScope(x), m.Variation, m.FmTags, fm,
+			w.in(tenant.FmScope(x), m.Variation, m.FmTags, fm,
 				firsts{firstOfVisit || first, first, lastP < m.Qualified, f.newVisitor || f.seenTS < m.Qualified})
 		}
 	}

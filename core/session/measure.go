@@ -20,65 +20,68 @@ type measure struct {
 	p      *tenant.Point1
 	minute *metric.Minute // nil: only totals move
 
-	// The scope at hand, and the page used last under the beacon's own tags and under those of the scope's first beacon.
-	scope, variation int
-	base             uint32
-	own, first       page
+	scope, variation int    // of the scope at hand
+	base             uint32 // tags of the scope's first beacon
+	out              posting
 }
 
-type page struct {
-	group int // -1: none
-	ref   uint32
-}
-
-// lastPage is a page under a beacon's own tags, good for the next beacon of the same minute and tag set.
-type lastPage struct {
-	page
-	minute *metric.Minute
-	tags   uint32
+// posting gathers what goes to one page.
+type posting struct {
+	group, last int // last: the cell added to last, -1: none yet
+	tags        uint32
+	mask        uint64
+	n           int
+	deltas      [16]int64
+	visitor     uint64 // to be shown beside the next page under the beacon's own tags, 0: none
 }
 
 // add adds to a cell under the beacon's own tags.
-func (w *measure) add(at tenant.Place, cell int, v int64) {
-	w.addTo(&w.own, w.e.Tags, at, cell, v)
-}
+func (w *measure) add(at tenant.Place, cell int, v int64) { w.addTo(w.e.Tags, at, cell, v) }
 
 // addFirst adds to a cell under the tags of the session's first beacon in the scope, where functions of totals stand.
-func (w *measure) addFirst(at tenant.Place, cell int, v int64) {
-	if w.base == w.e.Tags {
-		w.addTo(&w.own, w.base, at, cell, v)
-	} else {
-		w.addTo(&w.first, w.base, at, cell, v)
+func (w *measure) addFirst(at tenant.Place, cell int, v int64) { w.addTo(w.base, at, cell, v) }
+
+// addTo adds to the page at hand, or to another one, which then is. Cells come in order, as a rule.
+func (w *measure) addTo(tags uint32, at tenant.Place, cell int, v int64) {
+	out := &w.out
+	c := at.Cell + cell
+	if out.group != at.Group || out.tags != tags || c <= out.last || out.n == len(out.deltas) {
+		w.post()
+		out.group, out.tags = at.Group, tags
 	}
+	out.deltas[out.n] = w.f.Sign * v
+	out.n++
+	out.mask |= 1 << c
+	out.last = c
 }
 
-func (w *measure) addTo(p *page, tags uint32, at tenant.Place, cell int, v int64) {
-	w.need(p, tags, at.Group)
-	w.minute.Add(p.ref, at.Cell+cell, w.f.Sign*v)
-}
-
-// need makes p the page of the group under these tags.
-func (w *measure) need(p *page, tags uint32, group int) {
-	if p.group != group {
-		p.group = group
-		p.ref = w.minute.Ref(metric.NewKey(w.scope, group, w.variation, tags), len(w.f.Chain.Groups[group].Names))
+// post hands what was gathered to the minute.
+func (w *measure) post() {
+	out := &w.out
+	if out.n == 0 {
+		return
 	}
+	visitor := uint64(0)
+	if out.tags == w.e.Tags {
+		visitor, out.visitor = out.visitor, 0
+	}
+	w.minute.Post(metric.NewKey(w.scope, out.group, w.variation, out.tags), len(w.f.Chain.Groups[out.group].Names), out.mask, out.deltas[:out.n], visitor)
+	out.mask, out.n, out.last = 0, 0, -1
 }
 
 // firsts say of which runs of a scope a beacon is the first.
 type firsts struct{ visit, session, point, visitor bool }
 
-// in adds the beacon's contributions to one scope, the session's n-th, and moves the scope's totals on.
-func (w *measure) in(n, scope, variation int, base uint32, totals []int64, first firsts) {
+// in adds the beacon's contributions to one scope, and moves the scope's totals on.
+func (w *measure) in(scope, variation int, base uint32, totals []int64, first firsts) {
 	if w.minute != nil {
 		w.scope, w.variation, w.base = scope, variation, base
-		w.own.group, w.first.group = -1, -1
-		last := &w.f.refs[n]
-		if last.minute == w.minute && last.tags == w.e.Tags {
-			w.own = last.page
-		}
 		w.contribute(totals, first)
-		*last = lastPage{w.own, w.minute, w.e.Tags}
+		w.post()
+		if w.out.visitor != 0 { // a beacon that adds nothing else
+			w.minute.Seen(metric.NewKey(scope, tenant.GroupSeen, variation, w.e.Tags), w.out.visitor)
+			w.out.visitor = 0
+		}
 	}
 	if w.p != nil {
 		for _, d := range w.f.deltas {
@@ -89,6 +92,13 @@ func (w *measure) in(n, scope, variation int, base uint32, totals []int64, first
 
 // contribute adds what the beacon adds to the scope at hand; totals are those before it.
 func (w *measure) contribute(totals []int64, first firsts) {
+	if w.e.Visitor != 0 && first.visitor {
+		if w.f.Seen != nil {
+			w.f.Seen(w.minute.Minute, metric.NewKey(w.scope, tenant.GroupSeen, w.variation, w.e.Tags), w.e.Visitor)
+		} else {
+			w.out.visitor = w.e.Visitor
+		}
+	}
 	if first.visit {
 		w.add(tenant.Place{}, tenant.CellVisit, 1)
 	}
@@ -98,53 +108,16 @@ func (w *measure) contribute(totals []int64, first firsts) {
 	if w.p != nil {
 		w.point(totals, first.point)
 	}
-	if w.e.Visitor != 0 && first.visitor {
-		w.see()
-	}
-}
-
-// see shows the beacon's visitor to the scope.
-func (w *measure) see() {
-	k := metric.NewKey(w.scope, tenant.GroupSeen, w.variation, w.e.Tags)
-	switch {
-	case w.f.Seen != nil:
-		w.f.Seen(w.minute.Minute, k, w.e.Visitor)
-	case w.own.group >= 0:
-		w.minute.SeenBeside(w.own.ref, k, w.e.Visitor)
-	default:
-		w.minute.Seen(k, w.e.Visitor)
-	}
 }
 
 // point adds what the beacon of a measured point adds.
 func (w *measure) point(totals []int64, first bool) {
-	f, e, p := w.f, w.e, w.p
-	switch {
-	case p.Stat < 0:
-		w.add(p.At, 0, 1)
-		if first {
-			w.add(p.At, nextBeta, 1)
-		}
-	case w.base == e.Tags: // as nearly all are: one page
-		w.need(&w.own, e.Tags, p.At.Group)
-		mask := uint64(1 | 1<<nextTot | 1<<nextHit | 1<<nextSq)
-		if first {
-			mask |= 1 << nextBeta
-		}
-		t := totals[p.Stat]
-		cells := w.minute.Cells(w.own.ref, mask<<p.At.Cell)[p.At.Cell:][:nextSq+1]
-		cells[0] += f.Sign
-		if first {
-			cells[nextBeta] += f.Sign
-		}
-		cells[nextTot] += f.Sign
-		cells[nextHit] += f.Sign * (min(t+1, 1) - min(t, 1))
-		cells[nextSq] += f.Sign * (2*t + 1)
-	default:
-		w.add(p.At, 0, 1)
-		if first {
-			w.add(p.At, nextBeta, 1)
-		}
+	e, p := w.e, w.p
+	w.add(p.At, 0, 1)
+	if first {
+		w.add(p.At, nextBeta, 1)
+	}
+	if p.Stat >= 0 {
 		t := totals[p.Stat]
 		w.addFirst(p.At, nextTot, 1)
 		w.addFirst(p.At, nextHit, min(t+1, 1)-min(t, 1))
@@ -161,8 +134,7 @@ func (w *measure) point(totals []int64, first bool) {
 		}
 		if v1.Hist >= 0 {
 			i := Bucket(v.N)
-			hist := page{group: -1} // apart, so that the page of the points stays at hand
-			w.addTo(&hist, e.Tags, tenant.Place{Group: v1.Hist + i/tenant.HistCells}, i%tenant.HistCells, 1)
+			w.add(tenant.Place{Group: v1.Hist + i/tenant.HistCells}, i%tenant.HistCells, 1)
 		}
 	}
 	for i := range p.Pairs {
@@ -305,14 +277,15 @@ func (f *Folder) count(e *End) {
 	}
 	minute := f.Sums.At(at)
 	n := len(f.Chain.Groups[tenant.GroupVisit].Names)
+	mask := uint64(1<<tenant.CellEnd | 1<<tenant.CellPages | 1<<tenant.CellSeconds)
+	deltas := [4]int64{f.Sign, f.Sign * int64(e.Pages), f.Sign * e.Seconds}
+	used := 3
+	if e.Pages == 1 {
+		mask |= 1 << tenant.CellBounce
+		deltas, used = [4]int64{f.Sign, f.Sign, f.Sign, f.Sign * e.Seconds}, 4
+	}
 	for _, x := range e.Scopes {
-		ref := minute.Ref(metric.NewKey(x.Scope, tenant.GroupVisit, x.Variation, e.Tags), n)
-		minute.Add(ref, tenant.CellEnd, f.Sign)
-		if e.Pages == 1 {
-			minute.Add(ref, tenant.CellBounce, f.Sign)
-		}
-		minute.Add(ref, tenant.CellPages, f.Sign*int64(e.Pages))
-		minute.Add(ref, tenant.CellSeconds, f.Sign*e.Seconds)
+		minute.Post(metric.NewKey(x.Scope, tenant.GroupVisit, x.Variation, e.Tags), n, mask, deltas[:used], 0)
 	}
 }
 
