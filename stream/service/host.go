@@ -30,8 +30,9 @@ var ErrStop = errors.New("cannot go on")
 // Limits of a host.
 const (
 	// queueBytes is what waits for all owners of a host together; a partition whose share is full is not fetched until
-	// half of it is gone, so that a slow owner holds back Kafka and nothing else.
-	queueBytes = 128 << 20
+	// half of it is gone, so that a slow owner holds back Kafka and nothing else. It is what an absent store adds to a
+	// process's memory, twice over with the collector's share.
+	queueBytes = 32 << 20
 	// handleRecords and handleBytes bound what an owner is given at once.
 	handleRecords = 1 << 14
 	handleBytes   = 16 << 20
