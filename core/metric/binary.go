@@ -37,7 +37,7 @@ func (s *Sums) AppendBinary(b []byte, cells func(group int) int) []byte {
 func (m *Minute) append(b []byte, cells func(group int) int) (out []byte, any bool) {
 	var pages, sketches []slot
 	for _, s := range m.sorted() {
-		k := Key(s.key - 1)
+		k := s.key
 		page := m.cells[s.ref+pageHead : int(s.ref)+pageHead+cells(k.Group())]
 		if k.Group() == GroupSeen {
 			if !m.sketches[page[0]-1].Empty() {
@@ -48,10 +48,10 @@ func (m *Minute) append(b []byte, cells func(group int) int) (out []byte, any bo
 		}
 	}
 	b = binary.AppendUvarint(b, uint64(len(pages)))
-	before := uint64(1)
+	before := Key(0)
 	for _, s := range pages {
-		page := m.cells[s.ref+pageHead : int(s.ref)+pageHead+cells(Key(s.key-1).Group())]
-		b = binary.AppendUvarint(b, s.key-before)
+		page := m.cells[s.ref+pageHead : int(s.ref)+pageHead+cells(s.key.Group())]
+		b = binary.AppendUvarint(b, uint64(s.key-before))
 		b = binary.AppendUvarint(b, uint64(len(page)))
 		for _, v := range page {
 			b = binary.AppendVarint(b, v)
@@ -59,10 +59,10 @@ func (m *Minute) append(b []byte, cells func(group int) int) (out []byte, any bo
 		before = s.key
 	}
 	b = binary.AppendUvarint(b, uint64(len(sketches)))
-	before = 1
+	before = 0
 	for _, s := range sketches {
 		bytes := m.sketches[m.cells[s.ref+pageHead]-1].AppendBinary(nil)
-		b = binary.AppendUvarint(b, s.key-before)
+		b = binary.AppendUvarint(b, uint64(s.key-before))
 		b = append(binary.AppendUvarint(b, uint64(len(bytes))), bytes...)
 		before = s.key
 	}

@@ -51,7 +51,8 @@ type Sums struct {
 	free    []*Minute
 }
 
-// Minute holds the pages of one minute: an open-addressing table from key to a page in cells. Neither holds pointers.
+// Minute holds the pages of one minute: an open-addressing table from key to a page in cells. Neither holds pointers. The
+// table has places only, and the key is in the page, which is about to be used: so the table stays small in the caches.
 type Minute struct {
 	Minute int64 // minutes since the epoch
 	// Touched says that a page or a sketch of this minute was touched since the last Untouch, or is about to be by what
@@ -59,7 +60,7 @@ type Minute struct {
 	Touched bool
 
 	journal []uint64 // contributions that are not in the pages yet (journal.go)
-	slots   []slot
+	slots   []uint32 // places of pages + 1; 0: free
 	n       int
 	cells   []int64 // pages one after another, each with a head
 	order   []slot  // the pages by key, but for those in fresh
@@ -72,15 +73,16 @@ type Minute struct {
 }
 
 type slot struct {
-	key uint64 // Key + 1; 0 is free
+	key Key
 	ref uint32 // the page's place in cells
 }
 
-// The head of a page: a mask of the cells touched since the last Untouch; and the place + 1 of the page of visitors of the
-// same scope, variation and tag set, 0: not known yet.
+// The head of a page: a mask of the cells touched since the last Untouch; its key; and the place + 1 of the page of visitors
+// of the same scope, variation and tag set, 0: not known yet.
 const (
-	pageBeside = 1
-	pageHead   = 2
+	pageKey    = 1
+	pageBeside = 2
+	pageHead   = 3
 )
 
 // At returns the minute, made if it is not there.
@@ -142,22 +144,23 @@ const mix = 0x9e3779b97f4a7c15
 // ref returns the place of the key's page, made if it is not there: n cells, always as many for a group. It is valid
 // until the minute is dropped.
 func (m *Minute) ref(k Key, n int) uint32 {
-	if 4*m.n >= 3*len(m.slots) {
+	if 2*m.n >= len(m.slots) {
 		m.grow()
 	}
 	mask := uint64(len(m.slots) - 1)
-	want := uint64(k) + 1
-	for i := (want * mix) >> 32 & mask; ; i = (i + 1) & mask {
-		s := &m.slots[i]
-		switch s.key {
-		case want:
-			return s.ref
-		case 0:
-			*s = slot{want, uint32(len(m.cells))}
-			m.fresh = append(m.fresh, *s)
+	for i := uint64(k) * mix >> 32 & mask; ; i = (i + 1) & mask {
+		at := m.slots[i]
+		if at == 0 {
+			ref := uint32(len(m.cells))
+			m.slots[i] = ref + 1
+			m.fresh = append(m.fresh, slot{k, ref})
 			m.n++
 			m.cells = append(m.cells, zeros[:pageHead+n]...)
-			return s.ref
+			m.cells[ref+pageKey] = int64(k)
+			return ref
+		}
+		if ref := at - 1; m.cells[ref+pageKey] == int64(k) {
+			return ref
 		}
 	}
 }
@@ -165,7 +168,7 @@ func (m *Minute) ref(k Key, n int) uint32 {
 // touch marks cells of a page as touched, by the bits of the mask.
 func (m *Minute) touch(k Key, ref uint32, mask uint64) {
 	if m.cells[ref] == 0 {
-		m.touched = append(m.touched, slot{uint64(k) + 1, ref})
+		m.touched = append(m.touched, slot{k, ref})
 		m.Touched = true
 	}
 	m.cells[ref] |= int64(mask)
@@ -186,17 +189,17 @@ var zeros [pageHead + MaxCells]int64
 
 func (m *Minute) grow() {
 	old := m.slots
-	m.slots = make([]slot, max(64, 2*len(old)))
+	m.slots = make([]uint32, max(64, 2*len(old)))
 	mask := uint64(len(m.slots) - 1)
-	for _, s := range old {
-		if s.key == 0 {
+	for _, at := range old {
+		if at == 0 {
 			continue
 		}
-		i := (s.key * mix) >> 32 & mask
-		for m.slots[i].key != 0 {
+		i := uint64(m.cells[at-1+pageKey]) * mix >> 32 & mask
+		for m.slots[i] != 0 {
 			i = (i + 1) & mask
 		}
-		m.slots[i] = s
+		m.slots[i] = at
 	}
 }
 
@@ -226,7 +229,7 @@ func (m *Minute) Unite(k Key, o *Sketch) {
 // is left as it is, as if it had never been there, so that what is touched does not depend on what once was.
 func (m *Minute) ForgetSeen() {
 	m.each(func(s slot) {
-		k := Key(s.key - 1)
+		k := s.key
 		if k.Group() != GroupSeen {
 			return
 		}
@@ -243,9 +246,9 @@ const GroupSeen = 1
 // each calls fn for each page, in no order.
 func (m *Minute) each(fn func(s slot)) {
 	m.post()
-	for _, s := range m.slots {
-		if s.key != 0 {
-			fn(s)
+	for _, at := range m.slots {
+		if at != 0 {
+			fn(slot{Key(m.cells[at-1+pageKey]), at - 1})
 		}
 	}
 }
@@ -262,7 +265,7 @@ func (m *Minute) Untouch() {
 // Touch touches every cell that there is (the first tick of a generation publishes every open row).
 func (m *Minute) Touch(cells func(group int) int) {
 	m.each(func(s slot) {
-		k := Key(s.key - 1)
+		k := s.key
 		m.touch(k, s.ref, 1<<cells(k.Group())-1)
 	})
 }
@@ -304,7 +307,7 @@ type Run struct {
 
 // Page returns the variation and the tag set of the i-th page.
 func (r *Run) Page(i int) (variation int, tags uint32) {
-	k := Key(r.pages[i].key - 1)
+	k := r.pages[i].key
 	return k.Variation(), k.Tags()
 }
 
@@ -325,9 +328,9 @@ func (m *Minute) Runs(fn func(r *Run) error) error {
 	slices.SortFunc(m.touched, byKey)
 	r := Run{m: m}
 	for t, i := 0, 0; t < len(m.touched); {
-		row := Key(m.touched[t].key - 1).Row()
+		row := m.touched[t].key.Row()
 		r.Touched = 0
-		for ; t < len(m.touched) && Key(m.touched[t].key-1).Row() == row; t++ {
+		for ; t < len(m.touched) && m.touched[t].key.Row() == row; t++ {
 			r.Touched |= uint64(m.cells[m.touched[t].ref])
 		}
 		i += beforeRow(order[i:], row)
@@ -342,9 +345,9 @@ func (m *Minute) Runs(fn func(r *Run) error) error {
 
 // set makes it the run that begins the list of pages.
 func (r *Run) set(order []slot) {
-	k := Key(order[0].key - 1)
+	k := order[0].key
 	n := 1
-	for n < len(order) && Key(order[n].key-1).Row() == k.Row() {
+	for n < len(order) && order[n].key.Row() == k.Row() {
 		n++
 	}
 	r.Scope, r.Group, r.Pages, r.pages = k.Scope(), k.Group(), n, order[:n]
@@ -354,11 +357,11 @@ func (r *Run) set(order []slot) {
 // that a few late beacons touched.
 func beforeRow(order []slot, row Key) int {
 	hi := 1
-	for hi < len(order) && Key(order[hi-1].key-1).Row() < row {
+	for hi < len(order) && order[hi-1].key.Row() < row {
 		hi *= 2
 	}
 	lo := hi / 2
-	return lo + sort.Search(min(hi, len(order))-lo, func(i int) bool { return Key(order[lo+i].key-1).Row() >= row })
+	return lo + sort.Search(min(hi, len(order))-lo, func(i int) bool { return order[lo+i].key.Row() >= row })
 }
 
 // Cell is one value of a row: the sum, or for visitors the sketch, of a variation and a tag set.
@@ -403,7 +406,7 @@ func (m *Minute) Rows(cells func(group int) int, fn func(scope, group, cell int,
 // Merge adds all cells of o and unites its sketches.
 func (m *Minute) Merge(o *Minute, cells func(group int) int) {
 	for _, s := range o.sorted() {
-		k := Key(s.key - 1)
+		k := s.key
 		n := cells(k.Group())
 		from := o.cells[s.ref+pageHead : int(s.ref)+pageHead+n]
 		if k.Group() == GroupSeen {

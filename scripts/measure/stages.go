@@ -220,7 +220,12 @@ func shardReal(ctx context.Context, b *bench, m *meter) error {
 		}
 	}
 	end := int64(len(log))
-	w, err := openWorkerOf(b, metrics, out, 10)
+	rows, err := broker.NewMetricsWriter(to)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	w, err := openWorkerOf(b, metrics, rows, 10)
 	if err != nil {
 		return err
 	}

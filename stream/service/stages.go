@@ -54,7 +54,7 @@ type Sessionize struct {
 // Run sessionizes until the context ends.
 func (s *Sessionize) Run(ctx context.Context) error {
 	var err error
-	if s.writer, err = broker.NewWriter(s.Host.Connection); err != nil {
+	if s.writer, err = broker.NewMetricsWriter(s.Host.Connection); err != nil {
 		return err
 	}
 	defer s.writer.Close()
