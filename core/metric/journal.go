@@ -26,25 +26,39 @@ const (
 // if by zero too. A visitor other than 0 is shown to the page of visitors beside it: of the same scope, variation and tag
 // set.
 func (m *Minute) Post(k Key, n int, mask uint64, deltas []int64, visitor uint64) {
-	m.Touched = true
-	head, small, fits := uint64(n), uint64(0), len(deltas) <= smallMost
-	if visitor != 0 {
-		head |= beside
-	}
+	small, fits := uint64(0), len(deltas) <= smallMost
 	for i, d := range deltas {
 		small |= uint64(uint8(d)) << (8 * i)
 		fits = fits && d == int64(int8(d))
 	}
 	if fits {
-		m.journal = append(m.journal, uint64(k), mask, head<<56|small)
-	} else {
-		m.journal = append(m.journal, uint64(k), mask|wide, head<<56)
-		for _, d := range deltas {
-			m.journal = append(m.journal, uint64(d))
-		}
+		m.PostSmall(k, n, mask, small, visitor)
+		return
+	}
+	m.Touched = true
+	head := uint64(n) << 56
+	if visitor != 0 {
+		head |= beside << 56
+	}
+	m.journal = append(m.journal, uint64(k), mask|wide, head)
+	for _, d := range deltas {
+		m.journal = append(m.journal, uint64(d))
 	}
 	if visitor != 0 {
 		m.journal = append(m.journal, visitor)
+	}
+	if len(m.journal) >= journalMost {
+		m.post()
+	}
+}
+
+// PostSmall is Post with at most 7 deltas that fit a byte each, as two's complement, the first in the lowest byte.
+func (m *Minute) PostSmall(k Key, n int, mask, deltas, visitor uint64) {
+	m.Touched = true
+	if visitor == 0 {
+		m.journal = append(m.journal, uint64(k), mask, uint64(n)<<56|deltas)
+	} else {
+		m.journal = append(m.journal, uint64(k), mask, uint64(n|beside)<<56|deltas, visitor)
 	}
 	if len(m.journal) >= journalMost {
 		m.post()

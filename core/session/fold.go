@@ -216,6 +216,7 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 		f.change(p, e)
 	}
 	w := measure{f: f, e: e, p: p, out: posting{last: -1}}
+	w.prepare()
 	if minute := metric.FloorDiv(e.TS, 60000); f.Beacons && minute >= f.Floor {
 		w.minute = f.Sums.At(minute)
 		at := visitorAt{e.Visitor, minute, e.Tags}

@@ -23,6 +23,10 @@ type measure struct {
 	scope, variation int    // of the scope at hand
 	base             uint32 // tags of the scope's first beacon
 	out              posting
+
+	plain bool   // a scope gets counts only, in one page (counts)
+	cells int    // of that page
+	mask  uint64 // of the cells that every scope gets
 }
 
 // posting gathers what goes to one page.
@@ -76,11 +80,13 @@ type firsts struct{ visit, session, point, visitor bool }
 func (w *measure) in(scope, variation int, base uint32, totals []int64, first firsts) {
 	if w.minute != nil {
 		w.scope, w.variation, w.base = scope, variation, base
-		w.contribute(totals, first)
-		w.post()
-		if w.out.visitor != 0 { // a beacon that adds nothing else
-			w.minute.Seen(metric.NewKey(scope, tenant.GroupSeen, variation, w.e.Tags), w.out.visitor)
-			w.out.visitor = 0
+		if !w.plain || base != w.e.Tags || !w.counts(totals, first) {
+			w.contribute(totals, first)
+			w.post()
+			if w.out.visitor != 0 { // a beacon that adds nothing else
+				w.minute.Seen(metric.NewKey(scope, tenant.GroupSeen, variation, w.e.Tags), w.out.visitor)
+				w.out.visitor = 0
+			}
 		}
 	}
 	if w.p != nil {
@@ -88,6 +94,67 @@ func (w *measure) in(scope, variation int, base uint32, totals []int64, first fi
 			totals[d.slot] += d.by
 		}
 	}
+}
+
+// prepare sees whether the short way of counts is open to the beacon.
+func (w *measure) prepare() {
+	p := w.p
+	w.plain = p != nil && p.At.Group == tenant.GroupVisit && len(w.e.Values) == 0 && len(p.Pairs) == 0 && w.f.Seen == nil
+	if !w.plain {
+		return
+	}
+	w.cells = len(w.f.Chain.Groups[tenant.GroupVisit].Names)
+	w.mask = 1 << p.At.Cell
+	if p.Stat >= 0 {
+		w.mask |= (1<<nextTot | 1<<nextHit | 1<<nextSq) << p.At.Cell
+	}
+}
+
+// mostPlain is the greatest count whose change of square fits a byte.
+const mostPlain = 63
+
+// counts does what contribute does for a beacon without values and pairs in a scope that began under the beacon's own tags,
+// which is what nearly all are: all goes to one page, by deltas that fit a byte each, at most seven. It says false, and has
+// done nothing, where they do not fit.
+func (w *measure) counts(totals []int64, first firsts) bool {
+	p, t := w.p, int64(0)
+	if p.Stat >= 0 {
+		if t = totals[p.Stat]; t > mostPlain {
+			return false
+		}
+	}
+	// Deltas stand in the order of their cells: the visit's first, then the point's.
+	mask, deltas, at := w.mask, uint64(0), 0
+	one := uint64(uint8(w.f.Sign))
+	if first.visit {
+		mask |= 1 << tenant.CellVisit
+		deltas, at = one, 8
+	}
+	if first.session {
+		mask |= 1 << tenant.CellVisitBeta
+		deltas |= one << at
+		at += 8
+	}
+	deltas |= one << at
+	at += 8
+	if first.point {
+		mask |= 1 << nextBeta << p.At.Cell
+		deltas |= one << at
+		at += 8
+	}
+	if p.Stat >= 0 {
+		deltas |= one << at
+		if t == 0 {
+			deltas |= one << (at + 8)
+		}
+		deltas |= uint64(uint8(w.f.Sign*(2*t+1))) << (at + 16)
+	}
+	visitor := uint64(0)
+	if first.visitor {
+		visitor = w.e.Visitor
+	}
+	w.minute.PostSmall(metric.NewKey(w.scope, tenant.GroupVisit, w.variation, w.e.Tags), w.cells, mask, deltas, visitor)
+	return true
 }
 
 // contribute adds what the beacon adds to the scope at hand; totals are those before it.
