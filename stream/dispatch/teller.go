@@ -29,7 +29,7 @@ type Teller struct {
 	sources wire.Sources
 	at      map[int]wire.SourceAt // what this process has read
 	told    map[int]int64         // ms that was last told, by source
-	waiting map[int]bool          // sources that may not be read on: what the others wait for must be told to the ms
+	waiting map[int]int64         // by source that may not be read on: the time of its next record; others may wait for it to be told to the ms
 	view    []seen                // how far each source is known to be, by any dispatcher
 }
 
@@ -39,6 +39,8 @@ type seen struct {
 	first int64 // ms when it was first told of; before that, the least of the others when it was listed, 0: none was known
 	ms    int64
 	aside bool
+	asked int64 // ms of the clock when it was first found to be waited for where it is; 0: nobody waits, or it has moved since
+	left  int64 // where it was when it was set aside
 	since int64 // when it was first found too far behind; 0: it is not
 }
 
@@ -46,7 +48,17 @@ func (v *seen) at(ms int64) {
 	if !v.known {
 		v.known, v.first = true, ms
 	}
-	v.ms = max(v.ms, ms)
+	if ms > v.ms {
+		v.ms, v.asked = ms, 0
+	}
+}
+
+// set notes whether the source is set aside.
+func (v *seen) set(aside bool) {
+	if aside && !v.aside {
+		v.left = v.ms
+	}
+	v.aside = aside
 }
 
 // SetSources takes a revision of the list of sources, which only ever grows.
@@ -92,7 +104,7 @@ func (t *Teller) Read(src int, ms, offset int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.at == nil {
-		t.at, t.told, t.waiting = map[int]wire.SourceAt{}, map[int]int64{}, map[int]bool{}
+		t.at, t.told = map[int]wire.SourceAt{}, map[int]int64{}
 	}
 	a := t.at[src]
 	t.at[src] = wire.SourceAt{Source: src, MS: max(a.MS, ms), Offset: max(a.Offset, offset)}
@@ -117,11 +129,20 @@ func (t *Teller) Due() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for src, a := range t.at {
-		if told, ok := t.told[src]; !ok || a.MS/t.EveryMS > told/t.EveryMS || a.MS > told && t.waiting[src] {
+		_, waits := t.waiting[src]
+		if told, ok := t.told[src]; !ok || a.MS/t.EveryMS > told/t.EveryMS || a.MS > told && waits {
 			return true
 		}
 	}
 	return false
+}
+
+// Waits says whether a source of this process waits for slower ones. Then it is to be told now and then, though it has not
+// moved: whether those are to be set aside is judged when telling, and only while telling is heard.
+func (t *Teller) Waits() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.waiting) > 0
 }
 
 // Heard takes a progress record of any dispatcher, this one included.
@@ -134,7 +155,7 @@ func (t *Teller) Heard(p *wire.Progress) {
 	}
 	if p.Aside != nil {
 		for i := range t.view {
-			t.view[i].aside = slices.Contains(p.Aside, i)
+			t.view[i].set(slices.Contains(p.Aside, i))
 		}
 	}
 }
@@ -162,8 +183,13 @@ func (t *Teller) Allowed(src int, aheadMS int64, recs []broker.Record) int {
 	if own := t.view[src]; n == 0 && len(recs) > 0 && (!own.known || own.ms <= least) {
 		n = 1
 	}
-	if t.waiting != nil {
-		t.waiting[src] = n == 0 && len(recs) > 0
+	if n == 0 && len(recs) > 0 {
+		if t.waiting == nil {
+			t.waiting = map[int]int64{}
+		}
+		t.waiting[src] = recs[0].Time
+	} else {
+		delete(t.waiting, src)
 	}
 	return n
 }
@@ -174,24 +200,42 @@ const lagsFor = 60_000
 
 // judge says which sources are set aside: those that have lagged too far behind the one that is furthest, until they
 // are near it again.
+//
+// Pacing keeps the others from getting further ahead of sources that have come to a stop, as those of a cluster that is
+// gone do. So for these the time counts too for which a source of this process has waited for them: of live sources that
+// is what it would be ahead. They are judged as one, or each of them would be waited for after the other.
 func (t *Teller) judge(now int64) []int {
-	greatest := int64(0)
+	greatest, next := int64(0), int64(0) // of what was read, of what may not be read yet
 	for _, v := range t.view {
 		if v.known {
 			greatest = max(greatest, v.ms)
 		}
 	}
+	for _, ms := range t.waiting {
+		next = max(next, ms)
+	}
+	least, _ := t.least()
 	aside := []int{}
 	for i := range t.view {
 		v := &t.view[i]
 		lag := greatest - v.ms
+		_, waits := t.waiting[i]
+		// One that is nearer to those that wait than to the slowest may itself wait, at another dispatcher.
+		if next == 0 || waits || v.ms-least > (next-least)/2 {
+			v.asked = 0
+		} else if !v.aside {
+			v.asked = cmp.Or(v.asked, now)
+			lag = max(greatest, next) - least + now - v.asked
+		}
 		switch {
+		case t.PatienceMS > 0 && v.aside && v.ms == v.left: // it may not be far behind yet
 		case t.PatienceMS == 0 || !v.known || lag <= t.BackMS || lag <= t.PatienceMS && !v.aside:
-			v.aside, v.since = false, 0
+			v.set(false)
+			v.since = 0
 		case v.since == 0:
 			v.since = now
 		case now-v.since >= lagsFor:
-			v.aside = true
+			v.set(true)
 		}
 		if v.aside {
 			aside = append(aside, i)

@@ -179,6 +179,69 @@ func TestASourceIsSetAsideAndTakenBack(t *testing.T) {
 	}
 }
 
+// lastTold keeps the last progress record.
+type lastTold struct{ wire.Progress }
+
+func (l *lastTold) Write(_ context.Context, recs []broker.Record) (err error) {
+	l.Progress, err = wire.ReadProgress(recs[0].Value)
+	return err
+}
+
+// Two sources of a cluster that is gone come to a stop, the other two go on as live ones do, paced. After the patience, by
+// the clock, both are set aside at once and the others go on; once they move again and are near, they are taken back. While
+// they move, however slowly, they are waited for.
+func TestSourcesThatStopAreSetAsideThoughTheOthersArePaced(t *testing.T) {
+	x, _ := teller(4)
+	told := &lastTold{}
+	x.Out, x.PatienceMS, x.BackMS = told, 10*minute, 2*minute
+	clock, from := int64(t0), [4]int64{t0, t0 - 3*second, t0, t0}
+	run := func(seconds int, reads func(second int) bool) {
+		t.Helper()
+		for n := range seconds {
+			clock += second
+			for src := range 4 {
+				if src < 2 && !reads(n) {
+					continue
+				}
+				var recs []broker.Record
+				for ms := max(from[src], x.view[src].ms) + second; ms <= clock; ms += second {
+					recs = append(recs, broker.Record{Time: ms})
+				}
+				for _, r := range recs[:x.Allowed(src, x.BackMS, recs)] {
+					x.Read(src, r.Time, 0)
+				}
+			}
+			if x.Due() || x.Waits() && n%10 == 0 {
+				if err := x.Tell(context.Background(), clock); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	state := func(when string, behind int64, aside ...int) {
+		t.Helper()
+		if is := clock - x.view[3].ms; !slices.Equal(told.Aside, aside) || is < behind || is > behind+20*second {
+			t.Errorf("%s: set aside are %v, want %v; the others are %d s behind, want %d", when, told.Aside, aside, is/second, behind/second)
+		}
+	}
+	always := func(int) bool { return true }
+	never := func(int) bool { return false }
+	run(100, always)
+	state("all live", 0)
+	run(600, never)
+	state("before the patience is over", 8*minute)
+	run(100, never)
+	state("set aside", 0, 0, 1)
+	run(600, never)
+	state("still", 0, 0, 1)
+	run(100, always)
+	state("back", 0)
+	run(1800, func(n int) bool { return n%30 == 0 })
+	if len(told.Aside) > 0 {
+		t.Errorf("sources that move are set aside: %v", told.Aside)
+	}
+}
+
 func TestGroupsAndPartitionsAreFunctionsOfTheSession(t *testing.T) {
 	one := &Route{Topics: []string{"t"}, Partitions: 5}
 	four := &Route{Topics: []string{"a", "b", "c", "d"}, Partitions: 3}

@@ -154,6 +154,7 @@ func (d *Dispatch) tell(ctx context.Context) {
 	defer every.Stop()
 	list := time.NewTicker(sourcesEvery)
 	defer list.Stop()
+	last := time.Now() // of the last telling
 	for {
 		select {
 		case <-ctx.Done():
@@ -165,10 +166,11 @@ func (d *Dispatch) tell(ctx context.Context) {
 				d.teller.SetSources(s)
 			}
 		case <-every.C:
-			if !d.teller.Due() {
+			now := time.Now()
+			if !d.teller.Due() && !(d.teller.Waits() && now.Sub(last) >= progressEvery) {
 				continue
 			}
-			now := time.Now()
+			last = now
 			clock := now.UnixMilli()
 			if now.Sub(time.UnixMilli(d.heard.Load())) > currentFor {
 				clock = 0
