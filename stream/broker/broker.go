@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -160,78 +159,3 @@ func fromKafka(k *kgo.Record) Record {
 
 // Close stops reading.
 func (r *Reader) Close() { r.client.Close() }
-
-// Writer writes records and waits for them. It is safe for concurrent use.
-type Writer struct {
-	client  *kgo.Client
-	scratch sync.Pool // of *outgoing
-}
-
-type outgoing struct {
-	recs []*kgo.Record
-	slab []kgo.Record
-}
-
-// NewWriter makes a writer (acks=all, idempotent) to the topics that dispatch and the stream write.
-func NewWriter(to Connection) (*Writer, error) {
-	return newWriter(to, MaxMessage, kgo.SnappyCompression())
-}
-
-// NewMetricsWriter makes one to topics of metrics messages, which it does not compress: two thirds of their bytes are hashes
-// of visitors, so that it took off three tenths, at the price of a twentieth of a shard's time.
-func NewMetricsWriter(to Connection) (*Writer, error) {
-	return newWriter(to, MaxMessage, kgo.NoCompression())
-}
-
-// NewRawWriter makes one to raw topics, which take smaller batches.
-func NewRawWriter(to Connection) (*Writer, error) {
-	return newWriter(to, MaxRawMessage, kgo.SnappyCompression())
-}
-
-func newWriter(to Connection, message int32, codec kgo.CompressionCodec) (*Writer, error) {
-	c, err := to.open(
-		kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.ProducerBatchMaxBytes(message),
-		kgo.MaxBufferedRecords(1<<16),
-		kgo.ProducerLinger(0),
-		kgo.ProducerBatchCompression(codec),
-	)
-	if err != nil {
-		return nil, err
-	}
-	return &Writer{client: c}, nil
-}
-
-// Write appends the records, in order within each partition, and returns once all are acknowledged. After an error any of
-// them may have been written, or may still be; the caller begins again from what it knows to be done.
-func (w *Writer) Write(ctx context.Context, recs []Record) error {
-	if len(recs) == 0 {
-		return nil
-	}
-	o, _ := w.scratch.Get().(*outgoing)
-	if o == nil {
-		o = &outgoing{}
-	}
-	if cap(o.slab) < len(recs) {
-		o.slab = make([]kgo.Record, len(recs))
-	}
-	o.slab, o.recs = o.slab[:len(recs)], o.recs[:0]
-	for i := range recs {
-		r := &recs[i]
-		k := &o.slab[i]
-		*k = kgo.Record{Topic: r.Topic, Partition: r.Partition, Key: r.Key, Value: r.Value, Headers: r.Headers}
-		if r.Time != 0 {
-			k.Timestamp = time.UnixMilli(r.Time)
-		}
-		o.recs = append(o.recs, k)
-	}
-	if err := w.client.ProduceSync(ctx, o.recs...).FirstErr(); err != nil {
-		return fmt.Errorf("kafka: write: %w", err) // what is still on its way may use the scratch: it is not given back
-	}
-	clear(o.slab)
-	w.scratch.Put(o)
-	return nil
-}
-
-// Close ends the writer.
-func (w *Writer) Close() { w.client.Close() }

@@ -176,5 +176,37 @@ func (t *Topics) Ends(ctx context.Context, name string) (map[int32]int64, error)
 	return ends, first
 }
 
+// Refusing says of which partitions of the topics Kafka takes no records, and why: those without a leader, or with fewer
+// replicas in sync than the topic asks for.
+func (t *Topics) Refusing(ctx context.Context, names ...string) (why []string, err error) {
+	list, err := t.admin.ListTopics(ctx, names...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka: topics %s: %w", strings.Join(names, ", "), err)
+	}
+	configs, err := t.admin.DescribeTopicConfigs(ctx, names...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka: settings of topics: %w", err)
+	}
+	needs := map[string]int{}
+	for _, c := range configs {
+		for _, s := range c.Configs {
+			if s.Key == "min.insync.replicas" {
+				needs[c.Name], _ = strconv.Atoi(s.MaybeValue()) // Kafka's own number; 0 asks for nothing
+			}
+		}
+	}
+	for _, d := range list.Sorted() {
+		for _, p := range d.Partitions.Sorted() {
+			switch {
+			case p.Leader < 0:
+				why = append(why, fmt.Sprintf("%s/%d has no leader", d.Topic, p.Partition))
+			case len(p.ISR) < needs[d.Topic]:
+				why = append(why, fmt.Sprintf("%s/%d has %d of %d replicas in sync and needs %d", d.Topic, p.Partition, len(p.ISR), len(p.Replicas), needs[d.Topic]))
+			}
+		}
+	}
+	return why, nil
+}
+
 // Close ends the connection.
 func (t *Topics) Close() { t.client.Close() }

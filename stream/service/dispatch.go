@@ -58,6 +58,7 @@ func (d *Dispatch) Run(ctx context.Context) error {
 		return err
 	}
 	defer d.writer.Close()
+	d.Host.writes(d.writer)
 	teller := &dispatch.Teller{Routes: d.Routes, EveryMS: min(progressEvery, d.Tick).Milliseconds(), Out: told{d.writer, d},
 		PatienceMS: d.Patience.Milliseconds(), BackMS: min(d.Ahead, d.Patience).Milliseconds()}
 	teller.SetSources(list)

@@ -66,8 +66,9 @@ type Host struct {
 	commits map[broker.Partition]int64
 	failed  error
 	stop    context.CancelFunc
-	joined  bool  // which partitions are this process's is known
-	kafka   Reach // as Watch finds it
+	joined  bool           // which partitions are this process's is known
+	kafka   Reach          // as Watch finds it
+	writer  *broker.Writer // of the owners; nil: they write nothing to Kafka
 
 	turn, handing atomic.Int64 // ms: when Run's loop last came round, and since when what was read is handed out; 0: it is not
 }

@@ -58,6 +58,7 @@ func (s *Sessionize) Run(ctx context.Context) error {
 		return err
 	}
 	defer s.writer.Close()
+	s.Host.writes(s.writer)
 	s.topics, s.opening = byName(s.Topics), make(chan struct{}, restores)
 	s.Host.Open = s.open
 	return s.Host.Run(ctx)

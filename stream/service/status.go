@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"tandem/stream/broker"
@@ -106,10 +107,14 @@ const (
 	// AskEvery is the time between two questions to what a service needs, AskTimeout how long an answer may take.
 	AskEvery   = 5 * time.Second
 	AskTimeout = 10 * time.Second
+	// takenAfter is how long a write may take before Kafka counts as taking none.
+	takenAfter = 15 * time.Second
+	// triedAfter is how long a client that waits for Kafka may be silent. It tries again every few seconds.
+	triedAfter = time.Minute
 )
 
-// Watch asks Kafka for the ends of the host's topics until the context ends: so it is known whether Kafka answers, and
-// what a partition lags also while nothing of it is read.
+// Watch asks Kafka for the ends of the host's topics until the context ends: so it is known whether Kafka answers and takes
+// what is written, and what a partition lags also while nothing of it is read.
 func (h *Host) Watch(ctx context.Context) {
 	topics, err := broker.NewTopics(h.Connection)
 	if err != nil { // the options are wrong, and then Run fails with the same
@@ -131,7 +136,11 @@ func (h *Host) Watch(ctx context.Context) {
 	every := time.NewTicker(AskEvery)
 	defer every.Stop()
 	for ctx.Err() == nil {
-		h.note(h.ask(ctx, topics, names))
+		err, excuses := h.ask(ctx, topics, names), true
+		if err == nil {
+			err, excuses = h.refused(ctx, topics, takenAfter)
+		}
+		h.noteIf(err, excuses)
 		select {
 		case <-every.C:
 		case <-ctx.Done():
@@ -161,10 +170,54 @@ func (h *Host) ask(ctx context.Context, topics *broker.Topics, names []string) e
 	return nil
 }
 
-func (h *Host) note(err error) {
+// refused says, and why, if Kafka answers and does not take what the owners write: too few replicas are in sync, or a
+// partition has no leader. That excuses those who wait, unless their client has come to a stop.
+func (h *Host) refused(ctx context.Context, topics *broker.Topics, after time.Duration) (err error, excuses bool) {
+	h.mu.Lock()
+	writer := h.writer
+	h.mu.Unlock()
+	if writer == nil {
+		return nil, true
+	}
+	w, waits := writer.Waiting()
+	now := time.Now()
+	if took := now.Sub(w.Since); waits && took > after {
+		err = fmt.Errorf("it has not taken what is written to %s for %s", strings.Join(w.Topics, ", "), took.Round(time.Second))
+		within, cancel := context.WithTimeout(ctx, AskTimeout)
+		defer cancel()
+		why, failed := topics.Refusing(within, w.Topics...)
+		switch {
+		case failed != nil:
+			err = fmt.Errorf("%w: %w", err, failed)
+		case len(why) > maxWhy:
+			err = fmt.Errorf("%w: %s, and %d more", err, strings.Join(why[:maxWhy], ", "), len(why)-maxWhy)
+		case len(why) > 0:
+			err = fmt.Errorf("%w: %s", err, strings.Join(why, ", "))
+		}
+	}
+	return err, now.Sub(w.Tried) < triedAfter
+}
+
+// maxWhy is how many partitions refused names.
+const maxWhy = 5
+
+// writes says by what the owners write.
+func (h *Host) writes(w *broker.Writer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.kafka.Saw(time.Now(), err)
+	h.writer = w
+}
+
+func (h *Host) note(err error) { h.noteIf(err, true) }
+
+// noteIf notes an attempt to use Kafka; only an error that excuses counts as a failure of Kafka's.
+func (h *Host) noteIf(err error, excuses bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	failed := h.kafka.Failed
+	if h.kafka.Saw(time.Now(), err); !excuses {
+		h.kafka.Failed = failed
+	}
 }
 
 // Hung says what of the host has been at the same thing for longer than a limit. excused is when something else that its
