@@ -67,6 +67,9 @@ var definitions = []definition{
 	{"tandem_stream_checkpoint_bytes", "Size of the last checkpoint. Absent: none yet.", gauge, ofShard},
 	{"tandem_stream_checkpoint_duration_seconds", "How long the last checkpoint took. Absent: none yet.", gauge, ofShard},
 	{"tandem_stream_checkpoint_failures_total", "Checkpoints that could not be taken since the shard was opened.", counter, ofShard},
+	{"tandem_stream_held_minutes", "Minutes of which a standby holds rows back. Absent: rows are written.", gauge, []string{"topic", "partition", "tenant"}},
+	{"tandem_stream_held_rows", "Rows that a standby holds back. Absent: rows are written.", gauge, []string{"topic", "partition", "tenant"}},
+	{"tandem_stream_held_bytes", "Bytes of memory that these rows count for; a process holds 512 MiB at most. Absent: rows are written.", gauge, []string{"topic", "partition", "tenant"}},
 	{"tandem_store_rows_total", "Rows and rollups that the store has acknowledged.", counter, nil},
 	{"tandem_store_bytes_total", "Bytes of their values.", counter, nil},
 	{"tandem_store_retries_total", "What the store had to be asked again.", counter, nil},
@@ -273,10 +276,19 @@ func (e *emitter) aggregate(a *service.Aggregate) {
 			e.put("tandem_stream_watermark_timestamp_seconds", float64(minute*60), service.StageAggregate, topic, p, tenant)
 		}
 		e.put("tandem_stream_last_tick_timestamp_seconds", unixSeconds(st.Ticked), service.StageAggregate, topic, p)
+		for tenant, h := range st.Held {
+			e.held(h, topic, p, tenant)
+		}
 	}
 	if s, ok := a.Store.(retrying); ok {
 		e.store(s.Stats())
 	}
+}
+
+func (e *emitter) held(h service.Held, labels ...string) {
+	e.put("tandem_stream_held_minutes", float64(h.Minutes), labels...)
+	e.put("tandem_stream_held_rows", float64(h.Rows), labels...)
+	e.put("tandem_stream_held_bytes", float64(h.Bytes), labels...)
 }
 
 func (e *emitter) store(s cassandra.Stats) {

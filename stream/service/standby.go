@@ -69,7 +69,8 @@ type gatePart struct {
 	partition int32
 	commit    func(offset int64)
 
-	bytes    int
+	bytes    int             // held
+	totals   map[string]Held // by tenant; Minutes is not kept
 	held     map[heldMinute]map[rowName]heldValue
 	closed   map[string]store.Progress // by tenant: how far stage 2 is
 	told     map[string]int64          // by tenant: how far the store knows it to be
@@ -272,7 +273,7 @@ func (p *gatePart) write(ctx context.Context, rows []store.Row) error {
 		for i := range some {
 			m, name := heldMinute{some[i].Tenant, some[i].Minute}, rowName{some[i].Experiment, some[i].Metric}
 			if v, ok := p.held[m][name]; ok && v.version <= some[i].Version {
-				p.bytes -= heldRow + len(v.value)
+				p.count(m.tenant, -1, len(v.value))
 				if delete(p.held[m], name); len(p.held[m]) == 0 {
 					delete(p.held, m)
 				}
@@ -305,7 +306,7 @@ func (g *Gate) cover(ctx context.Context, tenant string) error {
 			for minute := c.Window; minute < c.Window+g.window; minute++ {
 				m := heldMinute{tenant, minute}
 				for _, v := range p.held[m] {
-					p.bytes -= heldRow + len(v.value)
+					p.count(tenant, -1, len(v.value))
 				}
 				delete(p.held, m)
 			}
@@ -321,7 +322,7 @@ func (g *Gate) cover(ctx context.Context, tenant string) error {
 // part is the gate of a partition whose progress the store knows to be told, and stage 2 begins with closed. commit takes
 // the offset from which a restart is to read. The caller closes it.
 func (g *Gate) part(partition int32, told, closed map[string]int64, commit func(offset int64)) *gatePart {
-	p := &gatePart{gate: g, partition: partition, commit: commit, held: map[heldMinute]map[rowName]heldValue{},
+	p := &gatePart{gate: g, partition: partition, commit: commit, totals: map[string]Held{}, held: map[heldMinute]map[rowName]heldValue{},
 		closed: map[string]store.Progress{}, told: map[string]int64{}, answered: map[string]int64{}}
 	for _, t := range g.tenants {
 		p.told[t] = told[t]
@@ -338,7 +339,40 @@ func (p *gatePart) Close() {
 	p.gate.mu.Lock()
 	defer p.gate.mu.Unlock()
 	delete(p.gate.parts, p)
-	p.held, p.bytes = map[heldMinute]map[rowName]heldValue{}, 0
+	p.held, p.bytes, p.totals = map[heldMinute]map[rowName]heldValue{}, 0, map[string]Held{}
+}
+
+// count counts a row that is held from now on (rows is 1) or no more (-1). The caller has the lock.
+func (p *gatePart) count(tenant string, rows int64, value int) {
+	bytes := rows * int64(heldRow+value)
+	p.bytes += int(bytes)
+	t := p.totals[tenant]
+	t.Rows, t.Bytes = t.Rows+rows, t.Bytes+bytes
+	p.totals[tenant] = t
+}
+
+// Held is what the gate of a partition keeps from the store for a tenant.
+type Held struct {
+	Minutes, Rows, Bytes int64 // minutes that have rows; bytes as the gate's limit counts them
+}
+
+// status is what is held, by tenant; tenants whose gate is open are not in it.
+func (p *gatePart) status() map[string]Held {
+	p.gate.mu.Lock()
+	defer p.gate.mu.Unlock()
+	all := map[string]Held{}
+	for _, t := range p.gate.tenants {
+		if !p.gate.open[t] {
+			all[t] = p.totals[t]
+		}
+	}
+	for m := range p.held {
+		if h, ok := all[m.tenant]; ok {
+			h.Minutes++
+			all[m.tenant] = h
+		}
+	}
+	return all
 }
 
 // PutRows implements aggregate.Rows: it writes the rows of tenants whose gate is open, and holds the others.
@@ -375,9 +409,9 @@ func (p *gatePart) hold(r *store.Row) {
 		return
 	}
 	if ok {
-		p.bytes -= heldRow + len(is.value)
+		p.count(r.Tenant, -1, len(is.value))
 	}
-	p.bytes += heldRow + len(r.Value)
+	p.count(r.Tenant, 1, len(r.Value))
 	p.held[m][name] = heldValue{r.Version, r.Expires, slices.Clone(r.Value)}
 }
 

@@ -195,6 +195,7 @@ type AggregateStatus struct {
 	Partition broker.Partition
 	Complete  map[string]int64 // by tenant: minutes before this one are complete
 	Ticked    time.Time        // when it last wrote; was opened, before the first time
+	Held      map[string]Held  // by tenant whose rows a standby holds back; without those whose rows are written
 }
 
 // watchedAggregate notes how an owner is, and what it writes.
@@ -284,6 +285,7 @@ func (a *Aggregate) Aggregates() []AggregateStatus {
 			st := o.status
 			st.Complete = maps.Clone(st.Complete)
 			o.mu.Unlock()
+			st.Held = o.part.status()
 			all = append(all, st)
 		}
 	}
