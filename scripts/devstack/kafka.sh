@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # kafka.sh start [N=1] | stop [I] | wipe | status | addresses | kill I | pause I | continue I | restart I | topics ARGS...
-#   | groups ARGS... | run CLASS ARGS...
+#   | groups ARGS... | run CLASS ARGS... | mirror start NAME FILE | mirror kill NAME
 # KRaft brokers (broker and controller in one process). Broker I of cluster KAFKA_CLUSTER (default dc1) listens on
 # 127.NET.1.I:9092 (NET: DEVSTACK_NET), of dc2 on 127.NET.2.I, so two 'data centres' can run at once; controllers 9093,
 # brokers among themselves and the tools here 9094. AUTH=1: clients must say who they are, user tandem, password secret,
 # by PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512. TLS=1: clients must speak TLS and trust ca.pem (see status).
+# mirror runs MirrorMaker 2 with a properties file (MM2=1 fetch.sh first); it is killed by wipe, of whichever cluster.
 . "$(dirname "$0")/env.sh"
 CLUSTER="${KAFKA_CLUSTER:-dc1}"
 PREFIX="127.$DEVSTACK_NET.$([ "$CLUSTER" = dc2 ] && echo 2 || echo 1)"
@@ -15,7 +16,7 @@ LIB="$KAFKA_LIB"
 [ -z "${MM2:-}" ] || LIB="$KAFKA_LIB-mm2"
 LOG="-Dlog4j2.configurationFile=$HERE/conf/log4j2.properties"
 
-usage() { sed -n '2,7s/^# //p' "$0"; exit 2; }
+usage() { sed -n '2,8s/^# //p' "$0"; exit 2; }
 tool() { "$JAVA" -Xmx256m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 "$LOG" -Ddevstack.loglevel=error -cp "$LIB/*" "$@"; }
 dir() { echo "$BASE-$1"; }
 addr() { echo "$PREFIX.$1"; }
@@ -57,6 +58,19 @@ await() { # the broker says 'started' once the controllers have unfenced it: it 
   echo "kafka $CLUSTER broker $1 ready on $(addr "$1"):$PORT, pid $(cat "$(dir "$1")/pid")"
 }
 
+mirror() { # start NAME FILE | kill NAME
+  local d="$RUN/mirror-${2:?name}"
+  case "$1" in
+  start)
+    [ -d "$KAFKA_LIB-mm2" ] || die "no MirrorMaker 2: run MM2=1 fetch.sh"
+    ! alive "$d" || die "mirror $2 runs already"
+    mkdir -p "$d"
+    launch "$d" -Xmx256m "$LOG" -Ddevstack.loglevel=warn -cp "$KAFKA_LIB-mm2/*" org.apache.kafka.connect.mirror.MirrorMaker "${3:?properties file}" ;;
+  kill) crash_server "$d" ;;
+  *) usage ;;
+  esac
+}
+
 start() { # N
   local n=$1 i new=()
   [[ "$n" =~ ^[1-9]$ ]] || usage
@@ -77,8 +91,9 @@ case "${1:-}" in
 start) [ -d "$LIB" ] || die "no jars: run fetch.sh"; start "${2:-1}" ;;
 stop) stop_servers "$BASE"-${2:-[0-9]} ;;
 wipe)
+  for d in "$RUN"/mirror-*; do ! alive "$d" || crash_server "$d"; done
   for ((i = 1; i <= $(count); i++)); do ! alive "$(dir "$i")" || crash_server "$(dir "$i")"; done
-  rm -rf "$BASE"-[0-9] "$BASE".n "$BASE".id ;;
+  rm -rf "$BASE"-[0-9] "$BASE".n "$BASE".id "$RUN"/mirror-* ;;
 status)
   for ((i = 1; i <= $(count); i++)); do show "$(dir "$i")" "$(addr "$i"):$PORT"; done
   [ ! -f "$RUN/ca.pem" ] || echo "certificate to trust: $RUN/ca.pem" ;;
@@ -89,6 +104,7 @@ continue) signal_server "$(dir "${2:-?}")" CONT ;;
 restart)
   [ -d "$(dir "${2:-?}")" ] || die "no broker ${2:-?} in $CLUSTER"
   stop_servers "$(dir "$2")"; launch_broker "$2"; await "$2" ;;
+mirror) shift; mirror "$@" ;;
 topics) shift; tool org.apache.kafka.tools.TopicCommand --bootstrap-server "$(bootstrap)" "$@" ;;
 groups) shift; tool org.apache.kafka.tools.consumer.group.ConsumerGroupCommand --bootstrap-server "$(bootstrap)" "$@" ;;
 run) shift; tool "$@" ;; # for example: MM2=1 kafka.sh run org.apache.kafka.connect.mirror.MirrorMaker mm2.properties

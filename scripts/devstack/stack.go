@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -19,6 +20,8 @@ import (
 type Options struct {
 	Brokers int // of Kafka, 1 to 9
 	Nodes   int // of Cassandra, 1 to 9
+	// Others are the brokers of a second cluster of Kafka, and MirrorMaker 2 is fetched: see Mirror.
+	Others int
 	// DCs are the data centres of the nodes; all are in dc1 if it is empty.
 	DCs []string
 	// Auth asks clients who they are: Kafka for user tandem, password secret, Cassandra for cassandra, cassandra.
@@ -32,12 +35,19 @@ type Options struct {
 // Stack is servers of one test, in a folder and on addresses of their own: tests of other packages may have theirs.
 type Stack struct {
 	Kafka     []string // HOST:PORT of each broker
+	Other     *Cluster // the second cluster of Kafka, with Options.Others
 	Cassandra []string // HOST:PORT of each node
 	CA        string   // file of the certificate to trust, with Options.TLS
 
 	scripts, home string
 	env           []string
 	lock          *os.File
+}
+
+// Cluster is another cluster of Kafka beside that of the stack.
+type Cluster struct {
+	Kafka []string // HOST:PORT of each broker
+	stack *Stack
 }
 
 // maxStacks is how many stacks can run at once; a test that finds all taken fails.
@@ -138,22 +148,35 @@ func start(o Options) (*Stack, error) {
 	s.env = append(os.Environ(), "DEVSTACK_HOME="+s.home, "DEVSTACK_NET="+strconv.Itoa(net), "DCS="+strings.Join(o.DCs, " "),
 		"AUTH="+flag(o.Auth), "TLS="+flag(o.TLS))
 	s.env = append(s.env, o.Env...)
-	if _, err := s.run("fetch.sh"); err != nil {
+	var fetch []string
+	if o.Others > 0 {
+		s.Other, fetch = &Cluster{stack: s}, []string{"MM2=1"}
+	}
+	if _, err := s.runWith(fetch, "fetch.sh"); err != nil {
 		return s, err
 	}
-	kafka := make(chan error, 1)
+	kafka := make(chan error, 2)
 	go func() {
 		var err error
-		if s.Kafka, err = s.launch("kafka.sh", o.Brokers); err != nil {
+		if s.Kafka, err = s.launch(nil, "kafka.sh", o.Brokers); err != nil {
 			err = fmt.Errorf("start Kafka: %w", err)
 		}
 		kafka <- err
 	}()
-	s.Cassandra, err = s.launch("cassandra.sh", o.Nodes)
+	go func() {
+		var err error
+		if s.Other != nil {
+			if s.Other.Kafka, err = s.launch(otherCluster, "kafka.sh", o.Others); err != nil {
+				err = fmt.Errorf("start the other Kafka: %w", err)
+			}
+		}
+		kafka <- err
+	}()
+	s.Cassandra, err = s.launch(nil, "cassandra.sh", o.Nodes)
 	if err != nil {
 		err = fmt.Errorf("start Cassandra: %w", err)
 	}
-	err = errors.Join(<-kafka, err)
+	err = errors.Join(<-kafka, <-kafka, err)
 	if o.TLS {
 		s.CA = filepath.Join(s.home, "run", "ca.pem")
 	}
@@ -223,9 +246,16 @@ func (s *Stack) claim(home string) error {
 	return err
 }
 
+// otherCluster has kafka.sh speak of the second cluster.
+var otherCluster = []string{"KAFKA_CLUSTER=dc2"}
+
 func (s *Stack) run(script string, args ...string) (string, error) {
+	return s.runWith(nil, script, args...)
+}
+
+func (s *Stack) runWith(env []string, script string, args ...string) (string, error) {
 	cmd := exec.Command("bash", append([]string{filepath.Join(s.scripts, script)}, args...)...)
-	cmd.Env = s.env
+	cmd.Env = slices.Concat(s.env, env)
 	var out, log strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &log
 	if err := cmd.Run(); err != nil {
@@ -234,14 +264,14 @@ func (s *Stack) run(script string, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-func (s *Stack) launch(script string, n int) ([]string, error) {
+func (s *Stack) launch(env []string, script string, n int) ([]string, error) {
 	if n == 0 {
 		return nil, nil
 	}
-	if _, err := s.run(script, "start", strconv.Itoa(n)); err != nil {
+	if _, err := s.runWith(env, script, "start", strconv.Itoa(n)); err != nil {
 		return nil, err
 	}
-	out, err := s.run(script, "addresses")
+	out, err := s.runWith(env, script, "addresses")
 	return strings.Split(strings.TrimSpace(out), ","), err
 }
 
@@ -259,6 +289,31 @@ func (s *Stack) RestartKafka(i int) error { return s.server("kafka.sh", "restart
 // PauseKafka stops a broker's process where it is, ContinueKafka has it go on.
 func (s *Stack) PauseKafka(i int) error    { return s.server("kafka.sh", "pause", i) }
 func (s *Stack) ContinueKafka(i int) error { return s.server("kafka.sh", "continue", i) }
+
+// Kill kills a broker of the cluster with -9, Restart starts it again.
+func (c *Cluster) Kill(i int) error    { return c.broker("kill", i) }
+func (c *Cluster) Restart(i int) error { return c.broker("restart", i) }
+
+func (c *Cluster) broker(what string, i int) error {
+	_, err := c.stack.runWith(otherCluster, "kafka.sh", what, strconv.Itoa(i))
+	return err
+}
+
+// Mirror starts MirrorMaker 2 with the text of a properties file, under a name. It does not wait: it mirrors some ten
+// seconds later, more on a busy machine. KillMirror kills it with -9.
+func (s *Stack) Mirror(name, properties string) error {
+	file := filepath.Join(s.home, "run", "mirror-"+name+".properties")
+	if err := os.WriteFile(file, []byte(properties), 0o644); err != nil {
+		return err
+	}
+	_, err := s.run("kafka.sh", "mirror", "start", name, file)
+	return err
+}
+
+func (s *Stack) KillMirror(name string) error {
+	_, err := s.run("kafka.sh", "mirror", "kill", name)
+	return err
+}
 
 // KillCassandra kills a node with -9.
 func (s *Stack) KillCassandra(i int) error { return s.server("cassandra.sh", "kill", i) }
@@ -302,8 +357,9 @@ func (s *Stack) Logs() string {
 
 func (s *Stack) wipe() error {
 	_, kafka := s.run("kafka.sh", "wipe")
+	_, other := s.runWith(otherCluster, "kafka.sh", "wipe") // nothing, if there is none
 	_, cassandra := s.run("cassandra.sh", "wipe")
-	if err := errors.Join(kafka, cassandra); err != nil {
+	if err := errors.Join(kafka, other, cassandra); err != nil {
 		return err
 	}
 	return os.RemoveAll(s.home)
