@@ -27,18 +27,21 @@ type shape struct {
 	tick     string
 	sessions string // session timeout of the groups
 	fast     bool   // the servers compile all they can: for figures; they take longer to start
+	brokers  int    // of Kafka: 1, or 3 with as many replicas of which 2 must be in sync
 }
 
 func usual() shape {
-	return shape{kind: "history", raw: 4, beacons: 4, metrics: 2, tick: "1m", sessions: "6s"}
+	return shape{kind: "history", raw: 4, beacons: 4, metrics: 2, tick: "1m", sessions: "6s", brokers: 1}
 }
 
-// scenario is a site on servers of its own, one broker and one node.
+// scenario is a site on servers of its own.
 type scenario struct {
 	t       testing.TB
 	shape   shape
 	dir     string // site file, tenant's config, blobs, logs
 	site    string
+	layer   string
+	metrics string // topic
 	servers *devstack.Stack
 	traffic *traffic
 	kafka   *kafka
@@ -58,35 +61,52 @@ func (s *scenario) beaconsTopic() string { return "beacons." + s.traffic.tenant 
 // newScenario makes the site, its topics and its schema.
 func newScenario(t testing.TB, x *traffic, sh shape) *scenario {
 	t.Helper()
-	s := &scenario{t: t, shape: sh, dir: t.TempDir(), traffic: x}
-	options := devstack.Options{Brokers: 1, Nodes: 1}
+	options := devstack.Options{Brokers: sh.brokers, Nodes: 1}
 	if sh.fast {
 		options.Env = []string{"DEVSTACK_JIT="}
 	}
-	s.servers = devstack.Start(t, options)
+	servers := devstack.Start(t, options)
+	s := siteOn(t, x, sh, servers, datacentre{"dc1", servers.Kafka, servers.Cassandra[0], "", "{dc1: 1}"})
+	run(t, tandem(t), "topics", "apply", "--site", s.site)
+	run(t, tandem(t), "schema", "apply", "--site", s.site)
+	s.db = newDatabase(t, servers.Cassandra[0], "dc1")
+	return s
+}
+
+// datacentre is what a site file says of where it is.
+type datacentre struct {
+	name        string
+	brokers     []string
+	node        string // of Cassandra
+	mirror      string // line of a further raw topic, if any
+	replication string // of the keyspace
+}
+
+// siteOn makes the folder and the site file of a data centre.
+func siteOn(t testing.TB, x *traffic, sh shape, servers *devstack.Stack, dc datacentre) *scenario {
+	t.Helper()
+	s := &scenario{t: t, shape: sh, dir: t.TempDir(), traffic: x, servers: servers, layer: "stream." + dc.name, metrics: "metrics.stream." + dc.name}
 	t.Cleanup(s.keep)
-	s.kafka = newKafka(t, s.servers.Kafka)
+	s.kafka = newKafka(t, dc.brokers)
 	s.file("tenant.yaml", x.config)
 	for _, folder := range []string{"logs", "checkpoints"} {
 		if err := os.Mkdir(filepath.Join(s.dir, folder), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s.site = s.file("site.yaml", fmt.Sprintf(`dc: dc1
-kafka: {brokers: [%q], replication: 1}
+	s.site = s.file("site.yaml", fmt.Sprintf(`dc: %s
+kafka: {brokers: ["%s"], replication: %d}
 raw:
   - {topic: %s, kind: %s, partitions: %d}
-tenants:
+%stenants:
   - {config: tenant.yaml, partitions: %d, groups: 1}
 metrics: {topic: metrics, partitions: %d}
 tick: %s
 blobs: blobs
 checkpoints: checkpoints
-store: {cassandra: {hosts: [%q], keyspace: %s, dc: dc1, consistency: local_quorum, replication: {dc1: 1}}}
-`, s.servers.Kafka[0], rawTopic, sh.kind, sh.raw, sh.beacons, sh.metrics, sh.tick, s.servers.Cassandra[0], keyspace))
-	run(t, tandem(t), "topics", "apply", "--site", s.site)
-	run(t, tandem(t), "schema", "apply", "--site", s.site)
-	s.db = newDatabase(t, s.servers.Cassandra[0], keyspace)
+store: {cassandra: {hosts: [%q], keyspace: %s, dc: %s, consistency: local_quorum, replication: %s}}
+`, dc.name, strings.Join(dc.brokers, `", "`), len(dc.brokers), rawTopic, sh.kind, sh.raw, dc.mirror, sh.beacons, sh.metrics, sh.tick, dc.node, keyspace,
+		dc.name, dc.replication))
 	return s
 }
 
@@ -240,7 +260,7 @@ func (s *scenario) closed(limit time.Duration, want map[rowKey][]byte) {
 func (s *scenario) closedPast(last int64, limit time.Duration) {
 	s.t.Helper()
 	began := time.Now()
-	await(s.t, limit, fmt.Sprintf("%s closed past minute %d", layer, last), func() (bool, string) {
+	await(s.t, limit, fmt.Sprintf("%s closed past minute %d", s.layer, last), func() (bool, string) {
 		at, err := s.complete()
 		return err == nil && at > last, fmt.Sprintf("closed before %d; %v", at, err)
 	})
@@ -252,7 +272,7 @@ func (s *scenario) complete() (int64, error) {
 	progress, err := s.db.progress()
 	at := map[int32]int64{}
 	for _, p := range progress {
-		if p.Layer == layer && p.Tenant == s.traffic.tenant {
+		if p.Layer == s.layer && p.Tenant == s.traffic.tenant {
 			at[p.Partition] = p.ClosedBefore
 		}
 	}
@@ -265,7 +285,7 @@ func (s *scenario) settled() {
 	last, since := "", time.Now()
 	await(s.t, 3*time.Minute, "all is processed", func() (bool, string) {
 		at, err := s.complete()
-		now := fmt.Sprint(at, err, s.kafka.ends(s.beaconsTopic()), s.kafka.ends(metricsTopic))
+		now := fmt.Sprint(at, err, s.kafka.ends(s.beaconsTopic()), s.kafka.ends(s.metrics))
 		if now != last {
 			last, since = now, time.Now()
 		}
@@ -278,7 +298,7 @@ func (s *scenario) rows() map[rowKey][]byte {
 	s.t.Helper()
 	got := map[rowKey][]byte{}
 	torn, err := s.db.scan(context.Background(), func(k rowKey, _ int64, value []byte) {
-		if k.Layer == layer {
+		if k.Layer == s.layer {
 			got[k] = slices.Clone(value)
 		}
 	})
@@ -347,17 +367,17 @@ func (s *scenario) explain() {
 		}
 	}
 	var all []*prefixes
-	_, partitions := s.kafka.topic(metricsTopic)
+	_, partitions := s.kafka.topic(s.metrics)
 	for _, n := range partitions {
-		p := newPrefixes(layer, n, map[string]int{s.traffic.tenant: s.shape.beacons}, s.poller.watch.rows, report)
-		s.kafka.each(metricsTopic, n, func(offset int64, value []byte) {
+		p := newPrefixes(s.layer, n, map[string]int{s.traffic.tenant: s.shape.beacons}, s.poller.watch.rows, report)
+		s.kafka.each(s.metrics, n, func(offset int64, value []byte) {
 			if err := p.take(offset, value); err != nil {
 				s.t.Fatal(err)
 			}
 		})
 		all = append(all, p)
 	}
-	n := unexplained(layer, s.poller.watch.rows, all, report)
+	n := unexplained(s.layer, s.poller.watch.rows, all, report)
 	s.t.Logf("%d sightings held against the prefixes of the metrics topic, %d of them wrong", n, told)
 	if n == 0 {
 		s.t.Error("the poller has seen nothing")

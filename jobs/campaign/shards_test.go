@@ -40,7 +40,7 @@ func (s *scenario) sameBytes() {
 		var recs []broker.Record
 		s.kafka.read(s.beaconsTopic(), n, func(r *kgo.Record) { recs = append(recs, record(r)) })
 		sink := &publications{want, n, &messages}
-		w, err := sessionize.Open(sessionize.Config{Layer: layer, Topic: s.beaconsTopic(), TopicID: id, Partition: n, MetricsTopic: metricsTopic,
+		w, err := sessionize.Open(sessionize.Config{Layer: s.layer, Topic: s.beaconsTopic(), TopicID: id, Partition: n, MetricsTopic: s.metrics,
 			MetricsPartitions: s.shape.metrics, TickMS: tick.Milliseconds()}, s.chain(), blob.NewMem(), sink, func(offset int64) ([]byte, error) {
 			at, ok := slices.BinarySearchFunc(recs, offset, func(r broker.Record, offset int64) int { return int(r.Offset - offset) })
 			if !ok {
@@ -59,9 +59,9 @@ func (s *scenario) sameBytes() {
 	}
 	found := map[published]int{}
 	total, foreign := 0, 0
-	_, partitions = s.kafka.topic(metricsTopic)
+	_, partitions = s.kafka.topic(s.metrics)
 	for _, n := range partitions {
-		s.kafka.each(metricsTopic, n, func(offset int64, value []byte) {
+		s.kafka.each(s.metrics, n, func(offset int64, value []byte) {
 			total++
 			p := published{n, xxhash.Sum64(value)}
 			if _, ok := want[p]; !ok {

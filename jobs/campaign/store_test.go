@@ -18,9 +18,11 @@ type database struct {
 	session *gocql.Session
 }
 
-func newDatabase(t testing.TB, host, keyspace string) *database {
+// newDatabase speaks to the nodes of one data centre and no others: LOCAL_QUORUM is that of the node that is asked.
+func newDatabase(t testing.TB, host, dc string) *database {
 	t.Helper()
 	cluster := gocql.NewCluster(host)
+	cluster.HostFilter = gocql.DataCentreHostFilter(dc)
 	cluster.Keyspace = keyspace
 	cluster.Consistency = gocql.LocalQuorum
 	cluster.Timeout = 10 * time.Second

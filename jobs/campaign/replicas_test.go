@@ -1,0 +1,106 @@
+package campaign
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+
+	"tandem/scripts/devstack"
+)
+
+// TestReplicas: three brokers hold three replicas of everything, of which two must be in sync. Two of them die, and later
+// one does while all three are asked for, so that Kafka answers and takes nothing: the services wait, say so, and go on
+// when the brokers are back. Nothing is lost.
+func TestReplicas(t *testing.T) {
+	devstack.Need(t)
+	n, over := 40_000, 60*time.Second
+	if *long {
+		n, over = 400_000, 4*time.Minute
+	}
+	x := few(bench(t, n, time.Hour))
+	sh := usual()
+	sh.brokers = 3
+	s := newScenario(t, x, sh)
+	want := s.oracle()
+	s.watch()
+	dispatchers, streams := s.services(1, 2)
+	services := append(dispatchers, streams...)
+	readyIn(services)
+	produced := s.slowly(over)
+	await(t, time.Minute, "minutes are closed", func() (bool, string) {
+		at, err := s.complete()
+		return err == nil && at > x.first/60_000, fmt.Sprint(at, err)
+	})
+
+	t.Log("two brokers die")
+	both := func(what func(int) error) {
+		done := make(chan error, 2)
+		for _, i := range []int{2, 3} {
+			go func() { done <- what(i) }()
+		}
+		s.must(<-done)
+		s.must(<-done)
+	}
+	both(s.servers.KillKafka)
+	waiting(services, "Kafka: ")
+	time.Sleep(5 * time.Second)
+	both(s.servers.RestartKafka)
+	readyIn(services)
+
+	t.Log("one dies, and all three replicas are to be in sync")
+	s.kafka.needs(3, s.beaconsTopic(), s.metrics)
+	s.must(s.servers.KillKafka(3))
+	waiting(services, "Kafka: it has not taken what is written to ", "of 3 replicas in sync and needs 3")
+	s.must(s.servers.RestartKafka(3))
+	readyIn(services)
+	s.kafka.needs(2, s.beaconsTopic(), s.metrics)
+
+	produced()
+	s.closed(limit(x), want)
+	s.equal(want)
+	s.nothingLost()
+	s.done()
+	s.sameBytes()
+}
+
+// waiting expects that services soon say that they are not ready, and why, and that they are alive.
+func waiting(services []*process, why ...string) {
+	for _, p := range services {
+		began := time.Now()
+		await(p.t, 90*time.Second, p.name+" says that it waits", func() (bool, string) {
+			status, body, err := p.get("/readyz")
+			for _, text := range why {
+				if !strings.Contains(body, text) {
+					return false, fmt.Sprintf("%d %s %v", status, body, err)
+				}
+			}
+			return err == nil && status == http.StatusServiceUnavailable, fmt.Sprintf("%d %s %v", status, body, err)
+		})
+		if status, body, err := p.get("/healthz"); err != nil || status != http.StatusOK {
+			p.t.Errorf("%s, which waits for Kafka: /healthz %d %s %v", p.name, status, body, err)
+		}
+		p.t.Logf("%s says after %.1f s that it waits", p.name, time.Since(began).Seconds())
+	}
+}
+
+// needs sets how many replicas of topics must be in sync.
+func (k *kafka) needs(replicas int, topics ...string) {
+	k.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	value := fmt.Sprint(replicas)
+	done, err := k.admin.AlterTopicConfigs(ctx, []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "min.insync.replicas", Value: &value}}, topics...)
+	for _, r := range done {
+		if err == nil {
+			err = r.Err
+		}
+	}
+	if err != nil {
+		k.t.Fatal(err)
+	}
+}
