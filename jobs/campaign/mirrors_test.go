@@ -303,6 +303,7 @@ func TestMirrors(t *testing.T) {
 	x := few(bench(t, n, time.Hour))
 	sh := usual()
 	sh.raw, sh.beacons = 2, 2
+	began := time.Now()
 	m := newMirrors(t, x, sh, 5)
 	one, two := m.one, m.two
 	all := x.raws(t, 2*sh.raw) // partitions of dc1, then of dc2
@@ -329,6 +330,7 @@ func TestMirrors(t *testing.T) {
 	in(0, 1, one)
 	in(0, 1, two)
 	m.mirrored()
+	t.Logf("all is up after %.1f s", time.Since(began).Seconds())
 	want := one.oracle()
 	first := []*process{one.dispatch("d1"), one.stream("s1")}
 	await(t, time.Minute, "dc1 is active, in dc2", func() (bool, string) {
@@ -348,11 +350,11 @@ func TestMirrors(t *testing.T) {
 			return err == nil && a.Written > least && b.Complete > least, fmt.Sprintf("%+v %+v %v", a, b, err)
 		})
 	}
-	play(1, 15, one, two)
+	play(1, 12, one, two)
 	both(0)
 	m.watchOver()
-	play(15, 25, one, two)
-	both(10)
+	play(12, 18, one, two)
+	both(4)
 	m.standing(second[1])
 	if lines := m.promotions(); len(lines) > 0 {
 		t.Errorf("promoted without need: %s", lines)
@@ -363,7 +365,7 @@ func TestMirrors(t *testing.T) {
 	m.mirrored()
 	time.Sleep(3 * time.Second)
 	played := make(chan struct{})
-	go func() { defer close(played); play(25, 40, one, two) }()
+	go func() { defer close(played); play(18, 33, one, two) }()
 	time.Sleep(time.Second)
 	t.Log("dc1 dies, but for its Kafka")
 	m.died(first)
@@ -371,7 +373,7 @@ func TestMirrors(t *testing.T) {
 	<-played
 	await(t, time.Minute, "dc2 goes on without dc1", func() (bool, string) {
 		_, b, err := m.far()
-		return err == nil && b.Written > x.first/minute+26, fmt.Sprintf("%+v %v", b, err)
+		return err == nil && b.Written > x.first/minute+20, fmt.Sprintf("%+v %v", b, err)
 	})
 	if v, n, err := second[1].metric("tandem_stream_held_rows", ""); err != nil || n > 0 {
 		t.Errorf("promoted, it tells of %v rows that it holds: %v", v, err)
@@ -379,7 +381,7 @@ func TestMirrors(t *testing.T) {
 
 	t.Log("dc1's Kafka dies too")
 	one.must(m.servers.KillKafka(1))
-	play(40, 43, two)
+	play(33, 36, two)
 	for _, q := range second {
 		if status, body, err := q.get("/readyz"); err != nil || status != http.StatusOK {
 			t.Errorf("%s without the other Kafka: %d %s %v", q.name, status, body, err)
@@ -387,11 +389,11 @@ func TestMirrors(t *testing.T) {
 	}
 	m.back(first)
 	t.Log("dc1 is back")
-	in(40, 43, one)
-	play(43, 46, one, two)
+	in(33, 36, one)
+	play(36, 38, one, two)
 	const rest = 1000 // minutes: all that come late too
-	in(46, rest, one)
-	in(46, rest, two)
+	in(38, rest, one)
+	in(38, rest, two)
 	for _, s := range []*scenario{one, two} {
 		s.kafka.produce(rawTopic, end(x, sh.raw))
 	}

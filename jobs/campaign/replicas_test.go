@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,9 +19,9 @@ import (
 // when the brokers are back. Nothing is lost.
 func TestReplicas(t *testing.T) {
 	devstack.Need(t)
-	n, over := 40_000, 60*time.Second
+	n := 40_000
 	if *long {
-		n, over = 400_000, 4*time.Minute
+		n = 400_000
 	}
 	x := few(bench(t, n, time.Hour))
 	sh := usual()
@@ -29,15 +30,20 @@ func TestReplicas(t *testing.T) {
 	want := s.oracle()
 	s.watch()
 	dispatchers, streams := s.services(1, 2)
-	services := append(dispatchers, streams...)
+	services := slices.Concat(dispatchers, streams)
 	readyIn(services)
-	produced := s.slowly(over)
+	all := x.raws(t, sh.raw)
+	minutes := func(from, to int64) {
+		s.kafka.produce(rawTopic, between(all, x.first+from*60_000, x.first+to*60_000, func(int32) bool { return true }))
+	}
+	minutes(-1, 15)
 	await(t, time.Minute, "minutes are closed", func() (bool, string) {
 		at, err := s.complete()
 		return err == nil && at > x.first/60_000, fmt.Sprint(at, err)
 	})
 
-	t.Log("two brokers die")
+	t.Log("two brokers die, in the middle of something")
+	minutes(15, 25)
 	both := func(what func(int) error) {
 		done := make(chan error, 2)
 		for _, i := range []int{2, 3} {
@@ -53,14 +59,21 @@ func TestReplicas(t *testing.T) {
 	readyIn(services)
 
 	t.Log("one dies, and all three replicas are to be in sync")
-	s.kafka.needs(3, s.beaconsTopic(), s.metrics)
+	s.kafka.needs(3, s.metrics)
 	s.must(s.servers.KillKafka(3))
-	waiting(services, "Kafka: it has not taken what is written to ", "of 3 replicas in sync and needs 3")
+	minutes(25, 35)
+	waiting(streams, "Kafka: it has not taken what is written to "+s.metrics, "of 3 replicas in sync and needs 3")
+	s.kafka.needs(3, s.beaconsTopic())
+	minutes(35, 40)
+	waiting(dispatchers, "Kafka: it has not taken what is written to "+s.beaconsTopic(), "of 3 replicas in sync and needs 3")
+	dispatchers[0].leave(40 * time.Second) // whoever waits can be stopped
+	s.must(dispatchers[0].start())
 	s.must(s.servers.RestartKafka(3))
 	readyIn(services)
 	s.kafka.needs(2, s.beaconsTopic(), s.metrics)
 
-	produced()
+	minutes(40, 1000)
+	s.kafka.produce(rawTopic, end(x, sh.raw))
 	s.closed(limit(x), want)
 	s.equal(want)
 	s.nothingLost()
