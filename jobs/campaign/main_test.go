@@ -2,7 +2,7 @@
 // are killed, stopped, cut off and doubled while a poller watches every row, and in the end every row must be, to the
 // byte, what the embedded replay of the same records gives. It is tests only.
 //
-//	TANDEM_SERVERS=1 go test ./jobs/campaign                         the short form: 6 minutes on 2 busy cores
+//	TANDEM_SERVERS=1 go test ./jobs/campaign                         the short form: some 10 minutes on 2 busy cores
 //	TANDEM_SERVERS=1 go test ./jobs/campaign -long -timeout 3h       all of it
 //	... -run TestFaults -seed 17                                     the same faults, at the same moments, again
 //

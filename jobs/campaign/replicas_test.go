@@ -18,12 +18,9 @@ import (
 // one does while all three are asked for, so that Kafka answers and takes nothing: the services wait, say so, and go on
 // when the brokers are back. Nothing is lost.
 func TestReplicas(t *testing.T) {
+	needLong(t)
 	devstack.Need(t)
-	n := 40_000
-	if *long {
-		n = 400_000
-	}
-	x := few(bench(t, n, time.Hour))
+	x := few(bench(t, 40_000, time.Hour))
 	sh := usual()
 	sh.brokers = 3
 	s := newScenario(t, x, sh)
