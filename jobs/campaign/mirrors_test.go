@@ -51,7 +51,8 @@ func mirrorMaker(t testing.TB, from, to string, brokers map[string][]string) str
 
 func newMirrors(t testing.TB, x *traffic, sh shape, lag int64) *mirrors {
 	t.Helper()
-	m := &mirrors{t: t, lag: lag, servers: devstack.Start(t, devstack.Options{Brokers: 1, Others: 1, Nodes: 2, DCs: []string{"dc1", "dc2"}})}
+	m := &mirrors{t: t, lag: lag, servers: devstack.Start(t, devstack.Options{Brokers: 1, Others: 1, Nodes: 2, DCs: []string{"dc1", "dc2"},
+		Env: []string{"START_TIMEOUT=180"}})} // so much at once is slow on a busy machine
 	brokers := map[string][]string{"dc1": m.servers.Kafka, "dc2": m.servers.Other.Kafka}
 	m.brokers = brokers
 	at := func(i int, name, other string) *scenario {
