@@ -21,8 +21,8 @@ import (
 // result is what a map task leaves beside its run: counts, digests, and the sums of its range.
 type result struct {
 	Revisions []uint64
-	Run       staterun.RunInfo
-	Digests   []uint64 // of the range's part of each bucket
+	Run       []staterun.RunInfo // files, in order
+	Digests   []uint64           // of the range's part of each bucket
 	Counts    Counts
 }
 
@@ -51,23 +51,16 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 		return Counts{}, err
 	}
 	defer closeRuns()
-	m := newMapper(j.Chain, w.Window, j.Digest)
+	out := &runWriter{job: j, generation: p.Generation, window: w.Window, r: r, w: staterun.NewWriter()}
+	m := newMapper(j.Chain, w.Window, j.Digest, out)
 	m.onTime, m.reparse = j.OnTime, p.Reparse
 	if err := m.join(in, st); err != nil {
 		return Counts{}, err
 	}
-	var info staterun.RunInfo
-	if len(m.run) > 0 {
-		var data []byte
-		if data, info, err = staterun.Write(m.run); err != nil {
-			return Counts{}, fmt.Errorf("window %d: %w", w.Window, err)
-		}
-		info.Name = j.outName(p.Generation, w.Window, r, "parquet")
-		if err := j.Blobs.Create(info.Name, data); err != nil && !errors.Is(err, blob.ErrExists) {
-			return Counts{}, fmt.Errorf("state run: %w", err)
-		}
+	if err := out.end(); err != nil {
+		return Counts{}, err
 	}
-	res := result{Revisions: w.Revisions, Run: info, Digests: digests(m.run), Counts: m.counts}
+	res := result{Revisions: w.Revisions, Run: out.files, Digests: m.digests, Counts: m.counts}
 	data, err := j.encodeResult(&res, &m.sums)
 	if err != nil {
 		return Counts{}, err
@@ -75,8 +68,51 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 	if err := j.Blobs.Create(j.outName(p.Generation, w.Window, r, "sums"), data); err != nil && !errors.Is(err, blob.ErrExists) {
 		return Counts{}, fmt.Errorf("sums: %w", err)
 	}
-	files.made(runKey{p.Generation, w.Window, r}, &stateRun{Revisions: w.Revisions, Files: []staterun.RunInfo{info}})
+	files.made(runKey{p.Generation, w.Window, r}, &stateRun{Revisions: w.Revisions, Files: out.files})
 	return m.counts, ctx.Err()
+}
+
+// runBytes is how large a file of a run gets, about: what a map holds of its run.
+const runBytes = 16 << 20
+
+// runWriter keeps the run of a range, in as many files as it takes.
+type runWriter struct {
+	job                *Job
+	generation, window int64
+	r                  int
+	w                  *staterun.Writer
+	files              []staterun.RunInfo
+}
+
+func (o *runWriter) Add(hash uint64, session []byte, firstTS, lastTS, due int64, state []byte) error {
+	if o.w.Size() >= runBytes {
+		if err := o.end(); err != nil {
+			return err
+		}
+	}
+	return o.w.Add(hash, session, firstTS, lastTS, due, state)
+}
+
+// end keeps the file at hand, if it has rows.
+func (o *runWriter) end() error {
+	if o.w.Rows() == 0 {
+		return nil
+	}
+	data, info, err := o.w.Finish()
+	if err != nil {
+		return fmt.Errorf("window %d: %w", o.window, err)
+	}
+	ext := "parquet"
+	if n := len(o.files); n > 0 {
+		ext = fmt.Sprintf("%d.parquet", n)
+	}
+	info.Name = o.job.outName(o.generation, o.window, o.r, ext)
+	if err := o.job.Blobs.Create(info.Name, data); err != nil && !errors.Is(err, blob.ErrExists) {
+		return fmt.Errorf("state run: %w", err)
+	}
+	o.files = append(o.files, info)
+	o.w.Reset()
+	return nil
 }
 
 // encodeResult: magic, 8 bytes xxhash64 of the rest, an S2 block of (uvarint length, JSON result, sums).
@@ -215,7 +251,7 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 		for b, d := range res.Digests {
 			c.Run.Digests[b] += d
 		}
-		c.Files = append(c.Files, res.Run)
+		c.Files = append(c.Files, res.Run...)
 		c.Counts.add(&res.Counts)
 	}
 	for _, b := range w.Before {
@@ -268,7 +304,7 @@ func (j *Job) readRun(k runKey) (*stateRun, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &stateRun{Revisions: res.Revisions, Files: []staterun.RunInfo{res.Run}}, nil
+		return &stateRun{Revisions: res.Revisions, Files: res.Run}, nil
 	}
 	name := j.runName(k.generation, k.window)
 	data, err := j.Blobs.Get(name)
