@@ -22,6 +22,7 @@ type ParseDigest func(*tenant.Rev) uint64
 type beacons interface {
 	Next() bool
 	Row() *archive.Row
+	Payload() error // sees to it that the row has its payload
 	Err() error
 }
 
@@ -123,7 +124,7 @@ func (m *mapper) join(in beacons, st states) error {
 			r := in.Row()
 			hash, id = r.Hash, append(id[:0], r.Session...)
 			for moreBeacons && in.Row().Hash == hash && bytes.Equal(in.Row().Session, id) {
-				if err := m.take(in.Row()); err != nil {
+				if err := m.take(in); err != nil {
 					return err
 				}
 				moreBeacons = in.Next()
@@ -145,7 +146,8 @@ func (m *mapper) join(in beacons, st states) error {
 
 // take reads a row as this config reads it and keeps its event, unless it repeats the one before or its minute is full.
 // Rows come in order, of repeats the bytewise smallest payload first (SPEC 2).
-func (m *mapper) take(r *archive.Row) error {
+func (m *mapper) take(in beacons) error {
+	r := in.Row()
 	m.counts.Records++
 	rev := m.chain.At(r.TS)
 	used := false
@@ -163,6 +165,9 @@ func (m *mapper) take(r *archive.Row) error {
 		}
 	} else {
 		var e session.Event
+		if err := in.Payload(); err != nil {
+			return err
+		}
 		reason := m.parser.Parse(r.Payload, &m.parsed)
 		var v session.Verdict
 		if reason == beacon.None {

@@ -50,6 +50,7 @@ func (d *drawn) look() {
 }
 
 func (d *drawn) Row() *archive.Row { return &d.row }
+func (d *drawn) Payload() error    { return nil }
 func (d *drawn) Err() error        { return nil }
 
 type drawnStates struct{ *drawn }

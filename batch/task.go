@@ -12,6 +12,7 @@ import (
 	"github.com/klauspost/compress/s2"
 
 	"tandem/core/metric"
+	"tandem/schemas/archive"
 	"tandem/schemas/blob"
 	"tandem/schemas/sealed"
 	"tandem/schemas/staterun"
@@ -41,7 +42,7 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 		return Counts{}, err
 	}
 	lo, hi := uint64(p.Bounds[r]), last(p.Bounds, r)
-	in, release, err := files.beacons(w, a, lo, hi)
+	in, release, err := files.beacons(w, a, lo, hi, archive.Columns{Event: !p.Reparse, Payload: p.Reparse})
 	if err != nil {
 		return Counts{}, err
 	}

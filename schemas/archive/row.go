@@ -124,9 +124,12 @@ type FileInfo struct {
 	Name string `json:"name"`
 	// Bytes is the size of the object.
 	Bytes int64 `json:"bytes"`
-	// Digest is the SHA-256 of the object in hex: the readers' decoders can be crashed by wrong bytes, so this is the
-	// defence, and the standard library has it in hardware speed (xxHash would save little next to decompression).
+	// Digest is the SHA-256 of the object in hex, which who reads all of it compares.
 	Digest string `json:"digest"`
+	// TailDigest is that of its last Tail bytes, the footer, which holds the digests of all pages: wrong bytes would crash a
+	// decoder, so a reader compares the footer's digest and that of each page that it takes before it decodes either.
+	Tail       int64  `json:"tail"`
+	TailDigest string `json:"tail_digest"`
 	// Rows is the number of rows, at least 1.
 	Rows      int64  `json:"rows"`
 	MinHash   uint64 `json:"min_hash,string"` // strings, for JSON readers that hold numbers as doubles
@@ -145,6 +148,10 @@ func (info *FileInfo) check() error {
 		return fmt.Errorf("rows is %d, not above 0: a file without rows is not written", info.Rows)
 	case !isDigest(info.Digest):
 		return fmt.Errorf("digest %q is not 64 hex digits", info.Digest)
+	case info.Tail < minTail || info.Tail > info.Bytes:
+		return fmt.Errorf("tail is %d, not in %d to %d", info.Tail, minTail, info.Bytes)
+	case !isDigest(info.TailDigest):
+		return fmt.Errorf("tail_digest %q is not 64 hex digits", info.TailDigest)
 	case info.MinHash > info.MaxHash:
 		return fmt.Errorf("min_hash %d is above max_hash %d", info.MinHash, info.MaxHash)
 	case info.MinTS > info.MaxTS:

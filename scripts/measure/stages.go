@@ -321,7 +321,7 @@ func archiveRead(_ context.Context, b *bench, m *meter) error {
 	}
 	return m.run(func() error {
 		for _, f := range files {
-			if err := f.Scan(0, ^uint64(0), archive.Columns{Payload: true, Event: true}, func(*archive.Row) error { return nil }); err != nil {
+			if err := f.Scan(0, ^uint64(0), archive.Columns{Payload: true, Event: true, Names: true}, func(*archive.Row) error { return nil }); err != nil {
 				return err
 			}
 		}
