@@ -27,9 +27,10 @@ func (h *Hash) UnmarshalText(b []byte) error {
 }
 
 const (
-	// rangeRecords is how many records of a plan's largest window a hash range is made for. Fewer cost more in objects than
-	// in folding.
-	rangeRecords = 16 << 10
+	// rangeRecords is how many records of a plan's largest window a hash range is made for. Each range makes its own sums of
+	// nearly all of a window's cells, which are written and added again: with fewer records that would cost more than folding
+	// them.
+	rangeRecords = 128 << 10
 	// fileRecords is how many of each of its files, beyond fewRanges ranges: a range that is small against a row group pays
 	// for reading the group.
 	fileRecords = 16 << 10
