@@ -174,7 +174,7 @@ func (j *Job) ReadPlan(generation int64) (*Plan, error) {
 	if _, err := sealed.Unmarshal(data, p); err != nil {
 		return nil, fmt.Errorf("plan %s: %w: %w", name, ErrCorrupt, err)
 	}
-	if p.Tenant != j.Chain.Tenant || p.Generation != generation || len(p.Bounds) == 0 || p.Bounds[0] != 0 || !rising(p.Bounds) {
+	if p.Tenant != j.Chain.Tenant || p.Generation != generation || len(p.Windows) == 0 || len(p.Bounds) == 0 || p.Bounds[0] != 0 || !rising(p.Bounds) {
 		return nil, fmt.Errorf("plan %s: %w: it is of tenant %q, generation %d, with %d ranges", name, ErrCorrupt, p.Tenant, p.Generation, len(p.Bounds))
 	}
 	return p, nil

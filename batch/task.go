@@ -2,32 +2,15 @@ package batch
 
 import (
 	"context"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 
-	"github.com/cespare/xxhash/v2"
-	"github.com/klauspost/compress/s2"
-
-	"tandem/core/metric"
 	"tandem/schemas/archive"
 	"tandem/schemas/blob"
 	"tandem/schemas/sealed"
 	"tandem/schemas/staterun"
 	"tandem/schemas/store"
 )
-
-// result is what a map task leaves beside its run: counts, digests, and the sums of its range.
-type result struct {
-	Revisions []uint64
-	Run       []staterun.RunInfo // files, in order
-	Digests   []uint64           // of the range's part of each bucket
-	Counts    Counts
-}
-
-const resultMagic = "TDBR1\n"
 
 // Map runs one hash range of one window of a plan, after those before it that the plan names, and returns its counts. It is
 // idempotent: what is there already is left.
@@ -36,7 +19,7 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 	if err := ctx.Err(); err != nil {
 		return Counts{}, err
 	}
-	if res, err := j.readResult(p.Generation, w.Window, r); err == nil {
+	if res, err := j.checkResult(p.Generation, w.Window, r); err == nil {
 		return res.Counts, nil
 	} else if !errors.Is(err, blob.ErrNotFound) {
 		return Counts{}, err
@@ -116,23 +99,6 @@ func (o *runWriter) end() error {
 	return nil
 }
 
-// encodeResult: magic, 8 bytes xxhash64 of the rest, an S2 block of (uvarint length, JSON result, sums).
-func (j *Job) encodeResult(res *result, sums *metric.Sums) ([]byte, error) {
-	head, err := json.Marshal(res)
-	if err != nil {
-		return nil, fmt.Errorf("map result: %w", err)
-	}
-	body := append(binary.AppendUvarint(nil, uint64(len(head))), head...)
-	body = sums.AppendBinary(body, j.cells)
-	if len(body) > maxResult {
-		return nil, fmt.Errorf("map result: %d bytes, more than %d: use more ranges", len(body), maxResult)
-	}
-	b := append([]byte(resultMagic), make([]byte, 8)...)
-	b = append(b, s2.Encode(nil, body)...)
-	binary.LittleEndian.PutUint64(b[len(resultMagic):], xxhash.Sum64(b[len(resultMagic)+8:]))
-	return b, nil
-}
-
 func (j *Job) cells(group int) int { return len(j.Chain.Groups[group].Names) }
 
 func (j *Job) cellsOf(group int) (int, bool) {
@@ -140,45 +106,6 @@ func (j *Job) cellsOf(group int) (int, bool) {
 		return 0, false
 	}
 	return j.cells(group), true
-}
-
-type rangeResult struct {
-	result
-	sums []byte
-}
-
-// maxResult bounds what a map result may inflate to.
-const maxResult = 2 << 30
-
-func (j *Job) readResult(g, window int64, r int) (*rangeResult, error) {
-	name := j.outName(g, window, r, "sums")
-	b, err := j.Blobs.Get(name)
-	if err != nil {
-		return nil, fmt.Errorf("map result %s: %w", name, err)
-	}
-	n := len(resultMagic)
-	if len(b) < n+8 || string(b[:n]) != resultMagic || xxhash.Sum64(b[n+8:]) != binary.LittleEndian.Uint64(b[n:]) {
-		return nil, fmt.Errorf("map result %s: %w: digest differs", name, ErrCorrupt)
-	}
-	if size, err := s2.DecodedLen(b[n+8:]); err != nil || size > maxResult {
-		return nil, fmt.Errorf("map result %s: %w: %d bytes", name, ErrCorrupt, size)
-	}
-	body, err := s2.Decode(nil, b[n+8:])
-	if err != nil {
-		return nil, fmt.Errorf("map result %s: %w: %v", name, ErrCorrupt, err)
-	}
-	size, k := binary.Uvarint(body)
-	if k <= 0 || size > uint64(len(body)-k) {
-		return nil, fmt.Errorf("map result %s: %w: header", name, ErrCorrupt)
-	}
-	res := &rangeResult{sums: body[k+int(size):]}
-	if err := json.Unmarshal(body[k:k+int(size)], &res.result); err != nil {
-		return nil, fmt.Errorf("map result %s: %w: %v", name, ErrCorrupt, err)
-	}
-	if len(res.Digests) != Buckets {
-		return nil, fmt.Errorf("map result %s: %w: %d digests", name, ErrCorrupt, len(res.Digests))
-	}
-	return res, nil
 }
 
 // stateRun is what reduce says of the run of a window in one object, so that nobody has to look at each of its ranges: its
@@ -234,21 +161,12 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 	c := &Covered{Window: w.Window, Generation: p.Generation,
 		Inputs: Inputs{Spans: w.Spans, Revisions: w.Revisions},
 		Run:    RunRef{Window: w.Window, Generation: p.Generation, Digests: make(Digests, Buckets)}}
-	var sums metric.Sums
-	for r := range p.Bounds {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		res, err := j.readResult(p.Generation, w.Window, r)
-		if err != nil {
-			return nil, err
-		}
-		if !slices.Equal(res.Revisions, w.Revisions) {
-			return nil, fmt.Errorf("map result %s: %w: it was made under other revisions of the config", j.outName(p.Generation, w.Window, r, "sums"), ErrCorrupt)
-		}
-		if err := sums.AddBinary(res.sums, j.cellsOf); err != nil {
-			return nil, fmt.Errorf("map result %s: %w", j.outName(p.Generation, w.Window, r, "sums"), err)
-		}
+	results, closeResults, err := j.openResults(ctx, p, w)
+	if err != nil {
+		return nil, err
+	}
+	defer closeResults()
+	for _, res := range results {
 		for b, d := range res.Digests {
 			c.Run.Digests[b] += d
 		}
@@ -272,7 +190,7 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 		return nil, err
 	}
 	files.made(runKey{p.Generation, w.Window, wholeRun}, run)
-	if err := j.write(ctx, c, &sums); err != nil {
+	if err := j.write(ctx, c, results); err != nil {
 		return nil, err
 	}
 	data, err := sealed.Marshal(c)
@@ -301,9 +219,12 @@ func (j *Job) keepRun(g, window int64, run *stateRun) error {
 // readRun reads what reduce, or with a range map, says of the run of a window.
 func (j *Job) readRun(k runKey) (*stateRun, error) {
 	if k.r != wholeRun {
-		res, err := j.readResult(k.generation, k.window, k.r)
+		res, err := j.openResult(k.generation, k.window, k.r)
 		if err != nil {
 			return nil, err
+		}
+		if err := res.from.Close(); err != nil {
+			return nil, fmt.Errorf("map result %s: %w", res.name, err)
 		}
 		return &stateRun{Revisions: res.Revisions, Files: res.Run}, nil
 	}

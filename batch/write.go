@@ -26,20 +26,21 @@ const rollupMS = 400 * 24 * 3600 * 1000
 const visitorsMS = 48 * 3600 * 1000
 
 // write writes the rows of a window and its rollup, the sum (of visitors: the union) of its minutes.
-func (j *Job) write(ctx context.Context, c *Covered, sums *metric.Sums) error {
+func (j *Job) write(ctx context.Context, c *Covered, results []*rangeResult) error {
 	w := j.writer(Layer(c.Generation))
 	var total metric.Sums
 	rollup := total.At(c.Window / 60000)
-	for _, m := range sums.Minutes() {
-		if m.Minute < c.Window/60000 || m.Minute >= (c.Window+WindowMS)/60000 {
-			return fmt.Errorf("BUG: window %d holds rows of minute %d", c.Window, m.Minute)
-		}
+	err := j.eachMinute(ctx, c.Window, results, func(m *metric.Minute) error {
 		if err := w.minute(ctx, m, m.Minute, false); err != nil {
 			return err
 		}
 		rollup.Merge(m, j.cells)
+		return nil
+	})
+	if err == nil {
+		err = w.flush(ctx)
 	}
-	if err := w.flush(ctx); err != nil {
+	if err != nil {
 		return err
 	}
 	c.Rows = w.n

@@ -21,7 +21,8 @@ const (
 	groupRows  = 8 << 10
 	groupBytes = 8 << 20
 
-	// A page of plain values ends at so many bytes. Payloads are read by pages, where one is wanted, the other columns whole.
+	// A page of plain values has at most so many bytes, or one value: a block of zstd, which is faster alone. Payloads are read
+	// by pages, where one is wanted, the other columns whole.
 	pageBytes = 128 << 10
 )
 
