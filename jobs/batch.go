@@ -9,6 +9,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -115,7 +117,25 @@ func runBatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	return 0
 }
 
+// What a batch holds at once is little against what it makes and drops: by itself the heap would grow to twice that. The
+// limit is soft, so a config with many more cells than most costs time, not the process. GOMEMLIMIT overrides it.
+const (
+	batchMemory = 192 << 20
+	taskMemory  = 112 << 20 // for each task at once
+)
+
+func (b *batchJob) limitMemory() {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		n := b.parallel
+		if n == 0 {
+			n = runtime.GOMAXPROCS(0)
+		}
+		debug.SetMemoryLimit(batchMemory + int64(n)*taskMemory)
+	}
+}
+
 func (b *batchJob) open(file string) (err error) {
+	b.limitMemory()
 	if b.site, err = site.Load(file); err == nil {
 		b.blobs, err = b.site.OpenBlobs()
 	}
