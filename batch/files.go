@@ -10,8 +10,8 @@ import (
 	"tandem/schemas/blob"
 )
 
-// openFiles keeps event files open while a plan runs: opening one reads it whole, to compare its digest, and each is
-// wanted by every range of one or two windows.
+// openFiles keeps event files open while a plan runs: each is wanted by every range of one or two windows, and those up to
+// heldFile are read when they are opened.
 type openFiles struct {
 	job   *Job
 	blobs blob.Store
@@ -31,7 +31,7 @@ type openFiles struct {
 const (
 	maxIdle      = 256
 	maxIdleBytes = 128 << 20
-	heldFile     = 4 << 20
+	heldFile     = 1 << 20
 )
 
 type openFile struct {
@@ -157,8 +157,8 @@ func (f *File) in(spans []Span, window int64) bool {
 }
 
 // rows are those of the file that lie in the spans and a hash range. A file that compaction made may hold more than a plan knows.
-func (f *File) rows(open *archive.File, spans []Span, lo, hi uint64) *archive.Iter {
-	it := open.Rows(lo, hi, archive.Columns{Payload: true, Event: true})
+func (f *File) rows(open *archive.File, spans []Span, lo, hi uint64, cols archive.Columns) *archive.Iter {
+	it := open.Rows(lo, hi, cols)
 	if slices.ContainsFunc(spans, func(s Span) bool { return s.First <= f.Span.First && f.Span.Next <= s.Next }) {
 		return it
 	}
@@ -169,10 +169,10 @@ func (f *File) rows(open *archive.File, spans []Span, lo, hi uint64) *archive.It
 
 // beacons gives the beacons of a window and a hash range, of the files that the plan's offsets name: from where the range before
 // ended, if a reader has stopped there, else from the files' row groups on. The caller calls release when it has read them.
-func (o *openFiles) beacons(w *WindowPlan, a Archive, lo, hi uint64) (in *ranged, release func(), err error) {
+func (o *openFiles) beacons(w *WindowPlan, a Archive, lo, hi uint64, cols archive.Columns) (in *ranged, release func(), err error) {
 	c := o.unpark(cursorKey{w.Window, lo})
 	if c == nil {
-		if c, err = o.cursor(w, a, lo); err != nil {
+		if c, err = o.cursor(w, a, lo, cols); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -196,7 +196,7 @@ type cursorKey struct {
 	hash   uint64
 }
 
-func (o *openFiles) cursor(w *WindowPlan, a Archive, lo uint64) (*cursor, error) {
+func (o *openFiles) cursor(w *WindowPlan, a Archive, lo uint64, cols archive.Columns) (*cursor, error) {
 	c := &cursor{window: w.Window}
 	var iters []*archive.Iter
 	for name, spans := range w.Spans {
@@ -210,7 +210,7 @@ func (o *openFiles) cursor(w *WindowPlan, a Archive, lo uint64) (*cursor, error)
 				o.done(c.names)
 				return nil, err
 			}
-			iters = append(iters, f.rows(file, spans, lo, math.MaxUint64))
+			iters = append(iters, f.rows(file, spans, lo, math.MaxUint64, cols))
 		}
 	}
 	c.MergeIter = archive.Merge(iters)

@@ -22,27 +22,38 @@ type ParseDigest func(*tenant.Rev) uint64
 type beacons interface {
 	Next() bool
 	Row() *archive.Row
+	Payload() error // sees to it that the row has its payload
 	Err() error
 }
 
 // states are the newest state rows of sessions before the window, in order of (hash, session).
 type states interface {
 	Next() bool
-	Row() *staterun.Row
-	Err() error
+	Hash() uint64
+	Session() []byte
+	Due() int64
+	State() []byte
+	Err() error // also of what was asked for since Next
+}
+
+// sessions takes the states that a mapper leaves, in order.
+type sessions interface {
+	Add(hash uint64, session []byte, firstTS, lastTS, due int64, state []byte) error
 }
 
 // mapper folds one hash range of one window: a merge join of beacons and states, one session after another, in memory
-// that does not grow with their number but for the sums and the run that it makes.
+// that does not grow with their number.
 type mapper struct {
-	chain  *tenant.Chain
-	window int64
-	digest ParseDigest
-	onTime bool // leave out what is late
+	chain   *tenant.Chain
+	window  int64
+	digest  ParseDigest
+	onTime  bool // leave out what is late
+	reparse bool // parse every payload again
 
-	sums   metric.Sums
-	run    []staterun.Row
-	counts Counts
+	sums    metric.Sums
+	run     sessions
+	digests Digests // of the range's part of the run: of a bucket the sum over its sessions
+	counts  Counts
 
 	folder session.Folder
 	state  session.State
@@ -52,6 +63,7 @@ type mapper struct {
 	reader session.Reader
 	arena  []byte // parsed forms of the session at hand
 	buf    []byte
+	hash   xxhash.Digest
 
 	lastTS   int64 // of the last unique used beacon of the session
 	lastID   []byte
@@ -59,16 +71,20 @@ type mapper struct {
 	inMinute int
 }
 
-func newMapper(chain *tenant.Chain, window int64, digest ParseDigest) *mapper {
-	m := &mapper{chain: chain, window: window, digest: digest}
+func newMapper(chain *tenant.Chain, window int64, digest ParseDigest, run sessions) *mapper {
+	m := &mapper{chain: chain, window: window, digest: digest, run: run, digests: make(Digests, Buckets)}
 	// A run that is due itself may still speak of visits that ended before the window: their ends belong to windows that
 	// will be run again.
 	m.folder = session.Folder{Chain: chain, Sums: &m.sums, Beacons: true, Ends: true, Sign: 1, Floor: window / 60000}
 	return m
 }
 
-func compareSession(h1 uint64, s1 []byte, h2 uint64, s2 string) int {
-	return cmp.Or(cmp.Compare(h1, h2), cmp.Compare(string(s1), s2))
+// compareSession orders a beacon's session and a state's. Of the latter only the hash is at hand for nothing.
+func compareSession(b *archive.Row, st states) int {
+	if hash := st.Hash(); b.Hash != hash {
+		return cmp.Compare(b.Hash, hash)
+	}
+	return bytes.Compare(b.Session, st.Session())
 }
 
 // join runs the merge join.
@@ -83,18 +99,21 @@ func (m *mapper) join(in beacons, st states) error {
 		case !moreBeacons:
 			c = 1
 		default:
-			c = compareSession(in.Row().Hash, in.Row().Session, st.Row().Hash, st.Row().Session)
+			c = compareSession(in.Row(), st)
 		}
 		m.state.Reset()
 		var hash uint64
 		if c >= 0 {
-			r := st.Row()
-			if c > 0 && (r.Due == 0 || r.Due >= m.window+WindowMS) {
+			if due := st.Due(); c > 0 && (due == 0 || due >= m.window+WindowMS) {
 				moreStates = st.Next() // nothing of it happens in this window
 				continue
 			}
-			hash, id = r.Hash, append(id[:0], r.Session...)
-			if err := m.state.Decode(m.chain, []byte(r.State)); err != nil {
+			hash, id = st.Hash(), append(id[:0], st.Session()...)
+			state := st.State()
+			if err := st.Err(); err != nil {
+				return err
+			}
+			if err := m.state.Decode(m.chain, state); err != nil {
 				return fmt.Errorf("window %d: state of session %q: %w", m.window, id, err)
 			}
 			moreStates = st.Next()
@@ -105,13 +124,15 @@ func (m *mapper) join(in beacons, st states) error {
 			r := in.Row()
 			hash, id = r.Hash, append(id[:0], r.Session...)
 			for moreBeacons && in.Row().Hash == hash && bytes.Equal(in.Row().Session, id) {
-				if err := m.take(in.Row()); err != nil {
+				if err := m.take(in); err != nil {
 					return err
 				}
 				moreBeacons = in.Next()
 			}
 		}
-		m.fold(hash, id, c >= 0)
+		if err := m.fold(hash, id, c >= 0); err != nil {
+			return err
+		}
 	}
 	if err := in.Err(); err != nil {
 		return err
@@ -125,12 +146,13 @@ func (m *mapper) join(in beacons, st states) error {
 
 // take reads a row as this config reads it and keeps its event, unless it repeats the one before or its minute is full.
 // Rows come in order, of repeats the bytewise smallest payload first (SPEC 2).
-func (m *mapper) take(r *archive.Row) error {
+func (m *mapper) take(in beacons) error {
+	r := in.Row()
 	m.counts.Records++
 	rev := m.chain.At(r.TS)
 	used := false
 	n, at := len(m.events.Events), len(m.arena)
-	if rev != nil && r.Digest != 0 && r.Digest == m.digest(rev) {
+	if rev != nil && !m.reparse && r.Digest != 0 && r.Digest == m.digest(rev) {
 		if used = len(r.Event) > 0; used {
 			m.arena = append(m.arena, r.Event...)
 			if rest, err := m.events.Decode(m.arena[at:]); err != nil || len(rest) != 0 {
@@ -143,6 +165,9 @@ func (m *mapper) take(r *archive.Row) error {
 		}
 	} else {
 		var e session.Event
+		if err := in.Payload(); err != nil {
+			return err
+		}
 		reason := m.parser.Parse(r.Payload, &m.parsed)
 		var v session.Verdict
 		if reason == beacon.None {
@@ -193,79 +218,124 @@ func (m *mapper) take(r *archive.Row) error {
 }
 
 // fold folds a session's beacons onto its state, ends what ends in the window, and keeps the state if it changed.
-func (m *mapper) fold(hash uint64, id []byte, known bool) {
+func (m *mapper) fold(hash uint64, id []byte, known bool) error {
 	end := m.window + WindowMS
 	if len(m.events.Events) == 0 {
 		if due := m.state.Due(m.chain); due == 0 || due >= end {
-			return
+			return nil
 		}
 	}
 	m.folder.Fold(&m.state, m.events.Events)
 	m.folder.EndVisits(&m.state, end)
 	if m.state.Gone(m.chain, end) && !known {
-		return // one that an earlier run knows must be written, or that run would go on speaking for it
+		return nil // one that an earlier run knows must be written, or that run would go on speaking for it
 	}
 	m.buf = session.AppendState(m.buf[:0], &m.state)
-	m.run = append(m.run, staterun.Row{Hash: hash, Session: string(id), FirstTS: m.state.FirstTS, LastTS: m.state.LastTS,
-		Due: m.state.Due(m.chain), State: string(m.buf)})
+	m.hash.Reset()
+	m.hash.Write(id)
+	m.hash.Write([]byte{0})
+	m.hash.Write(m.buf)
+	m.digests[bucketOf(hash)] += m.hash.Sum64()
+	return m.run.Add(hash, id, m.state.FirstTS, m.state.LastTS, m.state.Due(m.chain), m.buf)
 }
 
-// digests returns the digests of a range's part of the run: of a bucket the sum over its sessions.
-func digests(run []staterun.Row) Digests {
-	out := make(Digests, Buckets)
-	d := xxhash.New()
-	for i := range run {
-		d.Reset()
-		d.WriteString(run[i].Session)
-		d.Write([]byte{0})
-		d.WriteString(run[i].State)
-		out[bucketOf(run[i].Hash)] += d.Sum64()
-	}
-	return out
-}
-
-// newest merges runs, the newest first of which wins a session.
+// newest merges runs, the newest of which wins a session.
 type newest struct {
 	runs []*staterun.Iter // by window, the newest last
-	more []bool
-	row  staterun.Row
+	// heap has the places in runs of those that have a row, by that row and then the newest first; at are those at the session
+	// that Next moved to, the newest first, which are no longer in it.
+	heap []head
+	at   []int
+	err  error
+}
+
+type head struct {
+	hash uint64
+	run  int
 }
 
 func newNewest(runs []*staterun.Iter) *newest {
-	n := &newest{runs: runs, more: make([]bool, len(runs))}
-	for i, r := range runs {
-		n.more[i] = r.Next()
+	n := &newest{runs: runs}
+	for i := range runs {
+		n.at = append(n.at, i)
 	}
 	return n
 }
 
-// Next moves to the next session. With some two dozen runs a linear search for the least is as fast as a heap.
+// Next moves to the next session.
 func (n *newest) Next() bool {
-	best := -1
-	for i := range n.runs {
-		if n.more[i] && (best < 0 || staterun.Compare(n.runs[i].Row(), n.runs[best].Row()) <= 0) {
-			best = i
+	for _, i := range n.at {
+		if r := n.runs[i]; r.Next() {
+			n.push(head{r.Hash(), i})
+		} else if n.err = r.Err(); n.err != nil {
+			break
 		}
 	}
-	if best < 0 {
+	n.at = n.at[:0]
+	if n.err != nil || len(n.heap) == 0 {
 		return false
 	}
-	n.row = *n.runs[best].Row()
-	for i := range n.runs {
-		if n.more[i] && staterun.Compare(n.runs[i].Row(), &n.row) == 0 {
-			n.more[i] = n.runs[i].Next()
-		}
+	n.at = append(n.at, n.pop().run)
+	for len(n.heap) > 0 && n.heap[0].hash == n.Hash() && bytes.Equal(n.runs[n.heap[0].run].Session(), n.Session()) {
+		n.at = append(n.at, n.pop().run)
 	}
-	return true
+	return n.failed() == nil
 }
 
-func (n *newest) Row() *staterun.Row { return &n.row }
-
-func (n *newest) Err() error {
+// failed looks for an error of a run that was asked for a session.
+func (n *newest) failed() error {
 	for _, r := range n.runs {
-		if err := r.Err(); err != nil {
-			return err
+		if n.err == nil {
+			n.err = r.Err()
 		}
 	}
-	return nil
+	return n.err
+}
+
+func (n *newest) Hash() uint64    { return n.runs[n.at[0]].Hash() }
+func (n *newest) Session() []byte { return n.runs[n.at[0]].Session() }
+func (n *newest) Due() int64      { return n.runs[n.at[0]].Due() }
+func (n *newest) State() []byte   { return n.runs[n.at[0]].State() }
+func (n *newest) Err() error      { return n.failed() }
+
+func (n *newest) less(a, b head) bool {
+	if a.hash != b.hash {
+		return a.hash < b.hash
+	}
+	if c := bytes.Compare(n.runs[a.run].Session(), n.runs[b.run].Session()); c != 0 {
+		return c < 0
+	}
+	return a.run > b.run
+}
+
+func (n *newest) push(x head) {
+	n.heap = append(n.heap, x)
+	for i := len(n.heap) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !n.less(n.heap[i], n.heap[up]) {
+			return
+		}
+		n.heap[i], n.heap[up] = n.heap[up], n.heap[i]
+		i = up
+	}
+}
+
+func (n *newest) pop() head {
+	top, last := n.heap[0], len(n.heap)-1
+	n.heap[0] = n.heap[last]
+	n.heap = n.heap[:last]
+	for i := 0; ; {
+		child := 2*i + 1
+		if child >= last {
+			return top
+		}
+		if child+1 < last && n.less(n.heap[child+1], n.heap[child]) {
+			child++
+		}
+		if !n.less(n.heap[child], n.heap[i]) {
+			return top
+		}
+		n.heap[i], n.heap[child] = n.heap[child], n.heap[i]
+		i = child
+	}
 }

@@ -9,7 +9,6 @@ import (
 	"tandem/core/session"
 	"tandem/core/tenant"
 	"tandem/schemas/archive"
-	"tandem/schemas/staterun"
 )
 
 // drawn are sessions in order, each with beacons or a state or both, made when they are asked for. It looks at the heap on the
@@ -19,13 +18,11 @@ type drawn struct {
 	of      int // beacons or states a session
 	k       int
 	row     archive.Row
-	state   staterun.Row
 	event   []byte
-	encoded string
+	encoded []byte
 	digest  uint64
 	m       *mapper
 	heap    uint64 // the most that lives
-	rows    int    // of the run
 }
 
 func (d *drawn) Next() bool {
@@ -41,14 +38,11 @@ func (d *drawn) Next() bool {
 	name := fmt.Sprintf("session-%09d", d.i)
 	d.row.Hash, d.row.Session = uint64(d.i), append(d.row.Session[:0], name...)
 	d.row.TS, d.row.ID = t0+int64(d.k)*1000, fmt.Appendf(d.row.ID[:0], "%d", d.k)
-	d.state = staterun.Row{Hash: uint64(d.i), Session: name, State: d.encoded}
 	return true
 }
 
-// look takes the live heap without the run at hand, which is what map is to leave: it is counted and dropped.
+// look takes the live heap.
 func (d *drawn) look() {
-	d.rows += len(d.m.run)
-	d.m.run = nil
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
@@ -56,11 +50,23 @@ func (d *drawn) look() {
 }
 
 func (d *drawn) Row() *archive.Row { return &d.row }
+func (d *drawn) Payload() error    { return nil }
 func (d *drawn) Err() error        { return nil }
 
 type drawnStates struct{ *drawn }
 
-func (d drawnStates) Row() *staterun.Row { return &d.state }
+func (d drawnStates) Hash() uint64    { return d.row.Hash }
+func (d drawnStates) Session() []byte { return d.row.Session }
+func (d drawnStates) Due() int64      { return 0 }
+func (d drawnStates) State() []byte   { return d.encoded }
+
+// counted counts the rows of a run.
+type counted struct{ rows int }
+
+func (c *counted) Add(uint64, []byte, int64, int64, int64, []byte) error {
+	c.rows++
+	return nil
+}
 
 // parsedRow is an archived beacon of the test's config, as an archiver would keep it.
 func parsedRow(t *testing.T, chain *tenant.Chain) archive.Row {
@@ -79,22 +85,24 @@ func parsedRow(t *testing.T, chain *tenant.Chain) archive.Row {
 }
 
 // The merge join holds one session at a time: with ten times as many sessions, of which some have beacons, some a state
-// and some both, no more of the heap lives, the run that it leaves aside.
+// and some both,
+// no more of the heap lives.
 func TestJoinInConstantMemory(t *testing.T) {
 	chain, _ := compiled(t)
 	row := parsedRow(t, chain)
 	joined := func(sessions int) (heap uint64, rows int) {
-		m := newMapper(chain, t0, digest)
+		out := &counted{}
+		m := newMapper(chain, t0, digest, out)
 		in := &drawn{n: sessions, of: 4, k: -1, row: row, m: m}
 		var state session.State
-		st := &drawn{n: 2 * sessions, of: 1, i: -1, encoded: string(session.AppendState(nil, &state))} // the second half without beacons
+		st := &drawn{n: 2 * sessions, of: 1, i: -1, encoded: session.AppendState(nil, &state)} // the second half without beacons
 		if err := m.join(in, drawnStates{st}); err != nil {
 			t.Fatal(err)
 		}
 		if m.counts.Records != int64(4*sessions) {
 			t.Fatalf("%d records, want %d", m.counts.Records, 4*sessions)
 		}
-		return in.heap, in.rows + len(m.run)
+		return in.heap, out.rows
 	}
 	joined(1000)
 	few, rows := joined(4000)

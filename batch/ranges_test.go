@@ -183,7 +183,7 @@ func TestSkew(t *testing.T) {
 	}
 	due := Due(chain, a, nil)
 	for i := range due {
-		a.Records[due[i].Window] *= 1000 // as if there were so many: the ranges of a window of millions
+		a.Records[due[i].Window] *= 10_000 // as if there were so many: the ranges of a window of millions
 	}
 	bounds, err := j.bounds(due, a)
 	if err != nil {

@@ -45,7 +45,7 @@ const maxReports = 1000
 
 // keepReport writes the report of a plan that has come to its end. The first who ends it writes it.
 func (j *Job) keepReport(ctx context.Context, p *Plan, l *line, began time.Time, planned time.Duration) (*Report, error) {
-	covered, err := j.Covered(ctx)
+	covered, err := j.coveredOf(ctx, p)
 	if err != nil {
 		return nil, err
 	}

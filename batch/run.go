@@ -35,6 +35,9 @@ type Job struct {
 	// OnTime leaves out records that are late, as the stream does (SPEC 8): what the stream must come to. Its plans and
 	// runs have a folder of their own; Store must be another than that of the batch proper.
 	OnTime bool
+	// Reparse has the plans that it claims parse every payload again, also where the parse digest is the one in force: for a
+	// parser whose change the digest does not tell. A plan that was claimed so stays so, whoever goes on with it.
+	Reparse bool
 	// Done, if set, is told of each window that is covered, one at a time.
 	Done func(*Covered)
 	// Step, if set, is told how far a plan is after each of its tasks, one at a time.
@@ -74,7 +77,7 @@ func (j *Job) RunOnce(ctx context.Context) (*Report, error) {
 
 // run runs what a plan has left.
 func (j *Job) run(ctx context.Context, p *Plan, a Archive, began time.Time) (*Report, error) {
-	covered, err := j.Covered(ctx)
+	covered, err := j.coveredOf(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +121,7 @@ func (j *Job) MapPart(ctx context.Context, p *Plan, a Archive, i, n int) error {
 // is left. The one that covers the last window of the plan keeps its report.
 func (j *Job) ReduceWindow(ctx context.Context, p *Plan, window int64) error {
 	began := time.Now()
-	covered, err := j.Covered(ctx)
+	covered, err := j.coveredOf(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -154,8 +157,17 @@ func windowName(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.R
 
 // Covered returns the standing coverage of every window.
 func (j *Job) Covered(ctx context.Context) (map[int64]*Covered, error) {
+	return j.coveredIn(ctx, 0, store.MaxMinute)
+}
+
+// coveredOf returns the standing coverage of a plan's windows, and of those between them.
+func (j *Job) coveredOf(ctx context.Context, p *Plan) (map[int64]*Covered, error) {
+	return j.coveredIn(ctx, p.Windows[0].Window/60000, (p.Windows[len(p.Windows)-1].Window+WindowMS)/60000)
+}
+
+func (j *Job) coveredIn(ctx context.Context, from, to int64) (map[int64]*Covered, error) {
 	covered := map[int64]*Covered{}
-	err := j.Store.Coverage(ctx, j.Chain.Tenant, 0, store.MaxMinute, func(c store.Coverage) error {
+	err := j.Store.Coverage(ctx, j.Chain.Tenant, from, to, func(c store.Coverage) error {
 		var d Covered
 		_, err := sealed.Unmarshal(c.Data, &d)
 		if err == nil && (d.Window != c.Window*60000 || d.Generation != c.Generation) {

@@ -2,6 +2,7 @@ package batch
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -256,11 +257,13 @@ func TestReduceRefuses(t *testing.T) {
 	}{
 		{"missing", func(b blob.Store, name string) error { return b.Delete(name) }, blob.ErrNotFound},
 		{"a byte changed", replace(func(b []byte) []byte { b[len(b)-1] ^= 1; return b }), ErrCorrupt},
+		{"a byte of the head changed", replace(func(b []byte) []byte { b[resultFixed+5] ^= 1; return b }), ErrCorrupt},
+		{"a byte longer", replace(func(b []byte) []byte { return append(b, 0) }), ErrCorrupt},
 		{"cut", replace(func(b []byte) []byte { return b[:len(b)/2] }), ErrCorrupt},
 		{"another magic", replace(func(b []byte) []byte { b[4]++; return b }), ErrCorrupt},
 		{"empty", replace(func([]byte) []byte { return nil }), ErrCorrupt},
-		{"a good digest of rubbish", replace(func(b []byte) []byte { return resealed(b, []byte{0xff, 0xff, 0xff}) }), ErrCorrupt},
-		{"a good digest of nothing", replace(func(b []byte) []byte { return resealed(b, nil) }), ErrCorrupt},
+		{"a good digest of rubbish", replace(func([]byte) []byte { return resealed([]byte{0xff, 0xff, 0xff}) }), ErrCorrupt},
+		{"a good digest of nothing", replace(func([]byte) []byte { return resealed(nil) }), ErrCorrupt},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			blobs := blob.NewMem()
@@ -307,16 +310,10 @@ func replace(f func([]byte) []byte) func(blob.Store, string) error {
 	}
 }
 
-// resealed is a map result with another body under a digest that fits.
-func resealed(b, body []byte) []byte {
-	n := len(resultMagic)
-	b = append(b[:n:n], make([]byte, 8)...)
-	b = append(b, body...)
-	sum := xxhash.Sum64(body)
-	for i := range 8 {
-		b[n+i] = byte(sum >> (8 * i))
-	}
-	return b
+// resealed is a map result with another head, and nothing after it, under a digest that fits.
+func resealed(head []byte) []byte {
+	b := binary.LittleEndian.AppendUint64([]byte(resultMagic), xxhash.Sum64(head))
+	return append(binary.LittleEndian.AppendUint32(b, uint32(len(head))), head...)
 }
 
 // Beacons that reach the archive after all is covered: what is due then comes to what it had been with them at once.

@@ -2,31 +2,15 @@ package batch
 
 import (
 	"context"
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 
-	"github.com/cespare/xxhash/v2"
-	"github.com/klauspost/compress/s2"
-
-	"tandem/core/metric"
+	"tandem/schemas/archive"
 	"tandem/schemas/blob"
 	"tandem/schemas/sealed"
 	"tandem/schemas/staterun"
 	"tandem/schemas/store"
 )
-
-// result is what a map task leaves beside its run: counts, digests, and the sums of its range.
-type result struct {
-	Revisions []uint64
-	Run       staterun.RunInfo
-	Digests   []uint64 // of the range's part of each bucket
-	Counts    Counts
-}
-
-const resultMagic = "TDBR1\n"
 
 // Map runs one hash range of one window of a plan, after those before it that the plan names, and returns its counts. It is
 // idempotent: what is there already is left.
@@ -35,13 +19,13 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 	if err := ctx.Err(); err != nil {
 		return Counts{}, err
 	}
-	if res, err := j.readResult(p.Generation, w.Window, r); err == nil {
+	if res, err := j.checkResult(p.Generation, w.Window, r); err == nil {
 		return res.Counts, nil
 	} else if !errors.Is(err, blob.ErrNotFound) {
 		return Counts{}, err
 	}
 	lo, hi := uint64(p.Bounds[r]), last(p.Bounds, r)
-	in, release, err := files.beacons(w, a, lo, hi)
+	in, release, err := files.beacons(w, a, lo, hi, archive.Columns{Event: !p.Reparse, Payload: p.Reparse})
 	if err != nil {
 		return Counts{}, err
 	}
@@ -51,23 +35,16 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 		return Counts{}, err
 	}
 	defer closeRuns()
-	m := newMapper(j.Chain, w.Window, j.Digest)
-	m.onTime = j.OnTime
+	out := &runWriter{job: j, generation: p.Generation, window: w.Window, r: r, w: staterun.NewWriter()}
+	m := newMapper(j.Chain, w.Window, j.Digest, out)
+	m.onTime, m.reparse = j.OnTime, p.Reparse
 	if err := m.join(in, st); err != nil {
 		return Counts{}, err
 	}
-	var info staterun.RunInfo
-	if len(m.run) > 0 {
-		var data []byte
-		if data, info, err = staterun.Write(m.run); err != nil {
-			return Counts{}, fmt.Errorf("window %d: %w", w.Window, err)
-		}
-		info.Name = j.outName(p.Generation, w.Window, r, "parquet")
-		if err := j.Blobs.Create(info.Name, data); err != nil && !errors.Is(err, blob.ErrExists) {
-			return Counts{}, fmt.Errorf("state run: %w", err)
-		}
+	if err := out.end(); err != nil {
+		return Counts{}, err
 	}
-	res := result{Revisions: w.Revisions, Run: info, Digests: digests(m.run), Counts: m.counts}
+	res := result{Revisions: w.Revisions, Run: out.files, Digests: m.digests, Counts: m.counts}
 	data, err := j.encodeResult(&res, &m.sums)
 	if err != nil {
 		return Counts{}, err
@@ -75,25 +52,51 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 	if err := j.Blobs.Create(j.outName(p.Generation, w.Window, r, "sums"), data); err != nil && !errors.Is(err, blob.ErrExists) {
 		return Counts{}, fmt.Errorf("sums: %w", err)
 	}
-	files.made(runKey{p.Generation, w.Window, r}, &stateRun{Revisions: w.Revisions, Files: []staterun.RunInfo{info}})
+	files.made(runKey{p.Generation, w.Window, r}, &stateRun{Revisions: w.Revisions, Files: out.files})
 	return m.counts, ctx.Err()
 }
 
-// encodeResult: magic, 8 bytes xxhash64 of the rest, an S2 block of (uvarint length, JSON result, sums).
-func (j *Job) encodeResult(res *result, sums *metric.Sums) ([]byte, error) {
-	head, err := json.Marshal(res)
+// runBytes is how large a file of a run gets, about: what a map holds of its run.
+const runBytes = 16 << 20
+
+// runWriter keeps the run of a range, in as many files as it takes.
+type runWriter struct {
+	job                *Job
+	generation, window int64
+	r                  int
+	w                  *staterun.Writer
+	files              []staterun.RunInfo
+}
+
+func (o *runWriter) Add(hash uint64, session []byte, firstTS, lastTS, due int64, state []byte) error {
+	if o.w.Size() >= runBytes {
+		if err := o.end(); err != nil {
+			return err
+		}
+	}
+	return o.w.Add(hash, session, firstTS, lastTS, due, state)
+}
+
+// end keeps the file at hand, if it has rows.
+func (o *runWriter) end() error {
+	if o.w.Rows() == 0 {
+		return nil
+	}
+	data, info, err := o.w.Finish()
 	if err != nil {
-		return nil, fmt.Errorf("map result: %w", err)
+		return fmt.Errorf("window %d: %w", o.window, err)
 	}
-	body := append(binary.AppendUvarint(nil, uint64(len(head))), head...)
-	body = sums.AppendBinary(body, j.cells)
-	if len(body) > maxResult {
-		return nil, fmt.Errorf("map result: %d bytes, more than %d: use more ranges", len(body), maxResult)
+	ext := "parquet"
+	if n := len(o.files); n > 0 {
+		ext = fmt.Sprintf("%d.parquet", n)
 	}
-	b := append([]byte(resultMagic), make([]byte, 8)...)
-	b = append(b, s2.Encode(nil, body)...)
-	binary.LittleEndian.PutUint64(b[len(resultMagic):], xxhash.Sum64(b[len(resultMagic)+8:]))
-	return b, nil
+	info.Name = o.job.outName(o.generation, o.window, o.r, ext)
+	if err := o.job.Blobs.Create(info.Name, data); err != nil && !errors.Is(err, blob.ErrExists) {
+		return fmt.Errorf("state run: %w", err)
+	}
+	o.files = append(o.files, info)
+	o.w.Reset()
+	return nil
 }
 
 func (j *Job) cells(group int) int { return len(j.Chain.Groups[group].Names) }
@@ -103,45 +106,6 @@ func (j *Job) cellsOf(group int) (int, bool) {
 		return 0, false
 	}
 	return j.cells(group), true
-}
-
-type rangeResult struct {
-	result
-	sums []byte
-}
-
-// maxResult bounds what a map result may inflate to.
-const maxResult = 2 << 30
-
-func (j *Job) readResult(g, window int64, r int) (*rangeResult, error) {
-	name := j.outName(g, window, r, "sums")
-	b, err := j.Blobs.Get(name)
-	if err != nil {
-		return nil, fmt.Errorf("map result %s: %w", name, err)
-	}
-	n := len(resultMagic)
-	if len(b) < n+8 || string(b[:n]) != resultMagic || xxhash.Sum64(b[n+8:]) != binary.LittleEndian.Uint64(b[n:]) {
-		return nil, fmt.Errorf("map result %s: %w: digest differs", name, ErrCorrupt)
-	}
-	if size, err := s2.DecodedLen(b[n+8:]); err != nil || size > maxResult {
-		return nil, fmt.Errorf("map result %s: %w: %d bytes", name, ErrCorrupt, size)
-	}
-	body, err := s2.Decode(nil, b[n+8:])
-	if err != nil {
-		return nil, fmt.Errorf("map result %s: %w: %v", name, ErrCorrupt, err)
-	}
-	size, k := binary.Uvarint(body)
-	if k <= 0 || size > uint64(len(body)-k) {
-		return nil, fmt.Errorf("map result %s: %w: header", name, ErrCorrupt)
-	}
-	res := &rangeResult{sums: body[k+int(size):]}
-	if err := json.Unmarshal(body[k:k+int(size)], &res.result); err != nil {
-		return nil, fmt.Errorf("map result %s: %w: %v", name, ErrCorrupt, err)
-	}
-	if len(res.Digests) != Buckets {
-		return nil, fmt.Errorf("map result %s: %w: %d digests", name, ErrCorrupt, len(res.Digests))
-	}
-	return res, nil
 }
 
 // stateRun is what reduce says of the run of a window in one object, so that nobody has to look at each of its ranges: its
@@ -197,25 +161,16 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 	c := &Covered{Window: w.Window, Generation: p.Generation,
 		Inputs: Inputs{Spans: w.Spans, Revisions: w.Revisions},
 		Run:    RunRef{Window: w.Window, Generation: p.Generation, Digests: make(Digests, Buckets)}}
-	var sums metric.Sums
-	for r := range p.Bounds {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		res, err := j.readResult(p.Generation, w.Window, r)
-		if err != nil {
-			return nil, err
-		}
-		if !slices.Equal(res.Revisions, w.Revisions) {
-			return nil, fmt.Errorf("map result %s: %w: it was made under other revisions of the config", j.outName(p.Generation, w.Window, r, "sums"), ErrCorrupt)
-		}
-		if err := sums.AddBinary(res.sums, j.cellsOf); err != nil {
-			return nil, fmt.Errorf("map result %s: %w", j.outName(p.Generation, w.Window, r, "sums"), err)
-		}
+	results, closeResults, err := j.openResults(ctx, p, w)
+	if err != nil {
+		return nil, err
+	}
+	defer closeResults()
+	for _, res := range results {
 		for b, d := range res.Digests {
 			c.Run.Digests[b] += d
 		}
-		c.Files = append(c.Files, res.Run)
+		c.Files = append(c.Files, res.Run...)
 		c.Counts.add(&res.Counts)
 	}
 	for _, b := range w.Before {
@@ -235,7 +190,7 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 		return nil, err
 	}
 	files.made(runKey{p.Generation, w.Window, wholeRun}, run)
-	if err := j.write(ctx, c, &sums); err != nil {
+	if err := j.write(ctx, c, results); err != nil {
 		return nil, err
 	}
 	data, err := sealed.Marshal(c)
@@ -264,11 +219,14 @@ func (j *Job) keepRun(g, window int64, run *stateRun) error {
 // readRun reads what reduce, or with a range map, says of the run of a window.
 func (j *Job) readRun(k runKey) (*stateRun, error) {
 	if k.r != wholeRun {
-		res, err := j.readResult(k.generation, k.window, k.r)
+		res, err := j.openResult(k.generation, k.window, k.r)
 		if err != nil {
 			return nil, err
 		}
-		return &stateRun{Revisions: res.Revisions, Files: []staterun.RunInfo{res.Run}}, nil
+		if err := res.from.Close(); err != nil {
+			return nil, fmt.Errorf("map result %s: %w", res.name, err)
+		}
+		return &stateRun{Revisions: res.Revisions, Files: res.Run}, nil
 	}
 	name := j.runName(k.generation, k.window)
 	data, err := j.Blobs.Get(name)

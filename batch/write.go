@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -12,8 +13,11 @@ import (
 	"tandem/schemas/store"
 )
 
-// rowsAtOnce bounds the rows that wait to be written.
-const rowsAtOnce = 20_000
+// rowsAtOnce and bytesAtOnce bound the rows that wait to be written: then they are.
+const (
+	rowsAtOnce  = 20_000
+	bytesAtOnce = 16 << 20
+)
 
 // rollupMS is how long rollups are kept: an experiment longer than the retention keeps its totals (DESIGN 7).
 const rollupMS = 400 * 24 * 3600 * 1000
@@ -22,20 +26,21 @@ const rollupMS = 400 * 24 * 3600 * 1000
 const visitorsMS = 48 * 3600 * 1000
 
 // write writes the rows of a window and its rollup, the sum (of visitors: the union) of its minutes.
-func (j *Job) write(ctx context.Context, c *Covered, sums *metric.Sums) error {
-	w := writer{job: j, layer: Layer(c.Generation), put: j.Store.PutRows}
+func (j *Job) write(ctx context.Context, c *Covered, results []*rangeResult) error {
+	w := j.writer(Layer(c.Generation))
 	var total metric.Sums
 	rollup := total.At(c.Window / 60000)
-	for _, m := range sums.Minutes() {
-		if m.Minute < c.Window/60000 || m.Minute >= (c.Window+WindowMS)/60000 {
-			return fmt.Errorf("BUG: window %d holds rows of minute %d", c.Window, m.Minute)
-		}
+	err := j.eachMinute(ctx, c.Window, results, func(m *metric.Minute) error {
 		if err := w.minute(ctx, m, m.Minute, false); err != nil {
 			return err
 		}
 		rollup.Merge(m, j.cells)
+		return nil
+	})
+	if err == nil {
+		err = w.flush(ctx)
 	}
-	if err := w.flush(ctx); err != nil {
+	if err != nil {
 		return err
 	}
 	c.Rows = w.n
@@ -47,12 +52,46 @@ func (j *Job) write(ctx context.Context, c *Covered, sums *metric.Sums) error {
 }
 
 type writer struct {
-	job   *Job
-	layer string
-	put   func(ctx context.Context, rows []store.Row) error
-	rows  []store.Row
-	cells []row.Cell
-	n     int64
+	job     *Job
+	layer   string
+	put     func(ctx context.Context, rows []store.Row) error
+	rows    []store.Row
+	cells   []row.Cell
+	values  []byte // of rows, one after another
+	sketch  []byte // of the row at hand
+	metrics map[metricKey]string
+	tags    []int32 // by tag set: its place in the order of their texts
+	n       int64
+}
+
+// metricKey names a metric within a scope of a kind.
+type metricKey struct {
+	scope       string
+	group, cell int
+}
+
+func (j *Job) writer(layer string) *writer {
+	w := &writer{job: j, layer: layer, put: j.Store.PutRows, metrics: map[metricKey]string{}, tags: make([]int32, len(j.Chain.Tags))}
+	order := make([]int32, len(j.Chain.Tags))
+	for i := range order {
+		order[i] = int32(i)
+	}
+	slices.SortFunc(order, func(a, b int32) int { return strings.Compare(j.Chain.Tags[a], j.Chain.Tags[b]) })
+	for place, tags := range order {
+		w.tags[tags] = int32(place)
+	}
+	return w
+}
+
+// metric is the name of a metric in a scope: "fm.item_page.beta".
+func (w *writer) metric(scope string, group, cell int) string {
+	k := metricKey{scope, group, cell}
+	name, known := w.metrics[k]
+	if !known {
+		name = scope + "." + w.job.Chain.Groups[group].Names[cell]
+		w.metrics[k] = name
+	}
+	return name
 }
 
 func (w *writer) minute(ctx context.Context, m *metric.Minute, at int64, rollup bool) error {
@@ -66,35 +105,45 @@ func (w *writer) minute(ctx context.Context, m *metric.Minute, at int64, rollup 
 		if rollup {
 			keep = rollupMS
 		}
-		w.cells = w.cells[:0]
+		var variations []string
+		if scope > 0 {
+			variations = chain.XNames[(scope-1)/2].Variations
+			slices.SortFunc(cells, func(a, b metric.Cell) int {
+				if a.Variation != b.Variation {
+					return strings.Compare(variations[a.Variation], variations[b.Variation])
+				}
+				return cmp.Compare(w.tags[a.Tags], w.tags[b.Tags])
+			})
+		} else {
+			slices.SortFunc(cells, func(a, b metric.Cell) int { return cmp.Compare(w.tags[a.Tags], w.tags[b.Tags]) })
+		}
+		w.cells, w.sketch = w.cells[:0], w.sketch[:0]
 		for i := range cells {
 			rc := row.Cell{Tags: chain.Tags[cells[i].Tags], Value: cells[i].Value}
 			if scope > 0 {
-				rc.Variation = chain.XNames[(scope-1)/2].Variations[cells[i].Variation]
+				rc.Variation = variations[cells[i].Variation]
 			}
 			if kind == row.Sketches {
-				rc.Sketch = cells[i].Sketch.AppendBinary(nil)
+				from := len(w.sketch)
+				w.sketch = cells[i].Sketch.AppendBinary(w.sketch)
+				rc.Sketch = w.sketch[from:]
 			}
 			w.cells = append(w.cells, rc)
 		}
-		slices.SortFunc(w.cells, func(a, b row.Cell) int {
-			if c := strings.Compare(a.Variation, b.Variation); c != 0 {
-				return c
-			}
-			return strings.Compare(a.Tags, b.Tags)
-		})
-		value, err := row.Append(nil, kind, w.cells)
+		from := len(w.values)
+		values, err := row.Append(w.values, kind, w.cells)
 		if err != nil {
 			return fmt.Errorf("%s %s.%s minute %d: %w", x, s, chain.Groups[group].Names[cell], at, err)
 		}
+		w.values = values
 		w.rows = append(w.rows, store.Row{
-			Series:  store.Series{Tenant: chain.Tenant, Experiment: x, Metric: s + "." + chain.Groups[group].Names[cell], Layer: w.layer},
+			Series:  store.Series{Tenant: chain.Tenant, Experiment: x, Metric: w.metric(s, group, cell), Layer: w.layer},
 			Minute:  at,
 			Expires: (at+1)*60000 + keep,
-			Value:   value,
+			Value:   values[from:len(values):len(values)],
 		})
 		w.n++
-		if len(w.rows) >= rowsAtOnce {
+		if len(w.rows) >= rowsAtOnce || len(w.values) >= bytesAtOnce {
 			return w.flush(ctx)
 		}
 		return nil
@@ -111,6 +160,6 @@ func (w *writer) flush(ctx context.Context) error {
 	if err := w.put(ctx, w.rows); err != nil {
 		return fmt.Errorf("write rows of %s: %w", w.layer, err)
 	}
-	w.rows = w.rows[:0]
+	w.rows, w.values = w.rows[:0], w.values[:0]
 	return nil
 }

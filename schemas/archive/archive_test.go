@@ -92,6 +92,9 @@ func inRange(rows []Row, lo, hi uint64, cols Columns) []Row {
 			if !cols.Event {
 				r.Event = nil
 			}
+			if !cols.Names {
+				r.Point, r.Visitor = nil, nil
+			}
 			want = append(want, r)
 		}
 	}

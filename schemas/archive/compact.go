@@ -302,7 +302,7 @@ func (c *Compactor) merge(ctx context.Context, run *Compaction, old []FileInfo, 
 			return nil, err
 		}
 		defer f.Close() // it was only read
-		iters = append(iters, f.Rows(0, ^uint64(0), Columns{Payload: true, Event: true}))
+		iters = append(iters, f.Rows(0, ^uint64(0), Columns{Payload: true, Event: true, Names: true}))
 	}
 	var rows []Row
 	var kept Arena

@@ -3,6 +3,7 @@ package archive
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -23,11 +24,11 @@ import (
 	"tandem/schemas/blob"
 )
 
-var everything = Columns{Payload: true, Event: true}
+var everything = Columns{Payload: true, Event: true, Names: true}
 
 func TestRoundTrip(t *testing.T) {
 	for _, n := range []int{1, 2, 7, 1023, 1024, 1025, 5000} {
-		for _, cols := range []Columns{{}, {Payload: true}, {Event: true}, everything} {
+		for _, cols := range []Columns{{}, {Payload: true}, {Event: true}, {Names: true}, everything} {
 			rows := sorted(testRows(rand.New(rand.NewPCG(7, uint64(n))), n))
 			data, info := mustWrite(t, rows)
 			f := mustOpen(t, data, info)
@@ -55,7 +56,7 @@ func TestInfo(t *testing.T) {
 		{Hash: 9, TS: 30, Offset: 7}, {Hash: 3, TS: 10, Offset: 9}, {Hash: math.MaxUint64, TS: 20, Offset: 8},
 	})
 	data, info := mustWrite(t, rows)
-	want := FileInfo{Name: info.Name, Bytes: int64(len(data)), Digest: info.Digest, Rows: 3, MinHash: 3, MaxHash: math.MaxUint64, MinTS: 10, MaxTS: 30, MinOffset: 7, MaxOffset: 9}
+	want := FileInfo{Name: info.Name, Bytes: int64(len(data)), Digest: info.Digest, Tail: info.Tail, TailDigest: info.TailDigest, Rows: 3, MinHash: 3, MaxHash: math.MaxUint64, MinTS: 10, MaxTS: 30, MinOffset: 7, MaxOffset: 9}
 	if info != want || info.check() != nil {
 		t.Errorf("info = %+v, %v; want %+v", info, info.check(), want)
 	}
@@ -75,10 +76,10 @@ func TestRowGroups(t *testing.T) {
 		rows []Row
 		want []int64
 	}{
-		{"cut by rows at a hash", many(70_000, 0, func(i int) uint64 { return uint64(i / 1000) }), []int64{33_000, 33_000, 4_000}},
-		{"one hash", many(70_000, 0, func(int) uint64 { return 5 }), []int64{65_536, 4_464}},
-		{"cut by bytes", many(40, 1<<20, func(i int) uint64 { return uint64(i / 3) }), []int64{18, 18, 4}},
-		{"one hash, large", many(40, 1<<20, func(int) uint64 { return 5 }), []int64{32, 8}},
+		{"cut by rows at a hash", many(20_000, 0, func(i int) uint64 { return uint64(i / 1000) }), []int64{9_000, 9_000, 2_000}},
+		{"one hash", many(20_000, 0, func(int) uint64 { return 5 }), []int64{16_384, 3_616}},
+		{"cut by bytes", many(20, 1<<20, func(i int) uint64 { return uint64(i / 3) }), []int64{9, 9, 2}},
+		{"one hash, large", many(20, 1<<20, func(int) uint64 { return 5 }), []int64{16, 4}},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -211,7 +212,7 @@ func TestOtherReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer table.Release()
-	wantSchema := "session_hash int64,session utf8,ts timestamp[ms, tz=UTC],id utf8,payload binary,ingest_ms int64,offset int64,point utf8,visitor utf8,digest int64,event binary,"
+	wantSchema := "session_hash int64,session utf8,ts timestamp[ms, tz=UTC],ingest_ms int64,offset int64,digest int64,id utf8,event binary,point utf8,visitor utf8,payload binary,"
 	var gotSchema strings.Builder
 	for _, f := range table.Schema().Fields() {
 		fmt.Fprintf(&gotSchema, "%s %s,", f.Name, f.Type)
@@ -286,6 +287,9 @@ func TestScanStopsAtCallbackError(t *testing.T) {
 	}
 }
 
+// footerOf is the size of a Parquet file's footer.
+func footerOf(data []byte) int { return 8 + int(binary.LittleEndian.Uint32(data[len(data)-8:])) }
+
 // A file of another program with the right digest is refused by its columns, not read by position.
 func TestForeignColumns(t *testing.T) {
 	sc := arrow.NewSchema([]arrow.Field{{Name: "session_hash", Type: arrow.PrimitiveTypes.Int64}}, nil)
@@ -297,7 +301,7 @@ func TestForeignColumns(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	info := describe(make([]Row, 1), out.Bytes())
+	info := describe(make([]Row, 1), out.Bytes(), footerOf(out.Bytes()))
 	if _, err := OpenFile(blob.Bytes(out.Bytes()), info); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "columns") {
 		t.Errorf("OpenFile = %v", err)
 	}

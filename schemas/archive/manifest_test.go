@@ -16,7 +16,7 @@ func testManifest(first, next int64) Manifest {
 	return Manifest{
 		Topic: "beacons.uswm.0", TopicID: "id1", Partition: 3, First: first, Next: next,
 		Files: []FileInfo{{
-			Name: FileName("uswm", "beacons.uswm.0", 3, first, 0, 1_760_000_000_000), Bytes: 9, Digest: strings.Repeat("0a", 32), Rows: 5,
+			Name: FileName("uswm", "beacons.uswm.0", 3, first, 0, 1_760_000_000_000), Bytes: 9, Digest: strings.Repeat("0a", 32), Tail: 9, TailDigest: strings.Repeat("0b", 32), Rows: 5,
 			MinHash: 1, MaxHash: 1<<64 - 1, MinTS: -1, MaxTS: 2, MinOffset: first, MaxOffset: next - 1,
 		}},
 		Progress: map[string]int64{"dispatch-1": 7, "<mirror>": 1_760_000_000_000},

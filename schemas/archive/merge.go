@@ -1,14 +1,18 @@
 package archive
 
+import (
+	"bytes"
+	"cmp"
+)
+
 // Merge gives the rows of several iterators as one sequence in the order of Sort; equal rows come in the order of iters.
 //
-// When any of iters is without payloads, rows that are equal in hash, session, ts and id, which are one beacon
-// (SPEC section 2), still come together, but not in the order of their payloads: such a reader cannot tell which one stands.
+// Rows of two iterators that are equal in hash, session, ts and id, which are one beacon (SPEC section 2), are told apart by
+// their payloads, which are read for that also where an iterator is without.
 func Merge(iters []*Iter) *MergeIter {
-	m := &MergeIter{payload: true}
+	m := &MergeIter{}
 	for i, it := range iters {
-		m.inputs = append(m.inputs, input{it, i})
-		m.payload = m.payload && it.cols.Payload
+		m.inputs = append(m.inputs, input{it: it, place: i})
 	}
 	return m
 }
@@ -17,12 +21,14 @@ func Merge(iters []*Iter) *MergeIter {
 type MergeIter struct {
 	// inputs is a heap by their current rows once started; until then the list of all.
 	inputs  []input
-	payload bool
 	started bool
 	err     error
 }
 
+// input is an iterator and what nearly always tells its row from another's.
 type input struct {
+	hash  uint64
+	ts    int64
 	it    *Iter
 	place int
 }
@@ -43,11 +49,15 @@ func (m *MergeIter) Next() bool {
 		return false
 	}
 	m.down(0)
-	return len(m.inputs) > 0
+	return m.err == nil && len(m.inputs) > 0
 }
 
 // Row is the row that Next moved to, valid until the next call of Next.
-func (m *MergeIter) Row() *Row { return m.inputs[0].it.Row() }
+func (m *MergeIter) Row() *Row { return &m.inputs[0].it.row }
+
+// Payload sees to it that the row that Next moved to has its payload. After an error, which it returns and Err too, the
+// merge is over.
+func (m *MergeIter) Payload() error { return m.payload(m.inputs[0].it) }
 
 // Err is the error of the iterator that ended the merge, nil at its regular end.
 func (m *MergeIter) Err() error { return m.err }
@@ -61,16 +71,17 @@ func (m *MergeIter) start() bool {
 	for i := len(m.inputs)/2 - 1; i >= 0; i-- {
 		m.down(i)
 	}
-	return len(m.inputs) > 0
+	return m.err == nil && len(m.inputs) > 0
 }
 
 // advance moves input i on and drops it at its end; false after an error.
 func (m *MergeIter) advance(i int) bool {
-	it := m.inputs[i].it
-	if it.Next() {
+	in := &m.inputs[i]
+	if in.it.Next() {
+		in.hash, in.ts = in.it.row.Hash, in.it.row.TS
 		return true
 	}
-	if m.err = it.Err(); m.err != nil {
+	if m.err = in.it.Err(); m.err != nil {
 		m.inputs = nil
 		return false
 	}
@@ -80,13 +91,27 @@ func (m *MergeIter) advance(i int) bool {
 	return true
 }
 
-func (m *MergeIter) less(a, b input) bool {
+func (m *MergeIter) payload(it *Iter) error {
+	if err := it.Payload(); err != nil && m.err == nil {
+		m.err = err
+	}
+	return m.err
+}
+
+func (m *MergeIter) less(a, b *input) bool {
+	if a.hash != b.hash {
+		return a.hash < b.hash
+	}
 	ra, rb := &a.it.row, &b.it.row
-	c := compareKey(ra, rb)
-	if c == 0 && m.payload {
+	c := bytes.Compare(ra.Session, rb.Session)
+	if c == 0 {
+		c = cmp.Compare(a.ts, b.ts)
+	}
+	if c == 0 {
+		c = bytes.Compare(ra.ID, rb.ID)
+	}
+	if c == 0 && m.payload(a.it) == nil && m.payload(b.it) == nil {
 		c = Compare(ra, rb)
-	} else if c == 0 {
-		c = compareTaken(ra, rb)
 	}
 	if c != 0 {
 		return c < 0
@@ -100,10 +125,10 @@ func (m *MergeIter) down(i int) {
 		if child >= len(m.inputs) {
 			return
 		}
-		if right := child + 1; right < len(m.inputs) && m.less(m.inputs[right], m.inputs[child]) {
+		if right := child + 1; right < len(m.inputs) && m.less(&m.inputs[right], &m.inputs[child]) {
 			child = right
 		}
-		if !m.less(m.inputs[child], m.inputs[i]) {
+		if !m.less(&m.inputs[child], &m.inputs[i]) {
 			return
 		}
 		m.inputs[i], m.inputs[child] = m.inputs[child], m.inputs[i]

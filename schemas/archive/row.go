@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"math/bits"
 	"slices"
 )
 
@@ -31,17 +32,7 @@ type Row struct {
 func Sort(rows []Row) {
 	// Rows are wide and what they point to is scattered, so keys are sorted in their place: hash and ts tell nearly all
 	// rows of a session apart, and sessions of one hash are rare.
-	keys := make([]sortKey, len(rows))
-	for i := range rows {
-		keys[i] = sortKey{rows[i].Hash, rows[i].TS, int32(i)}
-	}
-	slices.SortFunc(keys, func(a, b sortKey) int {
-		if a.hash != b.hash {
-			return cmp.Compare(a.hash, b.hash)
-		}
-		return cmp.Compare(a.ts, b.ts)
-	})
-	arrange(rows, keys)
+	arrange(rows, sortedKeys(rows))
 	for len(rows) > 0 {
 		n := 1
 		oneSession, oneTime := true, false
@@ -54,6 +45,35 @@ func Sort(rows []Row) {
 		}
 		rows = rows[n:]
 	}
+}
+
+// sortedKeys are the keys of rows in order. Hashes are spread evenly, so their leading bits put nearly all keys next to their
+// place at once; what is left to sort are a few each.
+func sortedKeys(rows []Row) []sortKey {
+	const few = 8
+	shift := 64 - min(max(bits.Len(uint(len(rows)/few)), 1), 16)
+	starts := make([]int32, 1<<(64-shift)+1)
+	for i := range rows {
+		starts[rows[i].Hash>>shift+1]++
+	}
+	for i := 1; i < len(starts); i++ {
+		starts[i] += starts[i-1]
+	}
+	keys, next := make([]sortKey, len(rows)), slices.Clone(starts)
+	for i := range rows {
+		b := rows[i].Hash >> shift
+		keys[next[b]] = sortKey{rows[i].Hash, rows[i].TS, int32(i)}
+		next[b]++
+	}
+	for b := range len(starts) - 1 {
+		slices.SortFunc(keys[starts[b]:starts[b+1]], func(x, y sortKey) int {
+			if x.hash != y.hash {
+				return cmp.Compare(x.hash, y.hash)
+			}
+			return cmp.Compare(x.ts, y.ts)
+		})
+	}
+	return keys
 }
 
 // sortKey is what Sort looks at first, and where its row is.
@@ -124,9 +144,12 @@ type FileInfo struct {
 	Name string `json:"name"`
 	// Bytes is the size of the object.
 	Bytes int64 `json:"bytes"`
-	// Digest is the SHA-256 of the object in hex: the readers' decoders can be crashed by wrong bytes, so this is the
-	// defence, and the standard library has it in hardware speed (xxHash would save little next to decompression).
+	// Digest is the SHA-256 of the object in hex, which who reads all of it compares.
 	Digest string `json:"digest"`
+	// TailDigest is that of its last Tail bytes, the footer, which holds the digests of all pages: wrong bytes would crash a
+	// decoder, so a reader compares the footer's digest and that of each page that it takes before it decodes either.
+	Tail       int64  `json:"tail"`
+	TailDigest string `json:"tail_digest"`
 	// Rows is the number of rows, at least 1.
 	Rows      int64  `json:"rows"`
 	MinHash   uint64 `json:"min_hash,string"` // strings, for JSON readers that hold numbers as doubles
@@ -145,6 +168,10 @@ func (info *FileInfo) check() error {
 		return fmt.Errorf("rows is %d, not above 0: a file without rows is not written", info.Rows)
 	case !isDigest(info.Digest):
 		return fmt.Errorf("digest %q is not 64 hex digits", info.Digest)
+	case info.Tail < minTail || info.Tail > info.Bytes:
+		return fmt.Errorf("tail is %d, not in %d to %d", info.Tail, minTail, info.Bytes)
+	case !isDigest(info.TailDigest):
+		return fmt.Errorf("tail_digest %q is not 64 hex digits", info.TailDigest)
 	case info.MinHash > info.MaxHash:
 		return fmt.Errorf("min_hash %d is above max_hash %d", info.MinHash, info.MaxHash)
 	case info.MinTS > info.MaxTS:

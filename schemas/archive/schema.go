@@ -7,7 +7,7 @@ import (
 	"github.com/apache/arrow/go/v17/parquet/schema"
 )
 
-// The columns of a file, in order. All are required; what is absent is empty. Strings are annotated as UTF-8 and ts as a
+// The columns of a file, in order: those that the batch reads come first and lie side by side, the payload last. All are required; what is absent is empty. Strings are annotated as UTF-8 and ts as a
 // UTC timestamp, for SQL readers; payload and event are plain bytes.
 //
 // session_hash is the hash with its top bit flipped (see flip), so that the signed order of the column, in which every
@@ -16,14 +16,14 @@ const (
 	colHash = iota
 	colSession
 	colTS
-	colID
-	colPayload
 	colIngest
 	colOffset
+	colDigest
+	colID
+	colEvent
 	colPoint
 	colVisitor
-	colDigest
-	colEvent
+	colPayload
 	numColumns
 )
 
@@ -36,12 +36,12 @@ const (
 	kindBytes
 )
 
-// columnEncoding is how Write lays a column out; readers take any.
-type columnEncoding int
+// columnEncoding is how a column is laid out.
+type columnEncoding byte
 
 const (
 	plain  columnEncoding = iota // compressed
-	listed                       // as places in a list of the row group's values, if these repeat, and compressed
+	listed                       // as places in a list of the row group's values, compressed; plain, if these do not repeat
 	packed                       // as differences in few bits, which compression would not make smaller
 )
 
@@ -56,17 +56,17 @@ func columnSpecs() [numColumns]struct {
 		kind     columnKind
 		encoding columnEncoding
 	}{
-		colHash:    {"session_hash", kindInt, plain},
+		colHash:    {"session_hash", kindInt, listed},
 		colSession: {"session", kindString, listed},
 		colTS:      {"ts", kindTime, packed},
-		colID:      {"id", kindString, plain},
-		colPayload: {"payload", kindBytes, plain},
 		colIngest:  {"ingest_ms", kindInt, packed},
 		colOffset:  {"offset", kindInt, packed},
+		colDigest:  {"digest", kindInt, listed},
+		colID:      {"id", kindString, plain},
+		colEvent:   {"event", kindBytes, plain},
 		colPoint:   {"point", kindString, listed},
 		colVisitor: {"visitor", kindString, listed},
-		colDigest:  {"digest", kindInt, plain},
-		colEvent:   {"event", kindBytes, plain},
+		colPayload: {"payload", kindBytes, plain},
 	}
 }
 

@@ -138,7 +138,7 @@ func goSums(t *testing.T, b blob.Store) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		info := describe(make([]Row, 1), data) // its size and digest
+		info := describe(make([]Row, 1), data, footerOf(data)) // its size and digests
 		info.Name, info.Rows = name, pr.NumRows()
 		parts := strings.Split(name, "/")
 		key := strings.Join([]string{strings.TrimPrefix(parts[1], "tenant="), strings.TrimPrefix(parts[2], "dt="), strings.TrimPrefix(parts[3], "hh=")}, "|")

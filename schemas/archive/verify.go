@@ -132,16 +132,25 @@ func verifyFile(b blob.Store, s Source, counts *tally) error {
 		return err
 	}
 	defer f.Close() // it was only read
+	if err := f.checkWhole(); err != nil {
+		return fmt.Errorf("event file %s: %w", s.Info.Name, err)
+	}
 	at, rows := 0, int64(0)
 	var last Row
-	err = f.Scan(0, ^uint64(0), Columns{Payload: true, Event: true}, func(r *Row) error {
+	var kept []byte // what last points to
+	err = f.Scan(0, ^uint64(0), Columns{Payload: true, Event: true, Names: true}, func(r *Row) error {
 		switch {
 		case rows > 0 && Compare(&last, r) > 0:
 			return fmt.Errorf("event file %s: %w: the row of offset %d is out of order", s.Info.Name, ErrCorrupt, r.Offset)
 		case r.Offset < s.Info.MinOffset || r.Offset > s.Info.MaxOffset || r.TS < s.Info.MinTS || r.TS > s.Info.MaxTS || r.Hash < s.Info.MinHash || r.Hash > s.Info.MaxHash:
 			return fmt.Errorf("event file %s: %w: the row of offset %d, ts %d, hash %d is outside of what its manifest says", s.Info.Name, ErrCorrupt, r.Offset, r.TS, r.Hash)
 		}
-		last = *r // its bytes outlive the row (see batch)
+		last, kept = *r, kept[:0]
+		for _, v := range []*[]byte{&last.Session, &last.ID, &last.Payload} {
+			n := len(kept)
+			kept = append(kept, *v...)
+			*v = kept[n:]
+		}
 		rows++
 		at = counts.add(at, r.Offset, r.TS)
 		return nil

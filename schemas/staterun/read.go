@@ -1,51 +1,55 @@
 package staterun
 
 import (
+	"bytes"
+	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"reflect"
 	"sync"
-	"sync/atomic"
 
-	"github.com/xitongsys/parquet-go/reader"
-	"github.com/xitongsys/parquet-go/schema"
-	"github.com/xitongsys/parquet-go/source"
+	"github.com/apache/thrift/lib/go/thrift"
+	"github.com/cespare/xxhash/v2"
+	"github.com/klauspost/compress/zstd"
+	"github.com/xitongsys/parquet-go/parquet"
 
 	"tandem/schemas/blob"
 )
 
-const (
-	// Runs up to this size are read once and held, larger ones twice: for the digest, then for the rows.
-	holdBytes   = 8 << 20
-	digestBytes = 64 << 10
-	// A batch is as many rows as have about batchBytes, by the run's mean.
-	batchBytes = 1 << 20
-	batchRows  = 4096
-)
+// holdBytes: files up to this size are read at once and held, larger ones by row groups.
+const holdBytes = 1 << 20
 
-// Iter walks the rows of a run: call Next until it is false, then Err, then Close. It is for one goroutine.
+// Iter walks the rows of a run: call Next until it is false, then Err, then Close. Of a row only what is asked for is
+// decoded: of the sessions of a run few matter to a window some hours later. It is for one goroutine.
 type Iter struct {
-	info   RunInfo
-	lo, hi uint64
-	closer io.Closer
-	from   *storage
-	pr     *reader.ParquetReader
+	info    RunInfo
+	lo, hi  uint64
+	closer  io.Closer
+	from    io.ReaderAt
+	groups  []*parquet.RowGroup
+	digests []uint64
 
-	batch    []record
-	pos      int
-	read     int64 // rows that have been read into batches
-	row      Row
-	err      error
-	started  bool // row is set
-	finished bool
+	next    int    // the row group to read next
+	bytes   []byte // the row group at hand, as it is stored
+	start   int64  // where it begins
+	loaded  [numColumns]bool
+	pages   [numColumns][]byte
+	ends    [numColumns][]int32 // of the values of a column of byte arrays
+	rows    int
+	pos     int    // of the row at hand
+	read    int64  // rows of the groups so far
+	hash    uint64 // of the row at hand
+	started bool
+	before  []byte // session of the row before, if that has the same hash
+	err     error
+	done    bool
 }
 
-// Open returns the rows of a run whose hash is in [lo, hi], both included; r is the object info.Name. Size and digest are
-// compared before anything is decoded, the number of rows after; any difference is ErrCorrupt. The iterator takes r over
-// in any case. Rows outside the range cost their decoding: the format's reader cannot start in the middle.
+// Open returns the rows of a run whose hash is in [lo, hi], both included; r is the object info.Name. Every piece of the
+// file is compared with its digest before it is decoded; any difference is ErrCorrupt. The iterator takes r over in any case.
 func Open(r blob.Reader, info RunInfo, lo, hi uint64) (*Iter, error) {
 	it, err := open(r, info, lo, hi)
 	if err != nil {
@@ -54,195 +58,292 @@ func Open(r blob.Reader, info RunInfo, lo, hi uint64) (*Iter, error) {
 	return it, nil
 }
 
-func open(r blob.Reader, info RunInfo, lo, hi uint64) (it *Iter, err error) {
-	verified, err := verify(r, info)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if p := recover(); p != nil {
-			it, err = nil, fmt.Errorf("%w: parquet reader failed: %v", ErrCorrupt, p)
-		}
-	}()
-	it = &Iter{info: info, lo: lo, hi: hi, closer: r, from: &storage{ReaderAt: verified}}
-	if info.Rows == 0 || info.MaxHash < lo || hi < info.MinHash {
-		it.finished = true
-		return it, nil
-	}
-	if it.pr, err = newReader(newSection(it.from, info.Bytes)); err != nil {
-		return nil, it.from.blame(err)
-	}
-	if got := it.pr.GetNumRows(); got != info.Rows {
-		return nil, fmt.Errorf("%w: it has %d rows, its description says %d", ErrCorrupt, got, info.Rows)
-	}
-	rows := min(max(batchBytes*info.Rows/max(info.RawBytes, 1), 1), batchRows)
-	it.batch = make([]record, 0, rows)
-	return it, nil
-}
-
-// recordSchema is the schema of records, derived once: the library copies it by gob on the way, which took longer than
-// reading a small run. Readers only look at it.
-var recordSchema = sync.OnceValues(func() (*schema.SchemaHandler, error) { return schema.NewSchemaHandlerFromStruct(new(record)) })
-
-// newReader does what reader.NewParquetReader does for records, with recordSchema.
-func newReader(file source.ParquetFile) (*reader.ParquetReader, error) {
-	handler, err := recordSchema()
-	if err != nil {
-		return nil, fmt.Errorf("schema of records: %w", err)
-	}
-	pr := &reader.ParquetReader{NP: parallel, PFile: file, SchemaHandler: handler, ObjType: reflect.TypeFor[record](),
-		ColumnBuffers: map[string]*reader.ColumnBufferType{}}
-	if err := pr.ReadFooter(); err != nil {
-		return nil, err
-	}
-	if got, want := len(pr.Footer.Schema), len(handler.SchemaElements); got != want {
-		return nil, fmt.Errorf("%w: its schema has %d elements, not %d", ErrCorrupt, got, want)
-	}
-	pr.RenameSchema()
-	for i, element := range handler.SchemaElements {
-		if element.GetNumChildren() > 0 {
-			continue
-		}
-		path := handler.IndexMap[int32(i)]
-		if pr.ColumnBuffers[path], err = reader.NewColumnBuffer(file, pr.Footer, handler, path); err != nil {
-			return nil, err
-		}
-	}
-	return pr, nil
-}
-
-func verify(r blob.Reader, info RunInfo) (io.ReaderAt, error) {
+func open(r blob.Reader, info RunInfo, lo, hi uint64) (*Iter, error) {
+	it := &Iter{info: info, lo: lo, hi: hi, closer: r, from: r}
 	if r.Size() != info.Bytes {
 		return nil, fmt.Errorf("%w: it has %d bytes, its description says %d", ErrCorrupt, r.Size(), info.Bytes)
 	}
-	h := sha256.New()
-	var from io.ReaderAt = r
-	section := io.NewSectionReader(r, 0, info.Bytes)
+	if info.Tail < 8 || info.Tail > info.Bytes {
+		return nil, fmt.Errorf("%w: its description says that its last %d of %d bytes are the footer", ErrCorrupt, info.Tail, info.Bytes)
+	}
 	if info.Bytes <= holdBytes {
-		data := make([]byte, info.Bytes)
-		if _, err := io.ReadFull(section, data); err != nil {
-			return nil, fmt.Errorf("read: %w", err)
+		data, err := readAt(r, 0, info.Bytes, nil)
+		if err != nil {
+			return nil, err
 		}
-		h.Write(data)
-		from = blob.Bytes(data)
-	} else if n, err := io.CopyBuffer(h, section, make([]byte, digestBytes)); err != nil {
+		it.from = blob.Bytes(data)
+	}
+	tail, err := readAt(it.from, info.Bytes-info.Tail, info.Tail, nil)
+	if err != nil {
+		return nil, err
+	}
+	if sum := sha256.Sum256(tail); hex.EncodeToString(sum[:]) != info.Digest {
+		return nil, fmt.Errorf("%w: the SHA-256 of its footer is %x, its description says %s", ErrCorrupt, sum, info.Digest)
+	}
+	if err := it.footer(tail); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	it.done = info.Rows == 0 || info.MaxHash < lo || hi < info.MinHash
+	return it, nil
+}
+
+// decoder is shared by all iterators. The memory limit is for a page that says it is larger than any that is written.
+var decoder = sync.OnceValues(func() (*zstd.Decoder, error) {
+	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(4*(groupBytes+MaxStateBytes)))
+})
+
+func readAt(r io.ReaderAt, at, n int64, buf []byte) ([]byte, error) {
+	if int64(cap(buf)) < n {
+		buf = make([]byte, n)
+	}
+	buf = buf[:n]
+	if _, err := io.ReadFull(io.NewSectionReader(r, at, n), buf); err != nil {
 		return nil, fmt.Errorf("read: %w", err)
-	} else if n != info.Bytes {
-		return nil, fmt.Errorf("read %d of %d bytes: %w", n, info.Bytes, io.ErrUnexpectedEOF)
 	}
-	if got := hex.EncodeToString(h.Sum(nil)); got != info.Digest {
-		return nil, fmt.Errorf("%w: its SHA-256 is %s, its description says %s", ErrCorrupt, got, info.Digest)
-	}
-	return from, nil
+	return buf, nil
 }
 
-// Next moves to the next row and tells if there is one. It is false at the end and after an error.
-func (it *Iter) Next() (more bool) {
-	if it.finished {
-		return false
+// footer decodes the footer, whose digest was right, and looks whether it is of a file that a Writer made.
+func (it *Iter) footer(tail []byte) error {
+	n := len(tail) - 8
+	if string(tail[n+4:]) != magic || int(binary.LittleEndian.Uint32(tail[n:])) != n {
+		return errors.New("its footer does not end as one of Parquet")
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			it.fail(fmt.Errorf("parquet reader failed: %v", p))
-			more = false
-		}
-	}()
-	for {
-		if it.pos == len(it.batch) {
-			if it.read == it.info.Rows {
-				it.finished = true
-				return false
-			}
-			if err := it.fill(); err != nil {
-				return it.fail(err)
-			}
-		}
-		r := &it.batch[it.pos]
-		it.pos++
-		next := Row{unflip(r.Hash), r.Session, r.FirstTS, r.LastTS, r.Due, r.State}
-		if it.started && Compare(&it.row, &next) >= 0 {
-			return it.fail(fmt.Errorf("session %q is not after %q", next.Session, it.row.Session))
-		}
-		it.row, it.started = next, true
-		if next.Hash > it.hi {
-			it.finished = true
-			return false
-		}
-		if next.Hash >= it.lo {
-			return true
-		}
-	}
-}
-
-// fill reads the next batch. The library hides errors of its decoder: they show only as rows that are missing.
-func (it *Iter) fill() error {
-	want := int(min(int64(cap(it.batch)), it.info.Rows-it.read))
-	it.batch = it.batch[:want]
-	if err := it.pr.Read(&it.batch); err != nil {
+	foot := parquet.NewFileMetaData()
+	if err := foot.Read(context.Background(), protocol(bytes.NewBuffer(tail[:n]))); err != nil {
 		return err
 	}
-	it.pos = 0
-	it.read += int64(len(it.batch))
-	if len(it.batch) != want {
-		return fmt.Errorf("its rows end at %d of %d", it.read, it.info.Rows)
+	if err := sameSchema(foot.Schema); err != nil {
+		return err
+	}
+	for _, kv := range foot.KeyValueMetadata {
+		if kv.Key == digestsKey {
+			var err error
+			if it.digests, err = decodeDigests(kv.GetValue()); err != nil {
+				return err
+			}
+		}
+	}
+	if it.groups = foot.RowGroups; len(it.digests) != numColumns*len(it.groups) {
+		return fmt.Errorf("it has %d row groups and %d digests", len(it.groups), len(it.digests))
+	}
+	rows, end := int64(0), int64(len(magic))
+	for i, g := range it.groups {
+		if len(g.Columns) != numColumns || g.NumRows < 1 || g.NumRows > groupRows {
+			return fmt.Errorf("row group %d has %d columns and %d rows", i, len(g.Columns), g.NumRows)
+		}
+		for _, c := range g.Columns {
+			if c.MetaData == nil || c.MetaData.DataPageOffset != end || c.MetaData.TotalCompressedSize < 1 {
+				return fmt.Errorf("row group %d is not where it should be", i)
+			}
+			end += c.MetaData.TotalCompressedSize
+		}
+		if st := g.Columns[colHash].MetaData.Statistics; st == nil || len(st.MinValue) != 8 || len(st.MaxValue) != 8 {
+			return fmt.Errorf("row group %d does not say which hashes it has", i)
+		}
+		rows += g.NumRows
+	}
+	if rows != it.info.Rows || foot.NumRows != rows || end != it.info.Bytes-it.info.Tail {
+		return fmt.Errorf("it has %d rows in %d bytes, its description says %d in %d", rows, end, it.info.Rows, it.info.Bytes-it.info.Tail)
 	}
 	return nil
 }
 
-func (it *Iter) fail(err error) bool {
-	it.finished = true
-	it.err = fmt.Errorf("state run %s: %w", it.info.Name, it.from.blame(err))
+func protocol(b *bytes.Buffer) thrift.TProtocol {
+	return thrift.NewTCompactProtocolConf(&thrift.TMemoryBuffer{Buffer: b}, nil)
+}
+
+// hashes are the least and the greatest hash of a row group.
+func hashes(g *parquet.RowGroup) (lo, hi uint64) {
+	st := g.Columns[colHash].MetaData.Statistics
+	return unflip(int64(binary.LittleEndian.Uint64(st.MinValue))), unflip(int64(binary.LittleEndian.Uint64(st.MaxValue)))
+}
+
+// Next moves to the next row and tells if there is one. It is false at the end and after an error.
+func (it *Iter) Next() bool {
+	for !it.done {
+		if it.pos++; it.pos >= it.rows {
+			if !it.nextGroup() {
+				return false
+			}
+		}
+		hash := unflip(it.int(colHash, it.pos))
+		if it.started && hash <= it.hash && !it.inOrder(hash) {
+			return false
+		}
+		it.hash, it.started = hash, true
+		if hash > it.hi {
+			it.done = true
+			return false
+		}
+		if hash >= it.lo {
+			return true
+		}
+	}
 	return false
 }
 
-// Row is the row that Next moved to. It stays as it is until the next call of Next; its strings stay for ever.
-func (it *Iter) Row() *Row { return &it.row }
+// inOrder says whether the row at hand, whose hash is not above that of the row before, comes after it.
+func (it *Iter) inOrder(hash uint64) bool {
+	if hash == it.hash && it.pos > 0 {
+		before, this := it.value(colSession, it.pos-1), it.value(colSession, it.pos)
+		if it.err != nil {
+			return false
+		}
+		if bytes.Compare(before, this) < 0 {
+			return true
+		}
+	} else if hash == it.hash && bytes.Compare(it.before, it.Session()) < 0 {
+		return it.err == nil
+	}
+	return it.fail(fmt.Errorf("%w: row %d of row group %d is not after the one before", ErrCorrupt, it.pos, it.next-1))
+}
+
+// nextGroup reads the next row group that can hold the range.
+func (it *Iter) nextGroup() bool {
+	if it.started && it.next < len(it.groups) {
+		if lo, _ := hashes(it.groups[it.next]); lo == it.hash { // a hash that a group boundary divides
+			it.before = append(it.before[:0], it.value(colSession, it.rows-1)...)
+			if it.err != nil {
+				return false
+			}
+		}
+	}
+	for it.next < len(it.groups) {
+		if _, hi := hashes(it.groups[it.next]); hi >= it.lo {
+			break
+		}
+		it.next++
+	}
+	if it.next == len(it.groups) {
+		it.done = true
+		return false
+	}
+	g := it.groups[it.next]
+	first, last := g.Columns[0].MetaData, g.Columns[numColumns-1].MetaData
+	var err error
+	if it.bytes, err = readAt(it.from, first.DataPageOffset, last.DataPageOffset+last.TotalCompressedSize-first.DataPageOffset, it.bytes); err != nil {
+		return it.fail(err)
+	}
+	it.start, it.rows, it.pos, it.loaded = first.DataPageOffset, int(g.NumRows), 0, [numColumns]bool{}
+	it.next++
+	return it.load(colHash)
+}
+
+// load checks and decodes a column of the row group at hand.
+func (it *Iter) load(col int) bool {
+	if it.loaded[col] || it.err != nil {
+		return it.err == nil
+	}
+	g := it.next - 1
+	if err := it.decode(col, it.groups[g].Columns[col].MetaData, it.digests[g*numColumns+col]); err != nil {
+		return it.fail(fmt.Errorf("%w: row group %d: column %s: %w", ErrCorrupt, g, columns()[col].name, err))
+	}
+	it.loaded[col] = true
+	return true
+}
+
+func (it *Iter) decode(col int, md *parquet.ColumnMetaData, digest uint64) error {
+	b := it.bytes[md.DataPageOffset-it.start:][:md.TotalCompressedSize]
+	if got := xxhash.Sum64(b); got != digest {
+		return fmt.Errorf("its digest is %016x, its footer says %016x", got, digest)
+	}
+	in := bytes.NewBuffer(b)
+	head := parquet.NewPageHeader()
+	if err := head.Read(context.Background(), protocol(in)); err != nil {
+		return err
+	}
+	if d := head.DataPageHeader; d == nil || d.Encoding != parquet.Encoding_PLAIN || int(d.NumValues) != it.rows || int(head.CompressedPageSize) != in.Len() {
+		return errors.New("it is no single plain page of the row group's rows")
+	}
+	b = b[len(b)-in.Len():]
+	switch md.Codec {
+	case parquet.CompressionCodec_UNCOMPRESSED:
+		it.pages[col] = b
+	case parquet.CompressionCodec_ZSTD:
+		dec, err := decoder()
+		if err != nil {
+			return err
+		}
+		if it.pages[col], err = dec.DecodeAll(b, it.pages[col][:0]); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("its codec is %v", md.Codec)
+	}
+	if len(it.pages[col]) != int(head.UncompressedPageSize) {
+		return fmt.Errorf("it has %d bytes, its page says %d", len(it.pages[col]), head.UncompressedPageSize)
+	}
+	if md.Type == parquet.Type_INT64 {
+		if len(it.pages[col]) != 8*it.rows {
+			return fmt.Errorf("it has %d bytes of %d integers", len(it.pages[col]), it.rows)
+		}
+		return nil
+	}
+	ends, at := it.ends[col][:0], 0
+	for range it.rows {
+		if len(it.pages[col])-at < 4 {
+			return errors.New("its values end early")
+		}
+		n := int(binary.LittleEndian.Uint32(it.pages[col][at:]))
+		if n > len(it.pages[col])-at-4 {
+			return errors.New("its values end early")
+		}
+		at += 4 + n
+		ends = append(ends, int32(at))
+	}
+	if it.ends[col] = ends; at != len(it.pages[col]) {
+		return errors.New("bytes are left over")
+	}
+	return nil
+}
+
+func (it *Iter) int(col, row int) int64 {
+	if !it.load(col) {
+		return 0
+	}
+	return int64(binary.LittleEndian.Uint64(it.pages[col][8*row:]))
+}
+
+func (it *Iter) value(col, row int) []byte {
+	if !it.load(col) {
+		return nil
+	}
+	at := int32(0)
+	if row > 0 {
+		at = it.ends[col][row-1]
+	}
+	return it.pages[col][at+4 : it.ends[col][row]]
+}
+
+func (it *Iter) fail(err error) bool {
+	it.done = true
+	it.err = fmt.Errorf("state run %s: %w", it.info.Name, err)
+	return false
+}
+
+// Hash is the hash of the row that Next moved to. As with all of its columns, it is that row's until the next call of Next.
+func (it *Iter) Hash() uint64 { return it.hash }
+
+// Due is the row's next visit end; 0 after an error, see Err.
+func (it *Iter) Due() int64 { return it.int(colDue, it.pos) }
+
+// Session is the row's session id; nil after an error, see Err.
+func (it *Iter) Session() []byte { return it.value(colSession, it.pos) }
+
+// State is the row's state; nil after an error, see Err.
+func (it *Iter) State() []byte { return it.value(colState, it.pos) }
+
+// Row is the whole row; of no use after an error, see Err.
+func (it *Iter) Row() Row {
+	return Row{it.hash, string(it.Session()), it.int(colFirst, it.pos), it.int(colLast, it.pos), it.Due(), string(it.State())}
+}
 
 // Err is what ended the iteration, nil at its regular end.
 func (it *Iter) Err() error { return it.err }
 
 // Close closes the source.
 func (it *Iter) Close() error {
-	it.finished = true
+	it.done = true
 	return it.closer.Close()
 }
-
-// storage remembers that reading failed, which the library drops: a run that could not be read is not a corrupt one.
-type storage struct {
-	io.ReaderAt
-	failed atomic.Pointer[error]
-}
-
-func (s *storage) ReadAt(p []byte, off int64) (int, error) {
-	n, err := s.ReaderAt.ReadAt(p, off)
-	if err != nil && err != io.EOF {
-		s.failed.CompareAndSwap(nil, &err)
-	}
-	return n, err
-}
-
-// blame says whose fault a failed read is.
-func (s *storage) blame(err error) error {
-	if failed := s.failed.Load(); failed != nil {
-		return fmt.Errorf("read: %w", *failed)
-	}
-	return fmt.Errorf("%w: %w", ErrCorrupt, err)
-}
-
-// section is the read-only file that the library wants. It opens "files" once for each column: all are the same one, each
-// with its own position.
-type section struct {
-	*io.SectionReader
-	from io.ReaderAt
-}
-
-var errReadOnly = errors.New("a state run is read-only")
-
-func newSection(from io.ReaderAt, size int64) *section {
-	return &section{io.NewSectionReader(from, 0, size), from}
-}
-
-func (s *section) Open(string) (source.ParquetFile, error)   { return newSection(s.from, s.Size()), nil }
-func (s *section) Create(string) (source.ParquetFile, error) { return nil, errReadOnly }
-func (s *section) Write([]byte) (int, error)                 { return 0, errReadOnly }
-func (s *section) Close() error                              { return nil }

@@ -43,9 +43,20 @@ func testRows(seed uint64, n int) []Row {
 	return rows
 }
 
+func write(rows []Row) ([]byte, RunInfo, error) {
+	w := NewWriter()
+	for i := range rows {
+		r := &rows[i]
+		if err := w.Add(r.Hash, []byte(r.Session), r.FirstTS, r.LastTS, r.Due, []byte(r.State)); err != nil {
+			return nil, RunInfo{}, err
+		}
+	}
+	return w.Finish()
+}
+
 func mustWrite(t testing.TB, rows []Row) ([]byte, RunInfo) {
 	t.Helper()
-	data, info, err := Write(rows)
+	data, info, err := write(rows)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +72,7 @@ func readAll(t testing.TB, r blob.Reader, info RunInfo, lo, hi uint64) []Row {
 	}
 	rows := []Row{}
 	for it.Next() {
-		rows = append(rows, *it.Row())
+		rows = append(rows, it.Row())
 	}
 	if err := errors.Join(it.Err(), it.Close()); err != nil {
 		t.Fatal(err)
@@ -123,10 +134,10 @@ func TestWriteRefuses(t *testing.T) {
 		"is not UTF-8":            {{Session: "\xff"}},
 		"session has 1025 bytes":  {{Session: long[:MaxSessionBytes+1]}},
 		"has 1048577 bytes":       {{State: long}},
-		"split the run by hash":   manyLarge(long[1:]),
+		"begin another file":      manyLarge(long[1:]),
 		"row 1: session \"\" is ": {{}, {}},
 	} {
-		if data, _, err := Write(rows); err == nil || data != nil || !strings.Contains(err.Error(), want) {
+		if data, _, err := write(rows); err == nil || data != nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %q: %v", want, err)
 		}
 	}
@@ -140,40 +151,106 @@ func manyLarge(state string) []Row {
 	return rows
 }
 
+// readSome reads rows until the end or an error.
+func readSome(r blob.Reader, info RunInfo) ([]Row, error) {
+	it, err := Open(r, info, 0, math.MaxUint64)
+	if err != nil {
+		return nil, err
+	}
+	var rows []Row
+	for it.Next() {
+		row := it.Row()
+		if it.Err() != nil {
+			break
+		}
+		rows = append(rows, row)
+	}
+	return rows, errors.Join(it.Err(), it.Close())
+}
+
+// What is not as it was written is never given, whichever piece of the file it is in.
 func TestCorruptRunIsNamed(t *testing.T) {
-	data, info := mustWrite(t, testRows(3, 20))
+	want := testRows(3, 20)
+	data, info := mustWrite(t, want)
 	check := func(what string, data []byte, info RunInfo) {
 		t.Helper()
-		if _, err := Open(blob.Bytes(data), info, 0, math.MaxUint64); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), info.Name) {
-			t.Errorf("%s: %v", what, err)
+		rows, err := readSome(blob.Bytes(data), info)
+		if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), info.Name) || len(rows) > 0 {
+			t.Errorf("%s: %d rows, %v", what, len(rows), err)
 		}
 	}
 	for i := range data {
 		bad := bytes.Clone(data)
 		bad[i] ^= 1 << (i % 8)
-		check(fmt.Sprintf("flip at %d", i), bad, info)
+		if i >= len(magic) { // those nobody reads but other engines
+			check(fmt.Sprintf("flip at %d", i), bad, info)
+		}
 		check(fmt.Sprintf("cut at %d", i), data[:i], info)
 	}
 	check("longer", append(bytes.Clone(data), 0), info)
 	wrong := info
 	wrong.Rows--
 	check("rows", data, wrong)
+	for _, tail := range []int64{-1, 0, 7, info.Tail - 1, info.Tail + 1, info.Bytes, info.Bytes + 1} {
+		wrong := info
+		wrong.Tail = tail
+		check(fmt.Sprint("tail of ", tail), data, wrong)
+	}
 }
 
-// A decoder that gives fewer rows than promised without an error, as this one does with bad pages, is found out.
-func TestMissingRowsAreAnError(t *testing.T) {
-	data, info := mustWrite(t, testRows(3, 50))
+// Of the row groups before a corrupt one the rows are given, of those that are not read nothing is looked at, and of a row
+// only the columns that are asked for.
+func TestPiecesAreCheckedApart(t *testing.T) {
+	want := testRows(4, 3*groupRows)
+	data, info := mustWrite(t, want)
+	all, err := readSome(blob.Bytes(data), info)
+	if err != nil || !slices.Equal(all, want) {
+		t.Fatal(len(all), err)
+	}
 	it, err := Open(blob.Bytes(data), info, 0, math.MaxUint64)
 	if err != nil {
 		t.Fatal(err)
 	}
-	it.info.Rows++
-	n := 0
-	for it.Next() {
-		n++
+	g := it.groups[1]
+	bad := bytes.Clone(data)
+	bad[g.Columns[colState].MetaData.DataPageOffset+100] ^= 1
+	rows, err := readSome(blob.Bytes(bad), info)
+	if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "row group 1: column state") || !slices.Equal(rows, want[:it.groups[0].NumRows]) {
+		t.Errorf("%d rows, %v", len(rows), err)
 	}
-	if !errors.Is(it.Err(), ErrCorrupt) || !strings.Contains(it.Err().Error(), "its rows end at 50 of 51") {
-		t.Errorf("%d rows, then %v", n, it.Err())
+	if it, err = Open(blob.Bytes(bad), info, 0, math.MaxUint64); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for ; it.Next(); n++ {
+		if it.Hash() != want[n].Hash || it.Due() != want[n].Due || string(it.Session()) != want[n].Session {
+			t.Fatalf("row %d differs", n)
+		}
+	}
+	if it.Err() != nil || n != len(want) {
+		t.Errorf("without states: %d rows, %v", n, it.Err())
+	}
+	lo, _ := hashes(it.groups[2])
+	if it, err = Open(blob.Bytes(bad), info, lo, math.MaxUint64); err != nil {
+		t.Fatal(err)
+	}
+	for n = 0; it.Next(); n++ {
+		it.State()
+	}
+	if it.Err() != nil || n == 0 {
+		t.Errorf("the last row group: %d rows, %v", n, it.Err())
+	}
+}
+
+// Sessions of one hash are in order across a row group's end too.
+func TestOneHash(t *testing.T) {
+	var rows []Row
+	for i := range 2*groupRows + 5 {
+		rows = append(rows, Row{Hash: 7, Session: fmt.Sprintf("%06d", i)})
+	}
+	data, info := mustWrite(t, rows)
+	if got := readAll(t, blob.Bytes(data), info, 7, 7); !slices.Equal(got, rows) {
+		t.Errorf("%d rows, want %d, or they differ", len(got), len(rows))
 	}
 }
 
@@ -227,25 +304,17 @@ func (f *failingReader) ReadAt(p []byte, off int64) (int, error) {
 	return f.Reader.ReadAt(p, off)
 }
 
-// The library reads in goroutines of its own: a storage error there must neither end the process nor pass for the end.
+// A storage error neither passes for the end nor for a corrupt run.
 func TestStorageErrors(t *testing.T) {
 	data, info := mustWrite(t, testRows(5, 90_000))
 	if info.Bytes <= holdBytes {
 		t.Fatalf("only %d bytes", info.Bytes)
 	}
-	for _, extra := range []int64{-1, 0, 10, 1000, 20_000, 100_000, 1_000_000, 5_000_000} {
+	for _, n := range []int64{0, 1, info.Tail - 1, info.Tail, info.Tail + 1000, info.Bytes / 2, info.Bytes - 5} {
 		r := &failingReader{Reader: blob.Bytes(data)}
-		r.left.Store(info.Bytes + extra)
-		it, err := Open(r, info, 0, math.MaxUint64)
-		n := 0
-		if err == nil {
-			for it.Next() {
-				n++
-			}
-			err = it.Err()
-		}
-		if !errors.Is(err, errStorage) || errors.Is(err, ErrCorrupt) {
-			t.Errorf("failure %d bytes after the digest: %d rows, %v", extra, n, err)
+		r.left.Store(n)
+		if rows, err := readSome(r, info); !errors.Is(err, errStorage) || errors.Is(err, ErrCorrupt) {
+			t.Errorf("failure after %d bytes: %d rows, %v", n, len(rows), err)
 		}
 	}
 }

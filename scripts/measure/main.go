@@ -1,5 +1,6 @@
 // measure runs the stages of Tandem on the benchmark's traffic and prints beacons per CPU-second of the whole process.
 //
+//	go run ./scripts/measure -records records.tsv -config config.yaml -site FOLDER
 //	go run ./scripts/measure -records records.tsv -config config.yaml [-stages parse,fold,shard] [-profile FOLDER]
 package main
 
@@ -46,7 +47,9 @@ var stages = []stage{
 	{"shard-real", "the same from and to the Kafka of -kafka, which is other processes", shardReal},
 	{"archive-write", "rows sorted and written as Parquet", archiveWrite},
 	{"archive-read", "and read back, all columns", archiveRead},
-	{"batch-map", "map of all windows, parsed columns", batchMap},
+	{"archive", "records in memory to files and manifests: parse, sort, write", archiveAll},
+	{"batch", "archive to written rows, parsed columns: plan, map, reduce", batchParsed},
+	{"batch-reparse", "the same from raw payloads", batchReparse},
 	{"replay-stream", "whole replay, stream only", replayStream},
 	{"replay-batch", "whole replay, archive and batch only", replayBatch},
 	{"idle", "2 million idle sessions: bytes and garbage collection", idle},
@@ -58,11 +61,18 @@ func main() {
 	only := flag.String("stages", "", "comma-separated; all by default")
 	n := flag.Int("n", 1<<30, "at most so many records")
 	kafka := flag.String("kafka", "", "`HOST:PORT,...` of a Kafka for the stage shard-real; without it that is left out")
+	site := flag.String("site", "", "archive the records in this `folder`, which becomes a site for tandem batch, and measure nothing")
 	profile := flag.String("profile", "", "folder for CPU profiles")
 	flag.Parse()
 	if *file == "" || *config == "" {
 		flag.Usage()
 		os.Exit(2)
+	}
+	if *site != "" {
+		if err := makeSite(*site, *file, *config); err != nil {
+			log.Fatal(err)
+		}
+		return
 	}
 	dir, err := os.MkdirTemp("", "tandem-measure-")
 	if err != nil {

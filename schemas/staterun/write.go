@@ -1,0 +1,183 @@
+package staterun
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"sync"
+	"unicode/utf8"
+
+	"github.com/apache/thrift/lib/go/thrift"
+	"github.com/cespare/xxhash/v2"
+	"github.com/klauspost/compress/zstd"
+	"github.com/xitongsys/parquet-go/parquet"
+)
+
+// A row group is cut at so many rows, or once its sessions and states have so many bytes: it is what a reader holds of a run.
+const (
+	groupRows  = 4096
+	groupBytes = 512 << 10
+)
+
+// Writer encodes rows, in the order of Compare with each session once, as one Parquet file. It holds the file as it is
+// stored and one row group. Not safe for concurrent use.
+//
+// The library's own writer takes rows by reflection and boxes every value, which cost more than folding them; the pages are
+// plain, so they are laid out here, and the library has the format's structures.
+type Writer struct {
+	out     []byte
+	pages   [numColumns][]byte // of the row group at hand
+	scratch []byte
+	enc     *zstd.Encoder
+	rows    int // in the row group
+	info    RunInfo
+	last    []byte // session
+	groups  []*parquet.RowGroup
+	digests []uint64
+	err     error
+}
+
+// NewWriter begins a file.
+func NewWriter() *Writer {
+	w := &Writer{out: []byte(magic)}
+	w.enc, w.err = encoder()
+	return w
+}
+
+// encoder is shared by all writers.
+var encoder = sync.OnceValues(func() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithZeroFrames(true), zstd.WithEncoderLevel(zstd.SpeedFastest))
+})
+
+// Reset begins another file; what Finish returned stays.
+func (w *Writer) Reset() {
+	for i := range w.pages {
+		w.pages[i] = w.pages[i][:0]
+	}
+	*w = Writer{out: append(make([]byte, 0, cap(w.out)), magic...), pages: w.pages, scratch: w.scratch, enc: w.enc, last: w.last[:0]}
+}
+
+// Rows is how many rows the file has.
+func (w *Writer) Rows() int64 { return w.info.Rows }
+
+// Size is about how large the file is so far, in bytes.
+func (w *Writer) Size() int { return len(w.out) }
+
+// Add appends a row; its slices are copied. Refused are rows out of order, a session id that is not UTF-8, and what is
+// beyond the limits. The first error sticks.
+func (w *Writer) Add(hash uint64, session []byte, firstTS, lastTS, due int64, state []byte) error {
+	if w.err == nil {
+		w.err = w.add(hash, session, firstTS, lastTS, due, state)
+	}
+	if w.err != nil {
+		return fmt.Errorf("state run: write: %w", w.err)
+	}
+	return nil
+}
+
+func (w *Writer) add(hash uint64, session []byte, firstTS, lastTS, due int64, state []byte) error {
+	n := w.info.Rows
+	switch {
+	case len(session) > MaxSessionBytes:
+		return fmt.Errorf("row %d: session has %d bytes, at most %d are allowed", n, len(session), MaxSessionBytes)
+	case !utf8.Valid(session):
+		return fmt.Errorf("row %d: session %q is not UTF-8", n, session)
+	case len(state) > MaxStateBytes:
+		return fmt.Errorf("row %d: state of session %q has %d bytes, at most %d are allowed", n, session, len(state), MaxStateBytes)
+	case w.info.RawBytes+int64(len(session)+len(state)) > MaxRunBytes:
+		return fmt.Errorf("the first %d rows have more than %d bytes: begin another file", n+1, MaxRunBytes)
+	case n > 0 && cmp.Or(cmp.Compare(w.info.MaxHash, hash), bytes.Compare(w.last, session)) >= 0:
+		return fmt.Errorf("row %d: session %q is not after the one ahead of it: sort by hash and session, each session once", n, session)
+	}
+	if n == 0 {
+		w.info.MinHash = hash
+	}
+	w.info.MaxHash = hash
+	w.info.Rows++
+	w.info.RawBytes += int64(len(session) + len(state))
+	w.last = append(w.last[:0], session...)
+	for col, v := range [numColumns]int64{colHash: flip(hash), colFirst: firstTS, colLast: lastTS, colDue: due} {
+		if col != colSession && col != colState {
+			w.pages[col] = binary.LittleEndian.AppendUint64(w.pages[col], uint64(v))
+		}
+	}
+	w.pages[colSession] = append(binary.LittleEndian.AppendUint32(w.pages[colSession], uint32(len(session))), session...)
+	w.pages[colState] = append(binary.LittleEndian.AppendUint32(w.pages[colState], uint32(len(state))), state...)
+	if w.rows++; w.rows == groupRows || len(w.pages[colSession])+len(w.pages[colState]) >= groupBytes {
+		return w.flush()
+	}
+	return nil
+}
+
+// flush writes the row group at hand: a chunk of one page for each column.
+func (w *Writer) flush() error {
+	g := &parquet.RowGroup{NumRows: int64(w.rows)}
+	for col, c := range columns() {
+		plain := w.pages[col]
+		w.pages[col] = plain[:0]
+		stored := plain
+		if c.codec == parquet.CompressionCodec_ZSTD {
+			w.scratch = w.enc.EncodeAll(plain, w.scratch[:0])
+			stored = w.scratch
+		}
+		head, err := compact(&parquet.PageHeader{Type: parquet.PageType_DATA_PAGE, UncompressedPageSize: int32(len(plain)), CompressedPageSize: int32(len(stored)),
+			DataPageHeader: &parquet.DataPageHeader{NumValues: int32(w.rows), Encoding: parquet.Encoding_PLAIN,
+				DefinitionLevelEncoding: parquet.Encoding_RLE, RepetitionLevelEncoding: parquet.Encoding_RLE}})
+		if err != nil {
+			return err
+		}
+		at := len(w.out)
+		w.out = append(append(w.out, head...), stored...)
+		w.digests = append(w.digests, xxhash.Sum64(w.out[at:]))
+		md := &parquet.ColumnMetaData{Type: c.kind, Encodings: []parquet.Encoding{parquet.Encoding_PLAIN, parquet.Encoding_RLE}, PathInSchema: []string{c.name},
+			Codec: c.codec, NumValues: int64(w.rows), DataPageOffset: int64(at),
+			TotalUncompressedSize: int64(len(head) + len(plain)), TotalCompressedSize: int64(len(head) + len(stored))}
+		if col == colHash {
+			least, greatest := plain[:8:8], plain[len(plain)-8:]
+			md.Statistics = &parquet.Statistics{MinValue: bytes.Clone(least), MaxValue: bytes.Clone(greatest)}
+		}
+		g.Columns = append(g.Columns, &parquet.ColumnChunk{FileOffset: int64(at), MetaData: md})
+		g.TotalByteSize += md.TotalUncompressedSize
+	}
+	w.groups = append(w.groups, g)
+	w.rows = 0
+	return nil
+}
+
+// Finish ends the file and returns it with all of its info but Name and Meta. No rows are a valid file.
+func (w *Writer) Finish() (data []byte, info RunInfo, err error) {
+	if w.err == nil && w.rows > 0 {
+		w.err = w.flush()
+	}
+	if w.err == nil {
+		w.err = w.footer()
+	}
+	if w.err != nil {
+		return nil, RunInfo{}, fmt.Errorf("state run: write: %w", w.err)
+	}
+	return w.out, w.info, nil
+}
+
+func (w *Writer) footer() error {
+	digests, by := encodeDigests(w.digests), "tandem"
+	foot, err := compact(&parquet.FileMetaData{Version: 1, Schema: schemaElements(), NumRows: w.info.Rows, RowGroups: w.groups,
+		KeyValueMetadata: []*parquet.KeyValue{{Key: digestsKey, Value: &digests}}, CreatedBy: &by})
+	if err != nil {
+		return err
+	}
+	at := len(w.out)
+	w.out = append(binary.LittleEndian.AppendUint32(append(w.out, foot...), uint32(len(foot))), magic...)
+	sum := sha256.Sum256(w.out[at:])
+	w.info.Bytes, w.info.Tail, w.info.Digest = int64(len(w.out)), int64(len(w.out)-at), hex.EncodeToString(sum[:])
+	return nil
+}
+
+func compact(v thrift.TStruct) ([]byte, error) {
+	s := thrift.NewTSerializer()
+	s.Protocol = thrift.NewTCompactProtocolFactoryConf(nil).GetProtocol(s.Transport)
+	return s.Write(context.Background(), v)
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+
+	"tandem/core/beacon"
+	"tandem/core/tenant"
+	"tandem/jobs/embedded"
+	"tandem/schemas/blob"
+	"tandem/schemas/records"
+	"tandem/schemas/wire"
+	sarchive "tandem/stream/archive"
+	"tandem/stream/broker"
+)
+
+const siteText = `dc: dc1
+kafka: {brokers: [127.0.0.1:1]}
+raw: [{topic: beacons.raw, kind: live, partitions: 1}]
+tenants: [{config: config.yaml, partitions: 1}]
+blobs: blobs
+store: {pebble: store}
+`
+
+// makeSite archives the records of a file, without holding them, in a folder that becomes a site: the real batch runs on it,
+// and its memory is that of a process of its own (tandem batch --site FOLDER/site.yaml).
+func makeSite(folder, file, config string) error {
+	data, err := os.ReadFile(config)
+	if err != nil {
+		return err
+	}
+	cfg, err := tenant.Load(config, data)
+	if err != nil {
+		return err
+	}
+	chain, err := tenant.Compile([]*tenant.Config{cfg})
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	for name, text := range map[string][]byte{"site.yaml": []byte(siteText), "config.yaml": data} {
+		if err := os.WriteFile(filepath.Join(folder, name), text, 0o644); err != nil {
+			return err
+		}
+	}
+	blobs, err := blob.OpenDir(filepath.Join(folder, "blobs"))
+	if err != nil {
+		return err
+	}
+	topic := "beacons." + chain.Tenant + ".0"
+	a, err := sarchive.Open(sarchive.Config{Topic: topic, TopicID: topic, Partitions: 1, MaxRows: sarchive.DefaultRows, MaxBytes: sarchive.DefaultBytes}, chain, blobs)
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sources := wire.Sources{Revision: 1, List: []wire.Source{{Cluster: "c", Topic: "beacons.raw", TopicID: "raw", Kind: wire.KindLive}}}
+	offset, told, last := int64(0), int64(0), int64(0)
+	send := func(r broker.Record) error {
+		r.Topic, r.Offset = topic, offset
+		offset++
+		return a.Handle([]broker.Record{r})
+	}
+	progress := func(ms int64) error {
+		p := wire.Progress{Sources: sources, At: []wire.SourceAt{{Source: 0, MS: ms, Offset: offset}}}
+		return send(broker.Record{Time: ms, Value: wire.AppendProgress(nil, &p), Headers: []broker.Header{{Key: wire.HeaderProgress}}})
+	}
+	var parser beacon.Parser
+	var x beacon.Beacon
+	r := records.NewReader(bufio.NewReaderSize(f, 1<<20))
+	for {
+		rec, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if last = rec.Ingest; last/10_000 > told {
+			told = last / 10_000
+			if err := progress(last); err != nil {
+				return err
+			}
+		}
+		if parser.Parse(rec.Payload, &x) != beacon.None {
+			continue // dispatch lets none through
+		}
+		origin := wire.AppendOrigin(nil, wire.Origin{Offset: math.MaxInt32})
+		if err := send(broker.Record{Time: rec.Ingest, Key: x.Session, Value: rec.Payload, Headers: []broker.Header{{Key: wire.HeaderOrigin, Value: origin}}}); err != nil {
+			return err
+		}
+	}
+	if err := progress(last + embedded.Closing(chain)); err != nil {
+		return err
+	}
+	fmt.Printf("%s: %d records archived, %d files\n", folder, a.Counts.Beacons, a.Counts.Files)
+	return nil
+}
