@@ -3,6 +3,7 @@ package embedded_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -130,10 +131,16 @@ func (s *site) names(part ...string) (names []string) {
 	return names
 }
 
-// damages are what may happen to bytes: bits flipped in places all over, the end cut off, nothing left, a tail too many.
-func damages(data []byte) [][]byte {
+// damages are what may happen to bytes: bits flipped in places all over, the end cut off, nothing left, a tail too many. Of a
+// Parquet file the places are in what every reader reads: the first column's first page and the footer.
+func damages(name string, data []byte) [][]byte {
 	var out [][]byte
-	for _, at := range []int{0, 1, 7, len(data) / 4, len(data) / 2, 3 * len(data) / 4, len(data) - 9, len(data) - 1} {
+	places := []int{0, 1, 7, len(data) / 4, len(data) / 2, 3 * len(data) / 4, len(data) - 9, len(data) - 1}
+	if strings.HasSuffix(name, ".parquet") {
+		foot := len(data) - 8 - int(binary.LittleEndian.Uint32(data[len(data)-8:]))
+		places = []int{4, 7, 40, foot, (foot + len(data)) / 2, len(data) - 9, len(data) - 8, len(data) - 1}
+	}
+	for _, at := range places {
 		if at >= 0 && at < len(data) {
 			bad := bytes.Clone(data)
 			bad[at] ^= 1 << (at % 7)
@@ -151,7 +158,7 @@ func (s *site) refused(name string, what func() error) {
 		s.t.Fatal(err)
 	}
 	good = bytes.Clone(good)
-	for i, bad := range damages(good) {
+	for i, bad := range damages(name, good) {
 		s.replace(name, bad)
 		if err := what(); err == nil || !strings.Contains(err.Error(), name) {
 			s.t.Errorf("%s, damage %d: %v", name, i, err)
@@ -234,7 +241,7 @@ func TestPlansAreSealed(t *testing.T) {
 		if _, err := sealed.Unmarshal(data, &plan); err != nil || plan["Windows"] == nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		for _, bad := range damages(data) {
+		for _, bad := range damages(name, data) {
 			if _, err := sealed.Unmarshal(bad, &plan); err == nil {
 				t.Errorf("%s: damage is not seen", name)
 			}
@@ -260,10 +267,10 @@ func TestDamagedCoverageIsNamed(t *testing.T) {
 	good := last.Data
 	wrongPlace := last
 	wrongPlace.Window += 30
-	for i, bad := range append(damages(good), good) {
+	for i, bad := range append(damages("", good), good) {
 		c := last
 		c.Data = bad
-		if i == len(damages(good)) {
+		if i == len(damages("", good)) {
 			c = wrongPlace // good bytes, of another window
 		}
 		last.Generation++ // the store keeps the greatest
@@ -297,7 +304,7 @@ func TestDamagedMetricsMessagesAreNamed(t *testing.T) {
 		log := s.log.Log(broker.Partition{Topic: "metrics.stream", Partition: p}, 0)
 		for _, at := range []int{0, len(log) / 2, len(log) - 1} {
 			good := log[at].Value
-			for i, bad := range damages(good) {
+			for i, bad := range damages("", good) {
 				log[at].Value = bad
 				empty := openStore(t)
 				again, err := embedded.Open(context.Background(), s.opt, s.chain, s.log, s.blobs, empty)
@@ -327,7 +334,7 @@ func TestDamagedRowsAreNamed(t *testing.T) {
 	if err != nil || good == nil {
 		t.Fatalf("no row: %v", err)
 	}
-	for i, bad := range damages(good) {
+	for i, bad := range damages("", good) {
 		version++
 		if err := s.store.PutRows(context.Background(), []store.Row{{Series: series, Minute: at, Version: version, Value: bad}}); err != nil {
 			t.Fatal(err)
