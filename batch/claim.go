@@ -85,7 +85,7 @@ func (j *Job) Archived() (Archive, error) {
 		}
 	}
 	a := ReadArchive(chains)
-	a.Files, a.From = files, from
+	a.Files, a.From, a.LateEvery = files, from, j.LateEvery.Milliseconds()
 	return a, nil
 }
 

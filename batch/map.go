@@ -38,7 +38,7 @@ type states interface {
 
 // sessions takes the states that a mapper leaves, in order.
 type sessions interface {
-	Add(hash uint64, session []byte, firstTS, lastTS, due int64, state []byte) error
+	Add(hash uint64, session []byte, firstTS, lastTS, due int64, state []byte, about *staterun.About) error
 }
 
 // mapper folds one hash range of one window: a merge join of beacons and states, one session after another, in memory
@@ -65,6 +65,8 @@ type mapper struct {
 	buf    []byte
 	hash   xxhash.Digest
 
+	describer describer
+
 	lastTS   int64 // of the last unique used beacon of the session
 	lastID   []byte
 	minute   int64 // event-time minute, and how many beacons of it count so far
@@ -76,6 +78,7 @@ func newMapper(chain *tenant.Chain, window int64, digest ParseDigest, run sessio
 	// A run that is due itself may still speak of visits that ended before the window: their ends belong to windows that
 	// will be run again.
 	m.folder = session.Folder{Chain: chain, Sums: &m.sums, Beacons: true, Ends: true, Sign: 1, Floor: window / 60000}
+	m.describer = newDescriber(chain)
 	return m
 }
 
@@ -225,6 +228,10 @@ func (m *mapper) fold(hash uint64, id []byte, known bool) error {
 			return nil
 		}
 	}
+	before := int64(noTime)
+	if !m.state.Empty {
+		before = m.state.LastTS
+	}
 	m.folder.Fold(&m.state, m.events.Events)
 	m.folder.EndVisits(&m.state, end)
 	if m.state.Gone(m.chain, end) && !known {
@@ -236,7 +243,7 @@ func (m *mapper) fold(hash uint64, id []byte, known bool) error {
 	m.hash.Write([]byte{0})
 	m.hash.Write(m.buf)
 	m.digests[bucketOf(hash)] += m.hash.Sum64()
-	return m.run.Add(hash, id, m.state.FirstTS, m.state.LastTS, m.state.Due(m.chain), m.buf)
+	return m.run.Add(hash, id, m.state.FirstTS, m.state.LastTS, m.state.Due(m.chain), m.buf, m.describer.about(&m.state, m.events.Events, before))
 }
 
 // newest merges runs, the newest of which wins a session.

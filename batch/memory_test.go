@@ -9,6 +9,7 @@ import (
 	"tandem/core/session"
 	"tandem/core/tenant"
 	"tandem/schemas/archive"
+	"tandem/schemas/staterun"
 )
 
 // drawn are sessions in order, each with beacons or a state or both, made when they are asked for. It looks at the heap on the
@@ -63,7 +64,7 @@ func (d drawnStates) State() []byte   { return d.encoded }
 // counted counts the rows of a run.
 type counted struct{ rows int }
 
-func (c *counted) Add(uint64, []byte, int64, int64, int64, []byte) error {
+func (c *counted) Add(uint64, []byte, int64, int64, int64, []byte, *staterun.About) error {
 	c.rows++
 	return nil
 }

@@ -134,6 +134,9 @@ type WindowPlan struct {
 	// Before lists the earlier windows whose runs are read, by window: those that a coverage names, and those of the
 	// same plan, whose digests are not known yet.
 	Before []RunRef
+	// Again: it had been covered. Late is how many records of it had waited for that.
+	Again bool  `json:",omitempty"`
+	Late  int64 `json:",omitempty"`
 }
 
 // FoldVersion changes when what Fold computes changes: a plan is gone on with only by the version that made it.
@@ -153,9 +156,13 @@ type Plan struct {
 type Archive struct {
 	Progress int64 // least progress of every source in every partition's last manifest, ms; math.MinInt64: not known
 	Spans    map[int64]map[string][]Span
-	Records  map[int64]int64   // of each window
-	Files    map[string][]File // by "topic/partition", in order of offsets
-	From     int64             // ms: files of windows before it are retired, so these are never due
+	Records  map[int64]int64     // of each window
+	Files    map[string][]File   // by "topic/partition", in order of offsets
+	From     int64               // ms: files of windows before it are retired, so these are never due
+	Arrivals map[int64][]Arrival // of each window, after its end
+	// LateEvery, ms, is how long beacons that come after their window was covered wait at most: their pass is due when progress
+	// comes to the next multiple of it. 0: they do not wait.
+	LateEvery int64
 }
 
 // File is an event file and the offsets that its manifest commits.
@@ -168,7 +175,8 @@ type File struct {
 
 // ReadArchive turns manifest chains, one for each partition of the tenant's topics, into what plan and map need.
 func ReadArchive(chains map[string][]archive.Manifest) Archive {
-	a := Archive{Progress: math.MaxInt64, Spans: map[int64]map[string][]Span{}, Records: map[int64]int64{}, Files: map[string][]File{}}
+	a := Archive{Progress: math.MaxInt64, Spans: map[int64]map[string][]Span{}, Records: map[int64]int64{}, Files: map[string][]File{},
+		Arrivals: map[int64][]Arrival{}}
 	for _, name := range slices.Sorted(maps.Keys(chains)) {
 		chain := chains[name]
 		if len(chain) == 0 || len(chain[len(chain)-1].Progress) == 0 {
@@ -179,6 +187,7 @@ func ReadArchive(chains map[string][]archive.Manifest) Archive {
 			a.Progress = min(a.Progress, ms)
 		}
 		for _, m := range chain {
+			a.arrivals(name, &m)
 			var windows []int64
 			for _, w := range m.Windows {
 				windows = append(windows, w.Start)
@@ -206,7 +215,7 @@ func join(spans []Span, s Span) []Span {
 
 // Due returns the windows to run, oldest first: those that have settled and are not covered, or, when there are none,
 // those whose inputs are no longer those of their coverage; both together where a new window would read a run whose
-// revision is gone, which must be made again first. A window reads the runs that those before it in the list
+// revision is gone, which must be made again first. Windows that only have records more wait for the late pass. A window reads the runs that those before it in the list
 // will leave, else those that coverage names; whether that makes others due shows when these are covered. It is a
 // pure function of its arguments; covered is by window.
 func Due(chain *tenant.Chain, a Archive, covered map[int64]*Covered) []WindowPlan {
@@ -214,6 +223,7 @@ func Due(chain *tenant.Chain, a Archive, covered map[int64]*Covered) []WindowPla
 		return nil
 	}
 	settled := func(w int64) bool { return a.Progress >= w+WindowMS+lateness(chain, w) }
+	late, waiting := a.waiting(covered)
 	var fresh, changed []int64
 	for _, w := range candidates(chain, a) {
 		if w < a.From {
@@ -224,7 +234,7 @@ func Due(chain *tenant.Chain, a Archive, covered map[int64]*Covered) []WindowPla
 		}
 		if c := covered[w]; c == nil {
 			fresh = append(fresh, w)
-		} else if in := inputs(chain, a, covered, w); !c.Inputs.equal(&in) {
+		} else if in := inputs(chain, a, covered, w); !c.Inputs.equal(&in) && !a.waits(&waiting, &c.Inputs, &in) {
 			changed = append(changed, w)
 		}
 	}
@@ -238,7 +248,7 @@ func Due(chain *tenant.Chain, a Archive, covered map[int64]*Covered) []WindowPla
 	var plans []WindowPlan
 	for i, w := range due {
 		in := inputs(chain, a, covered, w)
-		p := WindowPlan{Window: w, Spans: in.Spans, Revisions: in.Revisions, Before: in.Runs}
+		p := WindowPlan{Window: w, Spans: in.Spans, Revisions: in.Revisions, Before: in.Runs, Again: covered[w] != nil, Late: late[w]}
 		from := w - back(chain, w)
 		for _, v := range due[:i] {
 			if v < from {

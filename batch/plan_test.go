@@ -71,6 +71,7 @@ type script struct {
 	chains     map[string][]archive.Manifest
 	covered    map[int64]*Covered
 	generation int64
+	lateEvery  int64
 }
 
 func (s *script) num(text string) int64 {
@@ -113,6 +114,16 @@ func (s *script) do(cmd string, args []string) []string {
 				s.add(name, m)
 			}
 		}
+	case "late_every": // MINUTES
+		s.lateEvery = s.num(args[0]) * minute
+	case "waiting":
+		a := s.archive()
+		_, x := a.waiting(s.covered)
+		if x.Windows == 0 {
+			return []string{"nothing"}
+		}
+		return []string{fmt.Sprintf("%d records of windows %d to %d, since minute %d, due at %d", x.Beacons, (x.First-t0)/WindowMS, (x.Last-t0)/WindowMS,
+			(x.Since-t0)/minute, (x.Due-t0)/minute)}
 	case "due":
 		return s.say(s.due())
 	case "run": // [WINDOW=DIGEST...]: covers what is due; 0 is a run without sessions
@@ -180,13 +191,17 @@ func load(t testing.TB, revs ...string) []*tenant.Config {
 	return configs
 }
 
-func (s *script) due() []WindowPlan {
+func (s *script) archive() Archive {
 	chains := map[string][]archive.Manifest{}
 	for p := range s.partitions {
 		chains[strconv.Itoa(p)] = s.chains[strconv.Itoa(p)]
 	}
-	return Due(s.chain(), ReadArchive(chains), s.covered)
+	a := ReadArchive(chains)
+	a.LateEvery = s.lateEvery
+	return a
 }
+
+func (s *script) due() []WindowPlan { return Due(s.chain(), s.archive(), s.covered) }
 
 // run covers windows as Reduce does.
 func (s *script) run(plans []WindowPlan, digests []string) {

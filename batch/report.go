@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"tandem/schemas/blob"
@@ -27,6 +28,7 @@ type Report struct {
 	Counts      Counts
 	Phases      Phases
 	Slowest     *SlowRange // nil if no range was mapped
+	Again       []Again    `json:",omitempty"` // ranges that had been covered before
 }
 
 // Phases are times of a run in ms. Those of map and reduce are sums over tasks, of which up to Parallel run at once.
@@ -64,6 +66,13 @@ func (j *Job) keepReport(ctx context.Context, p *Plan, l *line, began time.Time,
 		for _, f := range c.Files {
 			r.Sessions += f.Rows
 		}
+	}
+	if slices.ContainsFunc(p.Windows, func(w WindowPlan) bool { return w.Again }) {
+		later, err := j.coveredIn(ctx, r.First/60000, (r.Last+back(j.Chain, r.Last)+2*WindowMS)/60000)
+		if err != nil {
+			return nil, err
+		}
+		r.Again = p.again(j.Chain, later)
 	}
 	slowest, all := -1, time.Duration(0)
 	for i, d := range l.mapped {

@@ -38,6 +38,9 @@ type Job struct {
 	// Reparse has the plans that it claims parse every payload again, also where the parse digest is the one in force: for a
 	// parser whose change the digest does not tell. A plan that was claimed so stays so, whoever goes on with it.
 	Reparse bool
+	// LateEvery is how long beacons that come after their window was covered wait for their pass (Archive.LateEvery).
+	LateEvery time.Duration
+	noTables  bool // of an audit
 	// Done, if set, is told of each window that is covered, one at a time.
 	Done func(*Covered)
 	// Step, if set, is told how far a plan is after each of its tasks, one at a time.
@@ -168,21 +171,28 @@ func (j *Job) coveredOf(ctx context.Context, p *Plan) (map[int64]*Covered, error
 func (j *Job) coveredIn(ctx context.Context, from, to int64) (map[int64]*Covered, error) {
 	covered := map[int64]*Covered{}
 	err := j.Store.Coverage(ctx, j.Chain.Tenant, from, to, func(c store.Coverage) error {
-		var d Covered
-		_, err := sealed.Unmarshal(c.Data, &d)
-		if err == nil && (d.Window != c.Window*60000 || d.Generation != c.Generation) {
-			err = fmt.Errorf("it is that of window %d, generation %d", d.Window/60000, d.Generation)
+		d, err := readCovered(c)
+		if err == nil {
+			covered[d.Window] = d
 		}
-		if err != nil {
-			return fmt.Errorf("coverage of %s, window %d, generation %d: %w: %w", j.Chain.Tenant, c.Window, c.Generation, ErrCorrupt, err)
-		}
-		covered[d.Window] = &d
-		return nil
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read coverage: %w", err)
 	}
 	return covered, nil
+}
+
+func readCovered(c store.Coverage) (*Covered, error) {
+	d := &Covered{}
+	_, err := sealed.Unmarshal(c.Data, d)
+	if err == nil && (d.Window != c.Window*60000 || d.Generation != c.Generation) {
+		err = fmt.Errorf("it is that of window %d, generation %d", d.Window/60000, d.Generation)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("coverage of %s, window %d, generation %d: %w: %w", c.Tenant, c.Window, c.Generation, ErrCorrupt, err)
+	}
+	return d, nil
 }
 
 // maxAhead is how many windows a range may be ahead of the one that is covered next: results and event files of so many are

@@ -68,13 +68,13 @@ type runWriter struct {
 	files              []staterun.RunInfo
 }
 
-func (o *runWriter) Add(hash uint64, session []byte, firstTS, lastTS, due int64, state []byte) error {
+func (o *runWriter) Add(hash uint64, session []byte, firstTS, lastTS, due int64, state []byte, about *staterun.About) error {
 	if o.w.Size() >= runBytes {
 		if err := o.end(); err != nil {
 			return err
 		}
 	}
-	return o.w.Add(hash, session, firstTS, lastTS, due, state)
+	return o.w.Add(hash, session, firstTS, lastTS, due, state, about)
 }
 
 // end keeps the file at hand, if it has rows.

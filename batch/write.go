@@ -28,14 +28,18 @@ const visitorsMS = 48 * 3600 * 1000
 // write writes the rows of a window and its rollup, the sum (of visitors: the union) of its minutes.
 func (j *Job) write(ctx context.Context, c *Covered, results []*rangeResult) error {
 	w := j.writer(Layer(c.Generation))
+	t, err := j.tables(c)
+	if err != nil {
+		return err
+	}
 	var total metric.Sums
 	rollup := total.At(c.Window / 60000)
-	err := j.eachMinute(ctx, c.Window, results, func(m *metric.Minute) error {
+	err = j.eachMinute(ctx, c.Window, results, func(m *metric.Minute) error {
 		if err := w.minute(ctx, m, m.Minute, false); err != nil {
 			return err
 		}
 		rollup.Merge(m, j.cells)
-		return nil
+		return t.minute(m)
 	})
 	if err == nil {
 		err = w.flush(ctx)
@@ -44,6 +48,9 @@ func (j *Job) write(ctx context.Context, c *Covered, results []*rangeResult) err
 		return err
 	}
 	c.Rows = w.n
+	if err := t.keep(c); err != nil {
+		return err
+	}
 	w.put = j.Store.PutRollups
 	if err := w.minute(ctx, rollup, c.Window/60000, true); err != nil {
 		return err

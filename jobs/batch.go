@@ -19,6 +19,7 @@ import (
 	"tandem/jobs/site"
 	archived "tandem/schemas/archive"
 	"tandem/schemas/blob"
+	"tandem/schemas/store"
 	"tandem/stream/archive"
 )
 
@@ -26,9 +27,11 @@ const batchUsage = `usage: tandem batch --site SITE.yaml [--parallel N] [--once]
        tandem batch plan --site SITE.yaml [--parts N] [--reparse] [--json]
        tandem batch map --site SITE.yaml [--parallel N] TASK...
        tandem batch reduce --site SITE.yaml WINDOW...
+       tandem batch collect --site SITE.yaml
 
 Recomputes windows of 30 minutes from the archive: finds what is due for every tenant of the site and does it, until nothing
-is due. For cron: a lease keeps a second run waiting, which gives up after --wait and exits 0. Killed at any moment, the next
+is due. Beacons that come after their window was covered wait for a pass at the next multiple of late_every of the site file (24h
+if absent) by the time of the archive; tandem report shows them. For cron: a lease keeps a second run waiting, which gives up after --wait and exits 0. Killed at any moment, the next
 run goes on where it was, after a minute at most. Kafka is not needed. Each plan leaves a report (tandem report).
 
 --reparse is for a change of the parser: what is due is computed from the raw payloads, not from what the archiver made of them.
@@ -37,7 +40,8 @@ It makes nothing due.
 For a scheduler the same in three steps. plan claims what is due and prints its tasks, a line each: map TASK and reduce WINDOW;
 nothing, if nothing is due. map runs a share of the hash ranges of a plan; shares may run at once, anywhere, in any order and
 again, and need the blobs only. reduce, after all maps of the plan, writes a window to the store; windows one after another,
-in the order of the plan. Where only a number tells tasks apart, as in a Kubernetes indexed job, TASK may be I/N, share I (from
+in the order of the plan. collect, at any time, deletes what earlier generations made, rows included, an hour after it first saw
+that nothing names it any more; tandem batch does so at its end. Where only a number tells tasks apart, as in a Kubernetes indexed job, TASK may be I/N, share I (from
 0) of N of each tenant's newest plan; and WINDOW may be all: those of the newest plans.
 
 example:
@@ -52,6 +56,7 @@ example:
 type batchJob struct {
 	site     *site.Site
 	blobs    blob.Store
+	store    store.Store // within withStore
 	parallel int
 	ranges   int
 	reparse  bool
@@ -82,8 +87,8 @@ func runBatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		return code
 	case *file == "":
 		return wrongUsage(stderr, "batch", "--site is needed")
-	case step != "" && step != "plan" && !tasks:
-		return wrongUsage(stderr, "batch", "%q is none of plan, map and reduce", step)
+	case step != "" && step != "plan" && step != "collect" && !tasks:
+		return wrongUsage(stderr, "batch", "%q is none of plan, map, reduce and collect", step)
 	case tasks && len(rest) == 0:
 		return wrongUsage(stderr, "batch", "%s needs a task; tandem batch plan prints them", step)
 	case !tasks && len(rest) > 0:
@@ -108,6 +113,8 @@ func runBatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 			err = b.mapTasks(ctx, rest)
 		case "reduce":
 			err = b.reduceWindows(ctx, rest)
+		case "collect":
+			err = b.withStore(ctx, func(j *batch.Job) error { return b.collect(ctx, j) })
 		}
 	}
 	b.bar.clear()
@@ -144,7 +151,7 @@ func (b *batchJob) open(file string) (err error) {
 
 // job is the batch of a tenant. Which topics its archive is of, the archive says itself.
 func (b *batchJob) job(t *site.Tenant) (*batch.Job, error) {
-	j := &batch.Job{Chain: t.Chain, Blobs: b.blobs, Digest: archive.ParseDigest, Parallel: b.parallel, Ranges: b.ranges, Reparse: b.reparse, Step: b.bar.step}
+	j := &batch.Job{Chain: t.Chain, Blobs: b.blobs, Digest: archive.ParseDigest, Parallel: b.parallel, Ranges: b.ranges, Reparse: b.reparse, Step: b.bar.step, LateEvery: b.site.LateEvery}
 	for g := range t.Groups {
 		topic := batch.Topic{Name: b.site.BeaconsTopic(t.Chain.Tenant, g), Partitions: t.Partitions}
 		known, err := archived.ReadPartitions(b.blobs, topic.Name)
@@ -163,6 +170,7 @@ func (b *batchJob) withStore(ctx context.Context, fn func(*batch.Job) error) err
 	if err != nil {
 		return err
 	}
+	b.store = st
 	for i := range b.site.Tenants {
 		var j *batch.Job
 		if j, err = b.job(&b.site.Tenants[i]); err == nil {
@@ -199,16 +207,39 @@ func (b *batchJob) run(ctx context.Context, once bool, wait time.Duration) error
 		}
 		for {
 			r, err := j.RunOnce(ctx)
-			if err != nil || r == nil {
+			if err != nil {
 				return err
 			}
 			b.bar.clear()
-			log.Info("plan", reportFields(r)...)
-			if once {
-				return nil
+			if r != nil {
+				log.Info("plan", reportFields(r)...)
+				for _, a := range r.Again {
+					log.Info("ran again", "generation", r.Generation, "range", againText(&a))
+				}
+			}
+			if r == nil || once {
+				return errors.Join(b.waiting(ctx, j), b.collect(ctx, j))
 			}
 		}
 	})
+}
+
+// waiting tells what waits for the late pass.
+func (b *batchJob) waiting(ctx context.Context, j *batch.Job) error {
+	w, err := j.Waiting(ctx)
+	if err == nil && w.Windows > 0 {
+		b.log.Info("late", "tenant", j.Chain.Tenant, "beacons", w.Beacons, "windows", w.Windows, "since", timeText(w.Since/1000*1000), "pass", timeText(w.Due/1000*1000))
+	}
+	return err
+}
+
+// collect deletes what no generation that stands needs.
+func (b *batchJob) collect(ctx context.Context, j *batch.Job) error {
+	c, err := j.Collect(ctx, b.store, time.Now().UnixMilli())
+	if err == nil && (c.Deleted > 0 || c.Waiting > 0) {
+		b.log.Info("collected", "tenant", j.Chain.Tenant, "windows", c.Deleted, "objects", c.Objects, "waiting", c.Waiting)
+	}
+	return err
 }
 
 // planned is a plan as `batch plan --json` prints it.

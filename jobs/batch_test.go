@@ -246,7 +246,7 @@ func TestBatchProcesses(t *testing.T) {
 		t.Errorf("all is covered, and there is to do:\n%s", again)
 	}
 	report, _ := tandemAt(t, alone, "report")
-	if lines := strings.Split(strings.TrimSpace(report), "\n"); len(lines) != 2 || !strings.Contains(lines[1], "shop") {
+	if lines := strings.Split(strings.TrimSpace(report), "\n"); len(lines) != 3 || lines[0] != "shop: no late beacons wait" || !strings.Contains(lines[2], "shop") {
 		t.Errorf("the report of one run is\n%s", report)
 	}
 

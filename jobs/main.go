@@ -30,6 +30,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"archive", "a service: beacons to Parquet files", runArchive},
+		{"audit", "the stream against the batch, and both against the archive", runAudit},
 		{"batch", "what is due from the archive, for cron or a scheduler", runBatch},
 		{"config", "check tenant configs", runConfig},
 		{"demo", "everything in one process, in time-lapse", runDemo},

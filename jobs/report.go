@@ -15,7 +15,10 @@ import (
 
 const reportUsage = `usage: tandem report --site SITE.yaml [--last N] [--json]
 
-Prints the reports of the last plans that the batch has run, the newest first. Beacons are archived records, sessions those
+Prints how many late beacons wait for their pass, since when, and when it is due (late_every of the site file, by the time
+of the archive), then the reports of the last plans that the batch has run, the newest first. Below a plan stand the ranges
+of windows that it ran again, with the late beacons that had waited for that, and where each ended: where the runs agree
+again with what later windows have read. Beacons are archived records, sessions those
 that a window changed, late those that the stream left out. The times of map and reduce are sums over tasks, which run side
 by side: map 80s took 10s with --parallel 8. slowest is the hash range that took longest, with its share of map. Of a plan
 whose tasks ran in several processes the times are those of the last one.
@@ -26,7 +29,7 @@ example:
 `
 
 // runReport is `tandem report`.
-func runReport(_ context.Context, args []string, stdout, stderr io.Writer) int {
+func runReport(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("report", flag.ContinueOnError)
 	file := flags.String("site", "", "site `file`; required")
 	n := flags.Int("last", 10, "reports of each tenant, 1 to 1000")
@@ -44,17 +47,21 @@ func runReport(_ context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	b := &batchJob{log: slog.New(slog.NewTextHandler(stderr, nil)), bar: &bar{out: stderr}}
 	err := b.open(*file)
-	reports := []*batch.Report{}
-	for i := 0; err == nil && i < len(b.site.Tenants); i++ {
-		var j *batch.Job
-		var of []*batch.Report
-		if j, err = b.job(&b.site.Tenants[i]); err == nil {
-			of, err = j.Reports(*n)
-		}
-		reports = append(reports, of...)
+	reports, waits := []*batch.Report{}, []tenantWaiting{}
+	if err == nil {
+		err = b.withStore(ctx, func(j *batch.Job) error {
+			of, err := j.Reports(*n)
+			if err != nil {
+				return err
+			}
+			reports = append(reports, of...)
+			w, err := j.Waiting(ctx)
+			waits = append(waits, tenantWaiting{j.Chain.Tenant, w})
+			return err
+		})
 	}
 	if err == nil {
-		err = printReports(stdout, reports, *asJSON)
+		err = printReports(stdout, waits, reports, *asJSON)
 	}
 	if err != nil {
 		return failed(stderr, "report", err)
@@ -62,11 +69,22 @@ func runReport(_ context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func printReports(stdout io.Writer, reports []*batch.Report, asJSON bool) error {
+// tenantWaiting is what waits of a tenant.
+type tenantWaiting struct {
+	Tenant string `json:"tenant"`
+	batch.Waiting
+}
+
+func printReports(stdout io.Writer, waits []tenantWaiting, reports []*batch.Report, asJSON bool) error {
 	if asJSON {
 		e := json.NewEncoder(stdout)
 		e.SetIndent("", "  ")
-		return e.Encode(map[string]any{"reports": reports})
+		return e.Encode(map[string]any{"reports": reports, "waiting": waits})
+	}
+	for _, w := range waits {
+		if _, err := fmt.Fprintf(stdout, "%s: %s\n", w.Tenant, waitingText(&w.Waiting)); err != nil {
+			return err
+		}
 	}
 	if len(reports) == 0 {
 		_, err := fmt.Fprintln(stdout, "no plan has been run yet")
@@ -83,7 +101,41 @@ func printReports(stdout io.Writer, reports []*batch.Report, asJSON bool) error 
 			r.Windows, timeText(r.First), timeText(r.Last+batch.WindowMS), r.Beacons, r.Sessions, r.Rows, r.Counts.Late,
 			ms(r.TookMS), ms(r.Phases.Plan), ms(r.Phases.Map), ms(r.Phases.Reduce), slowest)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, r := range reports {
+		for _, a := range r.Again {
+			if _, err := fmt.Fprintf(stdout, "%s, plan %d ran again %s\n", r.Tenant, r.Generation, againText(&a)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func waitingText(w *batch.Waiting) string {
+	if w.Windows == 0 {
+		return "no late beacons wait"
+	}
+	return fmt.Sprintf("%s of %s, %s to %s, since %s, for the pass at %s", waitFor(w.Beacons), count(w.Windows, "window"),
+		timeText(w.First), timeText(w.Last+batch.WindowMS), timeText(w.Since/1000*1000), timeText(w.Due/1000*1000))
+}
+
+func waitFor(n int64) string {
+	if n == 1 {
+		return "1 late beacon waits"
+	}
+	return fmt.Sprintf("%d late beacons wait", n)
+}
+
+// againText says of a range that was run again how far it went, and whether it is over.
+func againText(a *batch.Again) string {
+	ended := "the runs agree again"
+	if a.Next != 0 {
+		ended = "its run changed, so next is " + timeText(a.Next)
+	}
+	return fmt.Sprintf("%s to %s, with %s: %s", timeText(a.First), timeText(a.Last+batch.WindowMS), count(a.Late, "late beacon"), ended)
 }
 
 func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }

@@ -175,6 +175,7 @@ func (s *Site) defaults() {
 	s.Kafka.Replication = cmp.Or(s.Kafka.Replication, 3)
 	s.Dead = cmp.Or(s.Dead, "beacons.dead")
 	s.Tick = cmp.Or(s.Tick, time.Minute)
+	s.LateEvery = cmp.Or(s.LateEvery, 24*time.Hour)
 	s.Metrics.Topic = cmp.Or(s.Metrics.Topic, "metrics")
 	s.Metrics.Partitions = cmp.Or(s.Metrics.Partitions, 2)
 	s.Checkpoints = cmp.Or(s.Checkpoints, s.Blobs)
@@ -238,6 +239,9 @@ func (l *loader) check(s *Site) {
 	l.between(at("metrics", "partitions"), int64(s.Metrics.Partitions), 1, maxPartitions)
 	if s.Tick < time.Second || s.Tick > time.Hour || s.Tick%time.Millisecond != 0 {
 		l.failAt(at("tick"), "`tick` %s is not 1s to 1h in whole milliseconds", s.Tick)
+	}
+	if s.LateEvery < 30*time.Minute || s.LateEvery > 168*time.Hour || s.LateEvery%time.Millisecond != 0 {
+		l.failAt(at("late_every"), "`late_every` %s is not 30m to 168h in whole milliseconds", s.LateEvery)
 	}
 	l.needed(at("blobs"), s.Blobs)
 	l.blobs(at("blobs"), s.Blobs)

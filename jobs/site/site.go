@@ -22,6 +22,7 @@ type Site struct {
 	Dead        string        `yaml:"dead"` // topic of dead letters, one partition
 	Metrics     Metrics       `yaml:"metrics"`
 	Tick        time.Duration `yaml:"tick"`        // 1s to 1h, whole ms
+	LateEvery   time.Duration `yaml:"late_every"`  // of the batch: how long late beacons wait at most for their pass, 30m to 168h
 	Blobs       string        `yaml:"blobs"`       // a folder or s3://BUCKET/PREFIX?...
 	Checkpoints string        `yaml:"checkpoints"` // where claims and checkpoints live; as Blobs
 	Store       Store         `yaml:"store"`

@@ -67,7 +67,7 @@ func TestLoadDefaults(t *testing.T) {
 	want := &Site{DC: "dc1", Kafka: Kafka{Brokers: []string{"k:9092"}, Replication: 3},
 		Raw:     []Raw{{"beacons.raw", wire.KindLive, "dc1", 4}},
 		Tenants: []Tenant{{at("shop.yaml"), 4, 1, chain}},
-		Dead:    "beacons.dead", Metrics: Metrics{"metrics", 2}, Tick: time.Minute,
+		Dead:    "beacons.dead", Metrics: Metrics{"metrics", 2}, Tick: time.Minute, LateEvery: 24 * time.Hour,
 		Blobs: at("blobs"), Checkpoints: at("blobs"), Store: Store{Pebble: at("store")}}
 	if !reflect.DeepEqual(s, want) {
 		t.Errorf("loaded\n%+v, want\n%+v", s, want)
@@ -94,6 +94,7 @@ tenants:
 dead: bad
 metrics: {topic: m, partitions: 3}
 tick: 5s
+late_every: 6h
 blobs: s3://bucket/prefix?endpoint=http://127.0.0.1:9000&region=us-east-1
 checkpoints: /var/lib/tandem
 store:
@@ -108,7 +109,7 @@ store:
 	if c := s.Store.Cassandra; c.TLS == nil || c.Replication["dc2"] != 3 || c.Consistency != "one" {
 		t.Errorf("%+v", c)
 	}
-	if s.Tick != 5*time.Second || !s.History() || s.Raw[1].Cluster != "dc2" || s.Raw[2].Cluster != "dc1" {
+	if s.Tick != 5*time.Second || s.LateEvery != 6*time.Hour || !s.History() || s.Raw[1].Cluster != "dc2" || s.Raw[2].Cluster != "dc1" {
 		t.Errorf("%+v", s)
 	}
 	var names []string
@@ -164,6 +165,8 @@ func TestLoadRefuses(t *testing.T) {
 		{least + "tick: 999ms\n", ":7: `tick` 999ms is not 1s to 1h"},
 		{least + "tick: 1000500us\n", ":7: `tick` 1.0005s is not 1s to 1h in whole milliseconds"},
 		{least + "tick: 61m\n", ":7: `tick` 1h1m0s is not 1s to 1h"},
+		{least + "late_every: 29m\n", ":7: `late_every` 29m0s is not 30m to 168h"},
+		{least + "late_every: 169h\n", ":7: `late_every` 169h0m0s is not 30m to 168h"},
 		{least + "tick: fast\n", ":7: cannot unmarshal !!str `fast` into time.Duration"},
 		{with("blobs: blobs\n", ""), ":1: `blobs` is needed"},
 		{with("blobs: blobs", "blobs: gs://b"), ":5: \"gs://b\" is neither a folder nor s3://"},

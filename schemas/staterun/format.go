@@ -18,6 +18,12 @@ const (
 	colLast
 	colDue
 	colState
+	// What follows is for SQL: readers here never load it.
+	colBeacons
+	colVisits
+	colPages
+	colExperiments
+	colTotals
 	numColumns
 )
 
@@ -40,6 +46,12 @@ func columns() [numColumns]column {
 		colLast:    {name: "last_ts", kind: parquet.Type_INT64, logical: ms, codec: zstd},
 		colDue:     {name: "due_ms", kind: parquet.Type_INT64, codec: zstd},
 		colState:   {name: "state", kind: parquet.Type_BYTE_ARRAY, codec: zstd},
+
+		colBeacons:     {name: "beacons", kind: parquet.Type_INT64, codec: zstd},
+		colVisits:      {name: "visits", kind: parquet.Type_INT64, codec: zstd},
+		colPages:       {name: "pages", kind: parquet.Type_INT64, codec: zstd},
+		colExperiments: {name: "experiments", kind: parquet.Type_BYTE_ARRAY, text: true, codec: zstd},
+		colTotals:      {name: "totals", kind: parquet.Type_BYTE_ARRAY, text: true, codec: zstd},
 	}
 }
 

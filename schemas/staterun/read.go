@@ -220,7 +220,7 @@ func (it *Iter) nextGroup() bool {
 		return false
 	}
 	g := it.groups[it.next]
-	first, last := g.Columns[0].MetaData, g.Columns[numColumns-1].MetaData
+	first, last := g.Columns[0].MetaData, g.Columns[colState].MetaData
 	var err error
 	if it.bytes, err = readAt(it.from, first.DataPageOffset, last.DataPageOffset+last.TotalCompressedSize-first.DataPageOffset, it.bytes); err != nil {
 		return it.fail(err)

@@ -36,6 +36,20 @@ type Row struct {
 	State   string // encoded state, opaque bytes
 }
 
+// About is what a row says of the session for SQL, beside the state. It is no part of the state: a reader of states does not
+// even load it. A session is the one that first_ts begins; one that another beacon closed in the same window is not told of.
+type About struct {
+	// What the window brought of the session: beacons, visits begun, beacons of a point with kind page. A session's are the
+	// sums over the rows of its windows.
+	Beacons, Visits, Pages int64
+	// Experiments is a JSON object, as of the window's end: for each experiment that the session is assigned to
+	// {"variation": V, "assigned": MS, "qualified": MS}, the last if it is.
+	Experiments []byte
+	// Totals is a JSON object: the session's running total, as of the window's end, of each point and value that the config
+	// has a total for (stats, cap, cross); {"item_page": 3, "order.revenue": 4995}; zeros are left out.
+	Totals []byte
+}
+
 // RunInfo is what a reader must know before it opens a run. A Writer fills all but Name and Meta.
 type RunInfo struct {
 	Name string `json:"name"` // the object's name

@@ -69,9 +69,9 @@ func (w *Writer) Size() int { return len(w.out) }
 
 // Add appends a row; its slices are copied. Refused are rows out of order, a session id that is not UTF-8, and what is
 // beyond the limits. The first error sticks.
-func (w *Writer) Add(hash uint64, session []byte, firstTS, lastTS, due int64, state []byte) error {
+func (w *Writer) Add(hash uint64, session []byte, firstTS, lastTS, due int64, state []byte, about *About) error {
 	if w.err == nil {
-		w.err = w.add(hash, session, firstTS, lastTS, due, state)
+		w.err = w.add(hash, session, firstTS, lastTS, due, state, about)
 	}
 	if w.err != nil {
 		return fmt.Errorf("state run: write: %w", w.err)
@@ -79,7 +79,7 @@ func (w *Writer) Add(hash uint64, session []byte, firstTS, lastTS, due int64, st
 	return nil
 }
 
-func (w *Writer) add(hash uint64, session []byte, firstTS, lastTS, due int64, state []byte) error {
+func (w *Writer) add(hash uint64, session []byte, firstTS, lastTS, due int64, state []byte, about *About) error {
 	n := w.info.Rows
 	switch {
 	case len(session) > MaxSessionBytes:
@@ -88,6 +88,8 @@ func (w *Writer) add(hash uint64, session []byte, firstTS, lastTS, due int64, st
 		return fmt.Errorf("row %d: session %q is not UTF-8", n, session)
 	case len(state) > MaxStateBytes:
 		return fmt.Errorf("row %d: state of session %q has %d bytes, at most %d are allowed", n, session, len(state), MaxStateBytes)
+	case len(about.Experiments) > MaxStateBytes || len(about.Totals) > MaxStateBytes:
+		return fmt.Errorf("row %d: experiments or totals of session %q have more than %d bytes", n, session, MaxStateBytes)
 	case w.info.RawBytes+int64(len(session)+len(state)) > MaxRunBytes:
 		return fmt.Errorf("the first %d rows have more than %d bytes: begin another file", n+1, MaxRunBytes)
 	case n > 0 && cmp.Or(cmp.Compare(w.info.MaxHash, hash), bytes.Compare(w.last, session)) >= 0:
@@ -100,17 +102,24 @@ func (w *Writer) add(hash uint64, session []byte, firstTS, lastTS, due int64, st
 	w.info.Rows++
 	w.info.RawBytes += int64(len(session) + len(state))
 	w.last = append(w.last[:0], session...)
-	for col, v := range [numColumns]int64{colHash: flip(hash), colFirst: firstTS, colLast: lastTS, colDue: due} {
-		if col != colSession && col != colState {
+	for col, v := range [numColumns]int64{colHash: flip(hash), colFirst: firstTS, colLast: lastTS, colDue: due,
+		colBeacons: about.Beacons, colVisits: about.Visits, colPages: about.Pages} {
+		if columns()[col].kind == parquet.Type_INT64 {
 			w.pages[col] = binary.LittleEndian.AppendUint64(w.pages[col], uint64(v))
 		}
 	}
-	w.pages[colSession] = append(binary.LittleEndian.AppendUint32(w.pages[colSession], uint32(len(session))), session...)
-	w.pages[colState] = append(binary.LittleEndian.AppendUint32(w.pages[colState], uint32(len(state))), state...)
+	w.bytes(colSession, session)
+	w.bytes(colState, state)
+	w.bytes(colExperiments, about.Experiments)
+	w.bytes(colTotals, about.Totals)
 	if w.rows++; w.rows == groupRows || len(w.pages[colSession])+len(w.pages[colState]) >= groupBytes {
 		return w.flush()
 	}
 	return nil
+}
+
+func (w *Writer) bytes(col int, v []byte) {
+	w.pages[col] = append(binary.LittleEndian.AppendUint32(w.pages[col], uint32(len(v))), v...)
 }
 
 // flush writes the row group at hand: a chunk of one page for each column.

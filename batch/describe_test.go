@@ -1,0 +1,138 @@
+package batch
+
+import (
+	"encoding/json"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"tandem/core/session"
+	"tandem/schemas/archive"
+	"tandem/schemas/blob"
+	"tandem/schemas/staterun"
+)
+
+// described keeps what a mapper says of sessions.
+type described struct{ rows []staterun.About }
+
+func (d *described) Add(_ uint64, _ []byte, _, _, _ int64, _ []byte, about *staterun.About) error {
+	a := *about
+	a.Experiments, a.Totals = slices.Clone(a.Experiments), slices.Clone(a.Totals)
+	d.rows = append(d.rows, a)
+	return nil
+}
+
+// What the rows of a run say for SQL sums up to what the metrics say: beacons, visits and pages; the totals and the markers of
+// a session are those of its last row.
+func TestRunsDescribeSessions(t *testing.T) {
+	chain, configs := compiled(t)
+	records := traffic(60)
+	blobs := blob.NewMem()
+	put(t, blobs, chain, records, 1)
+	j, st := job(t, chain, blobs, 1)
+	run(t, j)
+	a, err := j.Archived()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := j.ReadPlan(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all staterun.About
+	experiments, totals := 0, map[string]int64{}
+	files := j.open()
+	defer files.close()
+	for i := range p.Windows {
+		w := &p.Windows[i]
+		in, release, err := files.beacons(w, a, 0, math.MaxUint64, archive.Columns{Event: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		states, closeRuns, err := j.states(w, 0, files, 0, math.MaxUint64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := &described{}
+		m := newMapper(chain, w.Window, j.Digest, out)
+		if err := m.join(in, states); err != nil {
+			t.Fatal(err)
+		}
+		release()
+		closeRuns()
+		for _, r := range out.rows {
+			all.Beacons, all.Visits, all.Pages = all.Beacons+r.Beacons, all.Visits+r.Visits, all.Pages+r.Pages
+			var marks map[string]struct {
+				Variation           string
+				Assigned, Qualified int64
+			}
+			var n map[string]int64
+			if err := json.Unmarshal(r.Experiments, &marks); err != nil {
+				t.Fatalf("%s: %v", r.Experiments, err)
+			}
+			if err := json.Unmarshal(r.Totals, &n); err != nil {
+				t.Fatalf("%s: %v", r.Totals, err)
+			}
+			if c, ok := marks["color"]; ok {
+				experiments++
+				if c.Variation != "red" && c.Variation != "control" || c.Assigned < t0 || c.Qualified != 0 && c.Qualified < c.Assigned {
+					t.Errorf("markers %s", r.Experiments)
+				}
+			}
+			for k, v := range n {
+				totals[k] = max(totals[k], v)
+			}
+		}
+	}
+	rows, counts := wanted(t, configs, records, false)
+	sum := func(name string) (n int64) {
+		for _, l := range rows {
+			if f := strings.Split(l, "\t"); f[0] == "shop.visit.site."+name {
+				n += number(t, f[3])
+			}
+		}
+		return n
+	}
+	if all.Visits != sum("visit") || all.Pages != sum("visit.pages") || all.Visits == 0 || all.Pages == 0 {
+		t.Errorf("%d visits, %d pages; the metrics say %d and %d", all.Visits, all.Pages, sum("visit"), sum("visit.pages"))
+	}
+	covered := outcomeOf(t, j, st).counts
+	if want := covered["records"] - counts["unused"] - counts["duplicate"] - counts["overflow"] - covered["rejected"]; all.Beacons != want {
+		t.Errorf("%d beacons, want %d", all.Beacons, want)
+	}
+	if experiments == 0 || totals["home"] < 2 || totals["order.revenue"] == 0 {
+		t.Errorf("%d assigned, totals %v", experiments, totals)
+	}
+}
+
+// Of a definition that begins anew its last one is told.
+func TestDescribeWhatBeganAnew(t *testing.T) {
+	chain := compile(t, "points: {home: {stats: true}}\nexperiments: {x: {variations: [a, b]}}\n",
+		"from: "+at(10)+"\npoints: {home: {kind: page, stats: true}}\nexperiments: {x: {variations: [a, b], qualify: ['point == \"home\"']}}\n")
+	d := newDescriber(chain)
+	var keys []string
+	for _, k := range d.keys {
+		if k != "" {
+			keys = append(keys, k)
+		}
+	}
+	if !slices.Equal(keys, []string{`"home":`}) || d.keys[0] != "" {
+		t.Errorf("keys of totals %q", d.keys)
+	}
+	s := session.State{FirstTS: t0, LastTS: t0, Marks: []session.Mark{{Inst: 0, Variation: 1, Assigned: t0, Qualified: t0, IsQualified: true},
+		{Inst: 1, Variation: 0, Assigned: t0 + 11*minute}}}
+	d.out = staterun.About{Experiments: []byte{'{'}}
+	d.experiments(&s)
+	if got := string(d.out.Experiments); got != `{"x":{"variation":"a","assigned":1767226260000}` {
+		t.Error(got)
+	}
+}
+
+func number(t *testing.T, text string) (n int64) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), &n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

@@ -1,0 +1,87 @@
+package batch
+
+import (
+	"errors"
+	"fmt"
+
+	"tandem/core/metric"
+	"tandem/schemas/blob"
+	"tandem/schemas/tables"
+)
+
+// tableWriter makes the tables for SQL of a window that is about to be covered: its rows, then what its coverage says. Whoever
+// finds them there has them whole. Both may be a moment ahead of the coverage that the store's readers see.
+type tableWriter struct {
+	job  *Job
+	rows *tables.Rows // nil: none are wanted
+}
+
+func (j *Job) tables(c *Covered) (*tableWriter, error) {
+	if j.OnTime || j.noTables {
+		return &tableWriter{}, nil
+	}
+	rows, err := tables.NewRows(c.Window, c.Generation)
+	return &tableWriter{j, rows}, err
+}
+
+func (t *tableWriter) minute(m *metric.Minute) error {
+	if t.rows == nil {
+		return nil
+	}
+	chain := t.job.Chain
+	r := tables.Row{Minute: m.Minute}
+	return m.Rows(t.job.cells, func(scope, group, cell int, cells []metric.Cell) error {
+		r.Scope, r.Experiment = chain.ScopeName(scope)
+		r.Metric = chain.Groups[group].Names[cell]
+		for i := range cells {
+			x := &cells[i]
+			r.Variation, r.Tags, r.Value = "", chain.Tags[x.Tags], x.Value
+			if scope > 0 {
+				r.Variation = chain.XNames[(scope-1)/2].Variations[x.Variation]
+			}
+			if x.Sketch != nil {
+				r.Value = x.Sketch.Estimate()
+			}
+			if err := t.rows.Add(&r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// keep writes the tables once all minutes are there, and c counts the rows of the store.
+func (t *tableWriter) keep(c *Covered) error {
+	if t.rows == nil {
+		return nil
+	}
+	data, err := t.rows.Finish()
+	if err != nil {
+		return err
+	}
+	name := t.job.Chain.Tenant
+	if err := t.job.keepTable(tables.RowsName(name, c.Window, c.Generation), data); err != nil {
+		return err
+	}
+	cov := tables.Coverage{Window: c.Window, Generation: c.Generation, Beacons: c.Counts.Records, Late: c.Counts.Late,
+		Duplicates: c.Counts.Duplicate, Rows: c.Rows}
+	for i := range c.Files {
+		cov.Sessions += c.Files[i].Rows
+	}
+	if data, err = cov.Encode(); err != nil {
+		return err
+	}
+	return t.job.keepTable(tables.CoverageName(name, c.Window, c.Generation), data)
+}
+
+func (j *Job) keepTable(name string, data []byte) error {
+	if err := j.Blobs.Create(name, data); err != nil && !errors.Is(err, blob.ErrExists) {
+		return fmt.Errorf("table: %w", err)
+	}
+	return nil
+}
+
+// tablesOf are the names of the tables of a piece.
+func (j *Job) tablesOf(p piece) []string {
+	return []string{tables.RowsName(j.Chain.Tenant, p.Window, p.Generation), tables.CoverageName(j.Chain.Tenant, p.Window, p.Generation)}
+}
