@@ -2,59 +2,21 @@ package archive
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"maps"
 	"math"
 	"math/big"
 	"math/rand/v2"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/apache/arrow/go/v17/parquet/file"
 
 	"tandem/schemas/blob"
+	"tandem/scripts/devstack"
 )
-
-// otherReaders are packages of PyPI that read Parquet.
-var otherReaders = []string{"duckdb==2.0.0", "pyarrow==26.0.1"}
-
-// needPython returns a Python that has otherReaders, installed once into the user's cache. It skips, by name, where that is
-// not asked for, as scripts/test does with TANDEM_SERVERS=1, or cannot be.
-func needPython(t *testing.T) string {
-	t.Helper()
-	if os.Getenv("TANDEM_SERVERS") != "1" && os.Getenv("TANDEM_NEED_SERVERS") != "1" {
-		t.Skip("DuckDB and pyarrow are not asked for: set TANDEM_SERVERS=1, or run scripts/test")
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Skip(err)
-	}
-	folder := filepath.Join(cache, "tandem-python-"+strings.NewReplacer("==", "-").Replace(strings.Join(otherReaders, "-")))
-	python := filepath.Join(folder, "bin", "python")
-	if _, err := os.Stat(filepath.Join(folder, "complete")); err == nil {
-		return python
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
-	defer cancel()
-	for _, args := range [][]string{
-		{"python3", "-m", "venv", folder},
-		append([]string{python, "-m", "pip", "install", "--quiet", "--only-binary", ":all:"}, otherReaders...),
-	} {
-		if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
-			t.Skipf("no DuckDB and pyarrow: %s: %v: %s", strings.Join(args, " "), err, out)
-		}
-	}
-	if err := os.WriteFile(filepath.Join(folder, "complete"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return python
-}
 
 // The sums that both programs print, a line for each tenant and hour of the folders: what SQL readers see must be what
 // this package reads. Strings are compared by their lengths and extremes, which only a UTF-8 column has.
@@ -74,7 +36,7 @@ print("pyarrow", table.num_rows, pc.sum(pc.cast(table["ts"], "int64")), pc.sum(t
 `
 
 func TestOtherProgramsReadTheSame(t *testing.T) {
-	python := needPython(t)
+	python := devstack.Python(t)
 	folder := t.TempDir()
 	b, err := blob.OpenDir(folder)
 	if err != nil {
