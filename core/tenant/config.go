@@ -16,6 +16,9 @@ type Config struct {
 	Tenant  string
 	HasFrom bool  // false: in force from the beginning of time
 	From    int64 // full minute; meaningful only with HasFrom
+	// A splice is in force until To, a full minute, and then what was in force before it was laid over that.
+	HasTo bool  `json:",omitempty"` // digests of revisions are made from the JSON
+	To    int64 `json:",omitempty"`
 
 	Retention, VisitGap, SessionTTL, Lateness, MaxAge, MaxSkew int64
 	MaxEventsPerMinute                                         int
