@@ -111,15 +111,13 @@ func runBatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 }
 
 func (b *batchJob) open(file string) (err error) {
-	if b.site, err = site.Load(file); err == nil {
-		b.blobs, err = b.site.OpenBlobs()
-	}
+	b.site, b.blobs, err = site.Open(file)
 	return err
 }
 
 // job is the batch of a tenant. Which topics its archive is of, the archive says itself.
 func (b *batchJob) job(t *site.Tenant) (*batch.Job, error) {
-	j := &batch.Job{Chain: t.Chain, Blobs: b.blobs, Digest: archive.ParseDigest, Parallel: b.parallel, Ranges: b.ranges, Step: b.bar.step}
+	j := &batch.Job{Chain: t.Spliced, Blobs: b.blobs, Digest: archive.ParseDigest, Parallel: b.parallel, Ranges: b.ranges, Step: b.bar.step}
 	for g := range t.Groups {
 		topic := batch.Topic{Name: b.site.BeaconsTopic(t.Chain.Tenant, g), Partitions: t.Partitions}
 		known, err := archived.ReadPartitions(b.blobs, topic.Name)

@@ -55,7 +55,7 @@ func (f *serviceFlags) check(usage string, args []string, stderr io.Writer) (s *
 	case f.ready < time.Second || f.ready > 24*time.Hour:
 		return nil, wrongUsage(stderr, f.Name(), "--ready-lag %s is not in 1s to 24h", f.ready), true
 	}
-	s, err := site.Load(f.site)
+	s, _, err := site.Open(f.site)
 	if err != nil {
 		return nil, failed(stderr, f.Name(), err), true
 	}

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"reflect"
 	"slices"
 	"strings"
 )
@@ -187,14 +186,6 @@ func (b *builder) overlay() {
 func (b *builder) neighbours(p, r int) bool {
 	i := slices.IndexFunc(b.base, func(x Rev) bool { return x.object == p })
 	return i >= 0 && i+1 < len(b.base) && b.base[i+1].object == r
-}
-
-// says is whether two configs are the same but for the time that they are in force.
-func (c *Config) says(o *Config) bool {
-	a, b := *c, *o
-	a.HasFrom, a.From, a.HasTo, a.To = false, 0, false, 0
-	b.HasFrom, b.From, b.HasTo, b.To = false, 0, false, 0
-	return reflect.DeepEqual(&a, &b)
 }
 
 // copyExperiments gives the revision experiments of its own, since their lives are.
@@ -478,11 +469,12 @@ func (r *Rev) experiment(name string) *Experiment {
 // the end of an experiment that has not ended is no change, moving that of one that has is (SPEC 10).
 func sameExperiment(before *Rev, e *Experiment, from int64) bool {
 	old := before.experiment(e.Name)
-	if old == nil {
-		return false
-	}
-	ended := old.End <= from && old.End != e.End
-	return old.Start == e.Start && slices.Equal(old.Qualify, e.Qualify) && !ended
+	return old != nil && old.goesOn(e, from)
+}
+
+func (x *Experiment) goesOn(e *Experiment, from int64) bool {
+	ended := x.End <= from && x.End != e.End
+	return x.Start == e.Start && slices.Equal(x.Qualify, e.Qualify) && !ended
 }
 
 func (b *builder) condition(src string) (int, error) {

@@ -2,7 +2,10 @@
 // chain of revisions compiled to dense ids (Chain), which is all that parsing and folding ever look at (SPEC 10).
 package tenant
 
-import "math"
+import (
+	"math"
+	"reflect"
+)
 
 // Open ends of an experiment's interval when the config names none, in ms since the epoch.
 const (
@@ -27,6 +30,17 @@ type Config struct {
 	Points      []Point      // in the order of the file
 	Cross       []Pair       // in the order of the file
 	Experiments []Experiment // in the order of the file
+}
+
+// Equal says whether two configs say the same.
+func (c *Config) Equal(o *Config) bool { return reflect.DeepEqual(c, o) }
+
+// says is whether two configs are the same but for the time that they are in force.
+func (c *Config) says(o *Config) bool {
+	a, b := *c, *o
+	a.HasFrom, a.From, a.HasTo, a.To = false, 0, false, 0
+	b.HasFrom, b.From, b.HasTo, b.To = false, 0, false, 0
+	return a.Equal(&b)
 }
 
 // Tag is a tag and its allowed values, in the order of the file. `none` and `other` are implied.
