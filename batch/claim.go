@@ -92,7 +92,7 @@ func (j *Job) Archived() (Archive, error) {
 // goesOn says whether all that a plan has left is due, with the inputs that the plan names: then what it has made already
 // counts, whoever made it.
 func (j *Job) goesOn(p *Plan, due []WindowPlan, covered map[int64]*Covered) bool {
-	if p.Fold != FoldVersion || j.Ranges > 0 && !slices.Equal(p.Bounds, uniform(j.Ranges)) {
+	if p.Fold != FoldVersion || j.Reparse && !p.Reparse || j.Ranges > 0 && !slices.Equal(p.Bounds, uniform(j.Ranges)) {
 		return false
 	}
 	own := map[int64]bool{} // windows of the plan that are left, or were done by it
@@ -205,7 +205,7 @@ func (j *Job) claim(windows []WindowPlan, bounds []Hash) (*Plan, error) {
 			return nil, err
 		}
 		g++
-		p := &Plan{Tenant: j.Chain.Tenant, Generation: g, Fold: FoldVersion, Bounds: bounds, Windows: windows}
+		p := &Plan{Tenant: j.Chain.Tenant, Generation: g, Fold: FoldVersion, Reparse: j.Reparse, Bounds: bounds, Windows: windows}
 		for i := range p.Windows {
 			for k := range p.Windows[i].Before {
 				if b := &p.Windows[i].Before[k]; b.Digests == nil {

@@ -35,10 +35,11 @@ type states interface {
 // mapper folds one hash range of one window: a merge join of beacons and states, one session after another, in memory
 // that does not grow with their number but for the sums and the run that it makes.
 type mapper struct {
-	chain  *tenant.Chain
-	window int64
-	digest ParseDigest
-	onTime bool // leave out what is late
+	chain   *tenant.Chain
+	window  int64
+	digest  ParseDigest
+	onTime  bool // leave out what is late
+	reparse bool // parse every payload again
 
 	sums   metric.Sums
 	run    []staterun.Row
@@ -130,7 +131,7 @@ func (m *mapper) take(r *archive.Row) error {
 	rev := m.chain.At(r.TS)
 	used := false
 	n, at := len(m.events.Events), len(m.arena)
-	if rev != nil && r.Digest != 0 && r.Digest == m.digest(rev) {
+	if rev != nil && !m.reparse && r.Digest != 0 && r.Digest == m.digest(rev) {
 		if used = len(r.Event) > 0; used {
 			m.arena = append(m.arena, r.Event...)
 			if rest, err := m.events.Decode(m.arena[at:]); err != nil || len(rest) != 0 {

@@ -144,6 +144,7 @@ type Plan struct {
 	Tenant     string
 	Generation int64
 	Fold       int    // FoldVersion
+	Reparse    bool   `json:",omitempty"` // every payload is parsed again, whatever its row's parse digest
 	Bounds     []Hash // the first hash of each range, in order, 0 first
 	Windows    []WindowPlan
 }

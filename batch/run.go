@@ -35,6 +35,9 @@ type Job struct {
 	// OnTime leaves out records that are late, as the stream does (SPEC 8): what the stream must come to. Its plans and
 	// runs have a folder of their own; Store must be another than that of the batch proper.
 	OnTime bool
+	// Reparse has the plans that it claims parse every payload again, also where the parse digest is the one in force: for a
+	// parser whose change the digest does not tell. A plan that was claimed so stays so, whoever goes on with it.
+	Reparse bool
 	// Done, if set, is told of each window that is covered, one at a time.
 	Done func(*Covered)
 	// Step, if set, is told how far a plan is after each of its tasks, one at a time.

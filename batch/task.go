@@ -52,7 +52,7 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 	}
 	defer closeRuns()
 	m := newMapper(j.Chain, w.Window, j.Digest)
-	m.onTime = j.OnTime
+	m.onTime, m.reparse = j.OnTime, p.Reparse
 	if err := m.join(in, st); err != nil {
 		return Counts{}, err
 	}

@@ -20,14 +20,17 @@ import (
 	"tandem/stream/archive"
 )
 
-const batchUsage = `usage: tandem batch --site SITE.yaml [--parallel N] [--once] [--wait 4m]
-       tandem batch plan --site SITE.yaml [--parts N] [--json]
+const batchUsage = `usage: tandem batch --site SITE.yaml [--parallel N] [--once] [--reparse] [--wait 4m]
+       tandem batch plan --site SITE.yaml [--parts N] [--reparse] [--json]
        tandem batch map --site SITE.yaml [--parallel N] TASK...
        tandem batch reduce --site SITE.yaml WINDOW...
 
 Recomputes windows of 30 minutes from the archive: finds what is due for every tenant of the site and does it, until nothing
 is due. For cron: a lease keeps a second run waiting, which gives up after --wait and exits 0. Killed at any moment, the next
 run goes on where it was, after a minute at most. Kafka is not needed. Each plan leaves a report (tandem report).
+
+--reparse is for a change of the parser: what is due is computed from the raw payloads, not from what the archiver made of them.
+It makes nothing due.
 
 For a scheduler the same in three steps. plan claims what is due and prints its tasks, a line each: map TASK and reduce WINDOW;
 nothing, if nothing is due. map runs a share of the hash ranges of a plan; shares may run at once, anywhere, in any order and
@@ -49,6 +52,7 @@ type batchJob struct {
 	blobs    blob.Store
 	parallel int
 	ranges   int
+	reparse  bool
 	log      *slog.Logger
 	bar      *bar
 }
@@ -60,6 +64,7 @@ func runBatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	file := flags.String("site", "", "site `file`; required")
 	flags.IntVar(&b.parallel, "parallel", 0, "tasks at once in this process, 1 to 1024; 0: one a core")
 	flags.IntVar(&b.ranges, "ranges", 0, "hash ranges of a new plan, 1 to 64; 0: by what there is to do")
+	flags.BoolVar(&b.reparse, "reparse", false, "a new plan parses every payload again; one that was begun goes on only if it does too")
 	once := flags.Bool("once", false, "at most one plan of each tenant, though more may be due after it")
 	wait := flags.Duration("wait", 4*time.Minute, "how long to wait for another run to end, 0s to 24h")
 	parts := flags.Int("parts", 8, "map tasks to print for a plan, 1 to 64")
@@ -117,7 +122,7 @@ func (b *batchJob) open(file string) (err error) {
 
 // job is the batch of a tenant. Which topics its archive is of, the archive says itself.
 func (b *batchJob) job(t *site.Tenant) (*batch.Job, error) {
-	j := &batch.Job{Chain: t.Spliced, Blobs: b.blobs, Digest: archive.ParseDigest, Parallel: b.parallel, Ranges: b.ranges, Step: b.bar.step}
+	j := &batch.Job{Chain: t.Spliced, Blobs: b.blobs, Digest: archive.ParseDigest, Parallel: b.parallel, Ranges: b.ranges, Reparse: b.reparse, Step: b.bar.step}
 	for g := range t.Groups {
 		topic := batch.Topic{Name: b.site.BeaconsTopic(t.Chain.Tenant, g), Partitions: t.Partitions}
 		known, err := archived.ReadPartitions(b.blobs, topic.Name)

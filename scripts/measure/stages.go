@@ -286,8 +286,19 @@ func archiveWrite(_ context.Context, b *bench, m *meter) error {
 		}
 		return nil
 	})
-	m.note("%.0f bytes a beacon on disk", float64(size)/float64(len(rows)))
-	return err
+	if err != nil {
+		return err
+	}
+	bare := 0
+	for part := range slices.Chunk(rows, fileRows) {
+		n, err := bareSize(part)
+		if err != nil {
+			return err
+		}
+		bare += n
+	}
+	m.note("%.1f bytes a beacon on disk, %.1f without payload", float64(size)/float64(len(rows)), float64(bare)/float64(len(rows)))
+	return nil
 }
 
 func archiveRead(_ context.Context, b *bench, m *meter) error {
@@ -352,35 +363,6 @@ func feed(ctx context.Context, p *embedded.Pipeline, recs []records.Record) erro
 		}
 	}
 	return nil
-}
-
-func batchMap(ctx context.Context, b *bench, m *meter) error {
-	p, done, err := pipeline(ctx, b, "batch-map", false, true)
-	if err != nil {
-		return err
-	}
-	defer done()
-	if err := feed(ctx, p, b.recs); err != nil {
-		return err
-	}
-	if err := p.Feed(ctx, []embedded.Raw{{Ingest: p.End(), Heartbeat: true}}); err != nil {
-		return err
-	}
-	if err := p.Pump(ctx); err != nil {
-		return err
-	}
-	windows := 0
-	err = m.run(func() error {
-		job := p.Job()
-		plan, a, err := job.Plan(ctx)
-		if err != nil {
-			return err
-		}
-		windows = len(plan.Windows)
-		return job.MapAll(ctx, plan, a)
-	})
-	m.note("%d windows", windows)
-	return err
 }
 
 func replay(ctx context.Context, b *bench, m *meter, name string, stream, batch bool) error {
