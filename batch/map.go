@@ -38,8 +38,9 @@ type mapper struct {
 	chain   *tenant.Chain
 	window  int64
 	digest  ParseDigest
-	onTime  bool // leave out what is late
-	reparse bool // parse every payload again
+	onTime  bool  // leave out what is late
+	reparse bool  // parse every payload again
+	unknown int64 // WindowPlan.Unknown
 
 	sums   metric.Sums
 	run    []staterun.Row
@@ -201,6 +202,9 @@ func (m *mapper) fold(hash uint64, id []byte, known bool) {
 			return
 		}
 	}
+	if m.uncertain(known) {
+		m.counts.Uncertain++
+	}
 	m.folder.Fold(&m.state, m.events.Events)
 	m.folder.EndVisits(&m.state, end)
 	if m.state.Gone(m.chain, end) && !known {
@@ -209,6 +213,21 @@ func (m *mapper) fold(hash uint64, id []byte, known bool) {
 	m.buf = session.AppendState(m.buf[:0], &m.state)
 	m.run = append(m.run, staterun.Row{Hash: hash, Session: string(id), FirstTS: m.state.FirstTS, LastTS: m.state.LastTS,
 		Due: m.state.Due(m.chain), State: string(m.buf)})
+}
+
+// uncertain says whether the session at hand may have begun before anything that is known of it.
+func (m *mapper) uncertain(known bool) bool {
+	if m.unknown == 0 {
+		return false
+	}
+	first := m.state.FirstTS
+	if !known || m.state.Empty {
+		if len(m.events.Events) == 0 {
+			return false
+		}
+		first = m.events.Events[0].TS
+	}
+	return first < m.unknown
 }
 
 // digests returns the digests of a range's part of the run: of a bucket the sum over its sessions.

@@ -115,6 +115,17 @@ func (s *script) do(cmd string, args []string) []string {
 		}
 	case "due":
 		return s.say(s.due())
+	case "backfill": // [WINDOW=DIGEST...]: covers all that is due for any reason, as run does
+		var all []int64
+		chain, a := s.chain(), s.archive()
+		for _, w := range settled(chain, a) {
+			if why(chain, a, s.covered, w) != "" {
+				all = append(all, w)
+			}
+		}
+		due := plans(chain, a, s.covered, all)
+		s.run(due, args)
+		return s.say(due)
 	case "run": // [WINDOW=DIGEST...]: covers what is due; 0 is a run without sessions
 		plans := s.due()
 		s.run(plans, args)
@@ -180,12 +191,14 @@ func load(t testing.TB, revs ...string) []*tenant.Config {
 	return configs
 }
 
-func (s *script) due() []WindowPlan {
+func (s *script) due() []WindowPlan { return Due(s.chain(), s.archive(), s.covered) }
+
+func (s *script) archive() Archive {
 	chains := map[string][]archive.Manifest{}
 	for p := range s.partitions {
 		chains[strconv.Itoa(p)] = s.chains[strconv.Itoa(p)]
 	}
-	return Due(s.chain(), ReadArchive(chains), s.covered)
+	return ReadArchive(chains)
 }
 
 // run covers windows as Reduce does.

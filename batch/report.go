@@ -27,6 +27,8 @@ type Report struct {
 	Counts      Counts
 	Phases      Phases
 	Slowest     *SlowRange // nil if no range was mapped
+	Throttle    int        `json:",omitempty"` // Job.Throttle
+	Approximate int        `json:",omitempty"` // windows whose sessions at the start are not known
 }
 
 // Phases are times of a run in ms. Those of map and reduce are sums over tasks, of which up to Parallel run at once.
@@ -49,7 +51,7 @@ func (j *Job) keepReport(ctx context.Context, p *Plan, l *line, began time.Time,
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Tenant: p.Tenant, Generation: p.Generation, Began: began.UnixMilli(), Parallel: j.parallel(), Ranges: len(p.Bounds),
+	r := &Report{Tenant: p.Tenant, Generation: p.Generation, Began: began.UnixMilli(), Parallel: j.parallel(), Throttle: j.Throttle, Ranges: len(p.Bounds),
 		First: p.Windows[0].Window, Last: p.Windows[len(p.Windows)-1].Window,
 		Phases: Phases{Plan: planned.Milliseconds(), Reduce: l.inReduces.Milliseconds()}}
 	for i := range p.Windows {
@@ -58,6 +60,9 @@ func (j *Job) keepReport(ctx context.Context, p *Plan, l *line, began time.Time,
 		}
 		c := covered[p.Windows[i].Window]
 		r.Windows++
+		if c.Unknown > 0 {
+			r.Approximate++
+		}
 		r.Beacons += c.Counts.Records
 		r.Rows += c.Rows
 		r.Counts.add(&c.Counts)

@@ -52,7 +52,7 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 	}
 	defer closeRuns()
 	m := newMapper(j.Chain, w.Window, j.Digest)
-	m.onTime, m.reparse = j.OnTime, p.Reparse
+	m.onTime, m.reparse, m.unknown = j.OnTime, p.Reparse, w.Unknown
 	if err := m.join(in, st); err != nil {
 		return Counts{}, err
 	}
@@ -196,7 +196,8 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 	w := &p.Windows[window]
 	c := &Covered{Window: w.Window, Generation: p.Generation,
 		Inputs: Inputs{Spans: w.Spans, Revisions: w.Revisions},
-		Run:    RunRef{Window: w.Window, Generation: p.Generation, Digests: make(Digests, Buckets)}}
+		Run:    RunRef{Window: w.Window, Generation: p.Generation, Digests: make(Digests, Buckets)},
+		Fold:   p.Fold, Parser: p.Parser, Reparsed: p.Reparse}
 	var sums metric.Sums
 	for r := range p.Bounds {
 		if err := ctx.Err(); err != nil {
@@ -217,6 +218,9 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 		}
 		c.Files = append(c.Files, res.Run)
 		c.Counts.add(&res.Counts)
+	}
+	if w.Window < w.Unknown || c.Counts.Uncertain > 0 {
+		c.Unknown = w.Unknown
 	}
 	for _, b := range w.Before {
 		if b.Digests == nil {

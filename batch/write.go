@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"tandem/core/metric"
 	"tandem/core/tenant"
@@ -108,8 +109,15 @@ func (w *writer) retention() int64 {
 }
 
 func (w *writer) flush(ctx context.Context) error {
-	if err := w.put(ctx, w.rows); err != nil {
-		return fmt.Errorf("write rows of %s: %w", w.layer, err)
+	for part := range slices.Chunk(w.rows, w.job.rowsAtOnce()) {
+		began := time.Now()
+		err := w.put(ctx, part)
+		if err != nil {
+			return fmt.Errorf("write rows of %s: %w", w.layer, err)
+		}
+		if err := w.job.pause(ctx, time.Since(began)); err != nil {
+			return err
+		}
 	}
 	w.rows = w.rows[:0]
 	return nil
