@@ -3,92 +3,14 @@ package session_test
 import (
 	"bytes"
 	"fmt"
-	"maps"
-	"math"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 
-	"tandem/core/beacon"
 	"tandem/core/oracle/worlds"
 	"tandem/core/session"
 	"tandem/core/tenant"
 )
-
-// spliced draws a chain from the revisions of a world: each becomes an object, and between and after them stand splices of
-// what some revision says, over times that begin and end where something happens.
-func spliced(rng *rand.Rand, revisions []*tenant.Config, w worlds.World) []*tenant.Config {
-	var edges []int64
-	for _, r := range w.Records {
-		var p beacon.Parser
-		var b beacon.Beacon
-		if p.Parse(r.Payload, &b) == beacon.None && b.HasTS {
-			edges = append(edges, b.TS/60000*60000)
-		}
-	}
-	for _, c := range revisions {
-		if c.HasFrom {
-			edges = append(edges, c.From, c.From-60000)
-		}
-	}
-	var out []*tenant.Config
-	for i, c := range revisions {
-		out = append(out, c)
-		for rng.IntN(3) == 0 || i == len(revisions)-1 && rng.IntN(2) == 0 {
-			if len(edges) == 0 {
-				break
-			}
-			s := *revisions[rng.IntN(len(revisions))]
-			a, b := edges[rng.IntN(len(edges))], edges[rng.IntN(len(edges))]
-			s.HasFrom, s.HasTo, s.From, s.To = true, true, min(a, b), max(a, b)+60000*rng.Int64N(2)
-			if s.From >= s.To || revisions[0].HasFrom && s.From < revisions[0].From {
-				continue
-			}
-			out = append(out, &s)
-		}
-	}
-	return out
-}
-
-// inForce says by the definition which config is in force at a time: that of the last splice over it, else the last revision.
-func inForce(objects []*tenant.Config, ts int64) (found *tenant.Config) {
-	for _, c := range objects {
-		if !c.HasTo && (!c.HasFrom || c.From <= ts) {
-			found = c
-		}
-	}
-	for _, c := range objects {
-		if c.HasTo && c.From <= ts && ts < c.To {
-			found = c
-		}
-	}
-	return found
-}
-
-// flat is the chain of plain revisions that a chain with splices comes to.
-func flat(objects []*tenant.Config) (out []*tenant.Config) {
-	edges := map[int64]bool{math.MinInt64: true}
-	for _, c := range objects {
-		if c.HasFrom {
-			edges[c.From] = true
-		}
-		if c.HasTo {
-			edges[c.To] = true
-		}
-	}
-	for _, at := range slices.Sorted(maps.Keys(edges)) {
-		if c := inForce(objects, at); c != nil {
-			own := *c
-			own.HasFrom, own.From, own.HasTo, own.To = at > math.MinInt64, at, false, 0
-			if !own.HasFrom {
-				own.From = 0
-			}
-			out = append(out, &own)
-		}
-	}
-	return out
-}
 
 // TestSplices compares chains with splices with plain ones that say the same, and checks what stays as it is by them.
 func TestSplices(t *testing.T) {
@@ -100,7 +22,7 @@ func TestSplices(t *testing.T) {
 			if err != nil {
 				return ""
 			}
-			objects := spliced(rand.New(rand.NewPCG(seed, 3)), revisions, w)
+			objects := worlds.Spliced(seed, revisions, w)
 			for n := len(revisions); n <= len(objects); n++ {
 				if fault := judgeSplices(objects[:n], w, &edges); fault != "" {
 					return fmt.Sprintf("%d objects: %s", n, fault)
@@ -116,7 +38,7 @@ func TestSplices(t *testing.T) {
 			})
 			revisions, _ := w.Chain()
 			text := ""
-			for _, c := range spliced(rand.New(rand.NewPCG(seed, 3)), revisions, w) {
+			for _, c := range worlds.Spliced(seed, revisions, w) {
 				i := slices.IndexFunc(revisions, func(r *tenant.Config) bool {
 					return slices.EqualFunc(r.Points, c.Points, func(a, b tenant.Point) bool { return a.Name == b.Name && len(a.Values) == len(b.Values) })
 				})
@@ -151,7 +73,7 @@ func judgeSplices(objects []*tenant.Config, w worlds.World, edges *int) (fault s
 		name string
 		of   func() string
 	}{
-		{"the batch is not what SPEC says", func() string { return against(flat(objects), chain, w, false) }},
+		{"the batch is not what SPEC says", func() string { return against(worlds.Flat(objects), chain, w, false) }},
 		{"a Fold in pieces gives other sums", func() string { return inPieces(nil, chain, w) }},
 		{"ids have changed", func() string { return steady(objects, chain, w, edges) }},
 	} {
