@@ -226,6 +226,36 @@ func (j *Job) Backfill(ctx context.Context, b *Backfill, told func(*Report)) err
 	}
 }
 
+// Waiting says how many windows the batch leaves to a backfill, and the first and last of them: those that were covered under
+// other revisions than those in force now.
+func (j *Job) Waiting(ctx context.Context) (n int, first, last int64, err error) {
+	a, covered, err := j.look(ctx)
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	for _, w := range settled(j.Chain, a) {
+		if w >= a.From && why(j.Chain, a, covered, w) == whyRevisions {
+			if n == 0 {
+				first = w
+			}
+			n, last = n+1, w
+		}
+	}
+	return n, first, last, nil
+}
+
+// Approximate counts the windows of minutes [from, to) whose coverage says that it is approximate.
+func Approximate(ctx context.Context, st Store, name string, from, to int64) (n int, err error) {
+	j := &Job{Chain: &tenant.Chain{Tenant: name}, Store: st}
+	covered, err := j.Covered(ctx)
+	for w, c := range covered {
+		if c.Unknown > 0 && w/60000 < to && w/60000+WindowMS/60000 > from {
+			n++
+		}
+	}
+	return n, err
+}
+
 // speedReports is how many of the last plans tell the speed, and speedBeacons how many beacons these must have had in all.
 const (
 	speedReports = 20

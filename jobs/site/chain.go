@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"tandem/core/tenant"
 	"tandem/schemas/blob"
@@ -59,6 +60,9 @@ func (t *Tenant) readChain(blobs blob.Store) error {
 
 // Begin writes the chain of the tenant with what the site's files say, unless there is one, and reads it.
 func (t *Tenant) Begin(blobs blob.Store) error {
+	if !t.Configs.Empty() {
+		return nil
+	}
 	files, err := readFiles(t.Config)
 	if err == nil {
 		err = configs.Begin(blobs, t.Chain.Tenant, files)
@@ -67,6 +71,26 @@ func (t *Tenant) Begin(blobs blob.Store) error {
 		err = t.readChain(blobs)
 	}
 	return err
+}
+
+// Try returns the tenant's chain with a config appended, as it would be if that were created now.
+func (t *Tenant) Try(f tenant.File, now time.Time) (*configs.Chain, error) {
+	if !t.Configs.Empty() {
+		return t.Configs.Try(f, now)
+	}
+	files, err := readFiles(t.Config)
+	if err != nil {
+		return nil, err
+	}
+	begun := blob.NewMem()
+	if err := configs.Begin(begun, t.Chain.Tenant, files); err != nil {
+		return nil, err
+	}
+	c, err := configs.Read(begun, t.Chain.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	return c.Try(f, now)
 }
 
 // LoadChain loads and compiles a tenant's config file, or the revisions in a folder (*.yaml, *.yml; their `from:` orders
