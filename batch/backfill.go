@@ -22,10 +22,9 @@ type Backfill struct {
 	Approximate bool
 	// Reparse is for windows whose payloads were not all parsed again; it needs Job.Reparse.
 	Reparse bool
-	// Live is the chain that dispatch read by, without splices: what it did not list is not in the archive. FromRaw says that
-	// what it did not list was brought there.
-	Live    *tenant.Chain
-	FromRaw bool
+	// Live is the chain that dispatch read by, without splices: what it did not list is not in the archive, unless it was brought
+	// there (FromRaw).
+	Live *tenant.Chain
 }
 
 // whyReader is why a backfill runs a window again that no input of has changed.
@@ -163,10 +162,14 @@ func (j *Job) refuse(b *Backfill, a Archive, known map[int64]*Covered, f *Foreca
 			}
 		}
 	}
-	if b.Live == nil || b.FromRaw {
+	if b.Live == nil {
 		return nil
 	}
-	for _, g := range j.Chain.Gaps(b.Live, math.MinInt64, math.MaxInt64) {
+	gaps, err := j.Untold(b.Live, math.MinInt64, math.MaxInt64)
+	if err != nil {
+		return err
+	}
+	for _, g := range gaps {
 		for i := range f.plans {
 			if w := f.plans[i].Window; w < g.To && w+WindowMS > g.From {
 				return fmt.Errorf("backfill of %s: %w of %s from %s to %s: the revision in force then%s does not have it, and dispatch went by that; --from-raw reads the raw topics",

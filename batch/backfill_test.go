@@ -188,7 +188,7 @@ func TestBackfillOfWhatIsNotKept(t *testing.T) {
 	splice.Points = append(slices.Clone(splice.Points), tenant.Point{Name: "promo"})
 	blobs := blob.NewMem()
 	put(t, blobs, chainOf(t, before), traffic(10), 1)
-	j, _ := job(t, chainOf(t, before), blobs, 2)
+	j, st := job(t, chainOf(t, before), blobs, 2)
 	run(t, j)
 	j.Chain = chainOf(t, append(slices.Clone(before), &splice))
 	b := everything()
@@ -201,8 +201,30 @@ func TestBackfillOfWhatIsNotKept(t *testing.T) {
 	if c.n != 0 {
 		t.Errorf("it writes %d times", c.n)
 	}
-	b.FromRaw = true
+	gaps, err := j.Untold(b.Live, b.From, b.To)
+	if err != nil || len(gaps) != 1 {
+		t.Fatalf("gaps %v, %v", gaps, err)
+	}
+	k, err := j.KeepRaw(b.Live, gaps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	records := traffic(10)
+	for i, r := range records[:len(records)/2] { // as the raw topic has them
+		ts := t0 + 40*minute + int64(i)*minute
+		promo := oracle.Record{Ingest: ts, Payload: fmt.Appendf(nil, `{"id":"p%d","tenant":"shop","session":"s%d","ts":%d,"point":"promo"}`, i, i, ts)}
+		records = append(records, promo)
+		if err := errors.Join(k.Take(r.Payload, r.Ingest), k.Take(promo.Payload, promo.Ingest), k.Take(promo.Payload, promo.Ingest)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	made, err := k.Done()
+	if err != nil || made.Records != 10 {
+		t.Errorf("brought %+v, %v", made, err)
+	}
 	backfill(t, j, b)
+	rows, _ := wanted(t, worlds.Flat(append(slices.Clone(before), &splice)), records, false)
+	sameLines(t, "rows", outcomeOf(t, j, st).rows, rows)
 	quiet(t, "after it", j, b)
 }
 

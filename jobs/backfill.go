@@ -17,7 +17,7 @@ import (
 )
 
 const backfillUsage = `usage: tandem backfill --site SITE.yaml --from TIME --to TIME [--tenant T] [--dry-run] [--throttle PERCENT] [--parallel N]
-                       [--reparse] [--cold] [--approximate] [--wait 4m]
+                       [--reparse] [--cold] [--approximate] [--from-raw] [--wait 4m]
 
 Brings the windows of a date range to what the archive and the config say now, and those after it whose sessions change by
 that: after a splice (tandem config apply), a change of the parser or of what is computed, the loss of the store, or of what
@@ -31,7 +31,8 @@ archive's first record. --approximate begins where the state of the sessions is 
 by report and export. Times are RFC 3339; whole windows of 30 minutes are run.
 
 What the archive cannot tell is refused, with the revision and the time: a point that a splice lists and that was not listed
-then, a start without state, windows whose event files are retired.
+then, a start without state, windows whose event files are retired. --from-raw first brings the beacons that dispatch dropped
+for that from the raw topics, which must reach back so far, to the archive; it needs Kafka.
 
 example:
   tandem backfill --site site.yaml --from 2026-01-01T00:00:00Z --to 2026-01-08T00:00:00Z --dry-run
@@ -54,6 +55,7 @@ func runBackfill(ctx context.Context, args []string, stdout, stderr io.Writer) i
 	flags.BoolVar(&b.reparse, "reparse", false, "parse every payload again")
 	cold := flags.Bool("cold", false, "begin without what is known from before --from")
 	approximate := flags.Bool("approximate", false, "begin also where the state of the sessions is not known")
+	raw := flags.Bool("from-raw", false, "bring what dispatch dropped from the raw topics first")
 	wait := flags.Duration("wait", 4*time.Minute, "how long to wait for another run to end, 0s to 24h")
 	rest, code, over := parse(flags, backfillUsage, args, stderr)
 	switch {
@@ -90,7 +92,7 @@ func runBackfill(ctx context.Context, args []string, stdout, stderr io.Writer) i
 			if *dry {
 				return b.forecast(ctx, j, &own, stdout)
 			}
-			return b.backfill(ctx, j, &own, *wait)
+			return b.backfill(ctx, j, &own, *raw, *wait)
 		})
 	}
 	b.bar.clear()
@@ -136,7 +138,7 @@ func forecastText(f *batch.Forecast) string {
 	return text
 }
 
-func (b *batchJob) backfill(ctx context.Context, j *batch.Job, ask *batch.Backfill, wait time.Duration) (err error) {
+func (b *batchJob) backfill(ctx context.Context, j *batch.Job, ask *batch.Backfill, raw bool, wait time.Duration) (err error) {
 	log := b.log.With("tenant", j.Chain.Tenant)
 	release, other, ok, err := j.Lease(holder()).Take(ctx, wait)
 	if err != nil {
@@ -146,6 +148,11 @@ func (b *batchJob) backfill(ctx context.Context, j *batch.Job, ask *batch.Backfi
 		return fmt.Errorf("another run is at it, %s, and was not done after %s", other, wait)
 	}
 	defer func() { err = errors.Join(err, release()) }()
+	if raw {
+		if err := b.bringRaw(ctx, j, ask, log); err != nil {
+			return err
+		}
+	}
 	f, err := j.Forecast(ctx, ask)
 	if err != nil {
 		return err

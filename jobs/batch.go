@@ -134,7 +134,11 @@ func (b *batchJob) job(t *site.Tenant) (*batch.Job, error) {
 		topic.ID = known.TopicID // none: nobody archives it yet, and nothing is due
 		j.Topics = append(j.Topics, topic)
 	}
-	return j, nil
+	brought, err := batch.ReadFromRaw(b.blobs, t.Chain.Tenant)
+	for i := range brought {
+		j.Topics = append(j.Topics, brought[i].Batched())
+	}
+	return j, err
 }
 
 // withStore calls fn with the job of each tenant, one after another.

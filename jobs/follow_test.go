@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"tandem/core/tenant"
 	"tandem/jobs/embedded"
 	"tandem/jobs/site"
 	"tandem/schemas/blob"
@@ -140,4 +142,100 @@ func siteFolder(t *testing.T) string {
 		}
 	}
 	return dir
+}
+
+// A point that nobody listed last hour: dispatch has dropped its beacons, and a backfill under a splice that lists it refuses
+// until they are brought from the raw topic.
+func TestBackfillFromRaw(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	s := newServiceRig(t, 2, 2)
+	raws := s.traffic(t, 600)
+	from := time.UnixMilli(raws[0].Ingest).UTC().Truncate(time.Minute)
+	for k := range 100 {
+		ts := from.UnixMilli() + int64(k)*7000
+		raws = append(raws, embedded.Raw{Partition: int32(k % 2), Ingest: ts,
+			Payload: fmt.Appendf(nil, `{"id":"n%d","tenant":"shop","session":"n%d","ts":%d,"point":"promo"}`, k, k%20, ts)})
+	}
+	slices.SortStableFunc(raws, func(a, b embedded.Raw) int { return int(min(max(a.Ingest-b.Ingest, -1), 1)) })
+	stamps := func(a, b time.Time) string {
+		return "from: " + a.Format(time.RFC3339) + "\nto: " + b.Format(time.RFC3339) + "\n"
+	}
+	text := strings.Replace(string(traffic.Config()), "\npoints:\n", "\npoints:\n  promo: {}\n", 1)
+	splice := filepath.Join(s.dir, "splice.yaml")
+	if err := os.WriteFile(splice, []byte(stamps(from.Add(2*time.Minute), from.Add(8*time.Minute))+text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.start(t, "dispatch", "--id", "d1")
+	s.start(t, "archive", "--id", "r1")
+	end := from.Add(5 * time.Hour).UnixMilli()
+	s.produce(t, ctx, raws, end)
+	for _, g := range []struct{ group, topic string }{{"tandem.dispatch.dc1", "raw"}, {"tandem.archive.dc1", "beacons.shop.0"}} {
+		s.await(t, ctx, g.group+" has read all", func() bool { return s.committed(ctx, g.group, g.topic, 2) == s.end(ctx, g.topic) })
+	}
+	s.stopAll()
+	do := func(code int, run func(context.Context, []string, io.Writer, io.Writer) int, args ...string) {
+		t.Helper()
+		if got := run(ctx, append([]string{"--site", s.file}, args...), &s.logs, &s.logs); got != code {
+			t.Fatalf("%v: exit code %d, want %d\n%s", args, got, code, s.logs.String())
+		}
+	}
+	do(0, runBatch)
+	do(0, runConfig, "apply", splice)
+	args := []string{"--from", from.Format(time.RFC3339), "--to", from.Add(time.Hour).Format(time.RFC3339)}
+	do(1, runBackfill, args...)
+	if !strings.Contains(s.logs.String(), "the archive cannot tell of point promo from ") {
+		t.Errorf("it says\n%s", s.logs.String())
+	}
+	do(0, runBackfill, append(args, "--from-raw")...)
+
+	// The same records under plain revisions that say the same.
+	plain := func(at time.Time, text string) *tenant.Config {
+		head := ""
+		if !at.IsZero() {
+			head = "from: " + at.Format(time.RFC3339) + "\n"
+		}
+		cfg, err := tenant.Load("c.yaml", []byte(head+text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cfg
+	}
+	chain, err := tenant.Compile([]*tenant.Config{plain(time.Time{}, string(traffic.Config())), plain(from.Add(2*time.Minute), text), plain(from.Add(8*time.Minute), string(traffic.Config()))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem, err := memoryStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mem.Close()
+	opt := embedded.Defaults()
+	opt.Stream = false
+	p, err := embedded.Open(ctx, opt, chain, embedded.NewMemory(), blob.NewMem(), mem)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range raws {
+		raws[i].Partition = 0
+	}
+	if err := errors.Join(p.Feed(ctx, raws), p.Finish(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	want, err := embedded.Lines(ctx, mem, "shop", "batch", 0, store.MaxMinute+1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := rowsAt(t, s.dir)
+	if d := difference(want, got); len(d) > 0 {
+		t.Errorf("%d lines differ of %d, the first: %s", len(d), len(want), d[0])
+	}
+	if !slices.ContainsFunc(got, func(l string) bool { return strings.HasPrefix(l, "shop.visit.site.promo\t") }) {
+		t.Error("the point shows nothing")
+	}
+	before := len(s.logs.String())
+	do(0, runBackfill, append(args, "--dry-run")...)
+	if text := s.logs.String()[before:]; !strings.Contains(text, "nothing to do") {
+		t.Errorf("after it a dry run says %s", text)
+	}
 }

@@ -19,7 +19,7 @@ import (
 // What readers and the stream do while a backfill runs, and while none does, in turn.
 const (
 	turns        = 4
-	turnLength   = 15 * time.Second
+	turnLength   = 12 * time.Second
 	readsEvery   = 10 * time.Millisecond // one reader, at fixed times: what waits counts
 	chunkEvery   = 250 * time.Millisecond
 	chunkRecords = 250
@@ -60,6 +60,7 @@ func beside(ctx context.Context, b *bench, m *meter) error {
 		for turn := range 2 * turns {
 			with := turn%2 == 1
 			running, stop := context.WithTimeout(ctx, turnLength)
+			defer stop()
 			ended := make(chan error, 1)
 			go func() {
 				if !with {
@@ -67,11 +68,12 @@ func beside(ctx context.Context, b *bench, m *meter) error {
 					return
 				}
 				own := *job
-				own.Throttle, own.Parallel, own.Portion = backfillPart, 1, 100_000
+				own.Throttle, own.Parallel, own.Portion = backfillPart, 1, 1 // a window a plan
+				own.Done = func(*batch.Covered) { windows++ }
 				for running.Err() == nil {
 					own.Parser++ // so that all is due again
 					ask := &batch.Backfill{To: (b.recs[len(b.recs)-1].Ingest/batch.WindowMS + 100) * batch.WindowMS}
-					if err := own.Backfill(running, ask, func(r *batch.Report) { windows += r.Windows }); err != nil && running.Err() == nil {
+					if err := own.Backfill(running, ask, nil); err != nil && running.Err() == nil {
 						ended <- err
 						return
 					}
@@ -97,7 +99,6 @@ func beside(ctx context.Context, b *bench, m *meter) error {
 				all[with].stream = append(all[with].stream, time.Since(tick))
 			}
 			<-running.Done()
-			stop()
 			for _, err := range []error{<-reads, <-ended} {
 				if err != nil {
 					return err
