@@ -301,15 +301,31 @@ func (j *Job) rowsAtOnce() int {
 	return rowsAtOnce
 }
 
-// pause waits after work that took so long.
-func (j *Job) pause(ctx context.Context, took time.Duration) error {
-	if j.Throttle == 0 {
+// pace has a throttled job rest in between: often, so that whoever shares its cores finds one free. Not safe for concurrent use.
+type pace struct {
+	percent int
+	since   time.Time // when it last began to work
+}
+
+// workAtOnce is how long a throttled job works before it rests.
+const workAtOnce = 2 * time.Millisecond
+
+func (j *Job) pace() *pace { return &pace{j.Throttle, time.Now()} }
+
+// rest waits as long as what was done since the last rest asks for.
+func (p *pace) rest(ctx context.Context) error {
+	if p.percent == 0 {
+		return nil
+	}
+	worked := time.Since(p.since)
+	if worked < workAtOnce {
 		return nil
 	}
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(took * time.Duration(100-j.Throttle) / time.Duration(j.Throttle)):
-		return nil
+	case <-time.After(worked * time.Duration(100-p.percent) / time.Duration(p.percent)):
 	}
+	p.since = time.Now()
+	return nil
 }

@@ -38,9 +38,10 @@ type mapper struct {
 	chain   *tenant.Chain
 	window  int64
 	digest  ParseDigest
-	onTime  bool  // leave out what is late
-	reparse bool  // parse every payload again
-	unknown int64 // WindowPlan.Unknown
+	onTime  bool         // leave out what is late
+	reparse bool         // parse every payload again
+	unknown int64        // WindowPlan.Unknown
+	rest    func() error // is called every few sessions
 
 	sums   metric.Sums
 	run    []staterun.Row
@@ -73,11 +74,19 @@ func compareSession(h1 uint64, s1 []byte, h2 uint64, s2 string) int {
 	return cmp.Or(cmp.Compare(h1, h2), cmp.Compare(string(s1), s2))
 }
 
+// restSessions is after how many sessions a mapper asks whether to rest.
+const restSessions = 32
+
 // join runs the merge join.
 func (m *mapper) join(in beacons, st states) error {
 	moreBeacons, moreStates := in.Next(), st.Next()
 	var id []byte
-	for moreBeacons || moreStates {
+	for n := 1; moreBeacons || moreStates; n++ {
+		if n%restSessions == 0 && m.rest != nil {
+			if err := m.rest(); err != nil {
+				return err
+			}
+		}
 		c := 0
 		switch {
 		case !moreStates:

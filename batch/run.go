@@ -34,8 +34,8 @@ type Job struct {
 	// Portion is how many records a plan of windows that were covered before has at most, or it has one window; 0: all that
 	// are due.
 	Portion int64
-	// Throttle is how much of the time it works, in percent, 1 to 99: each task is followed by a pause, and rows are written
-	// in small pieces with pauses; 0: all.
+	// Throttle is how much of the time it works, in percent, 1 to 99: it rests every few ms, and writes rows in small pieces;
+	// 0: all.
 	Throttle int
 	// Parallel is how many tasks run side by side, each folding a range or writing a window; 0: one a core.
 	Parallel int
@@ -332,10 +332,6 @@ func (l *line) fail(err error) {
 func (l *line) mapRange(ctx context.Context, window, r int) {
 	began := time.Now()
 	counts, err := l.job.Map(ctx, l.plan, l.windows[window], l.ranges[r], l.archive, l.files)
-	took := time.Since(began)
-	if err == nil {
-		err = l.job.pause(ctx, took)
-	}
 	if err != nil {
 		l.fail(err)
 		return
@@ -345,7 +341,7 @@ func (l *line) mapRange(ctx context.Context, window, r int) {
 	l.busy[r] = false
 	l.next[r]++
 	l.left[window]--
-	l.mapped[r] += took
+	l.mapped[r] += time.Since(began)
 	l.records[r] += counts.Records
 	l.step.Tasks++
 	l.step.Records += counts.Records

@@ -53,6 +53,8 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 	defer closeRuns()
 	m := newMapper(j.Chain, w.Window, j.Digest)
 	m.onTime, m.reparse, m.unknown = j.OnTime, p.Reparse, w.Unknown
+	pace := j.pace()
+	m.rest = func() error { return pace.rest(ctx) }
 	if err := m.join(in, st); err != nil {
 		return Counts{}, err
 	}
@@ -76,7 +78,7 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 		return Counts{}, fmt.Errorf("sums: %w", err)
 	}
 	files.made(runKey{p.Generation, w.Window, r}, &stateRun{Revisions: w.Revisions, Files: []staterun.RunInfo{info}})
-	return m.counts, ctx.Err()
+	return m.counts, errors.Join(ctx.Err(), pace.rest(ctx))
 }
 
 // encodeResult: magic, 8 bytes xxhash64 of the rest, an S2 block of (uvarint length, JSON result, sums).
@@ -199,8 +201,9 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 		Run:    RunRef{Window: w.Window, Generation: p.Generation, Digests: make(Digests, Buckets)},
 		Fold:   p.Fold, Parser: p.Parser, Reparsed: p.Reparse}
 	var sums metric.Sums
+	pace := j.pace()
 	for r := range p.Bounds {
-		if err := ctx.Err(); err != nil {
+		if err := errors.Join(ctx.Err(), pace.rest(ctx)); err != nil {
 			return nil, err
 		}
 		res, err := j.readResult(p.Generation, w.Window, r)
@@ -239,7 +242,7 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 		return nil, err
 	}
 	files.made(runKey{p.Generation, w.Window, wholeRun}, run)
-	if err := j.write(ctx, c, &sums); err != nil {
+	if err := j.write(ctx, c, &sums, pace); err != nil {
 		return nil, err
 	}
 	data, err := sealed.Marshal(c)

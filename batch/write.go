@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"tandem/core/metric"
 	"tandem/core/tenant"
@@ -23,8 +22,8 @@ const rollupMS = 400 * 24 * 3600 * 1000
 const visitorsMS = 48 * 3600 * 1000
 
 // write writes the rows of a window and its rollup, the sum (of visitors: the union) of its minutes.
-func (j *Job) write(ctx context.Context, c *Covered, sums *metric.Sums) error {
-	w := writer{job: j, layer: Layer(c.Generation), put: j.Store.PutRows}
+func (j *Job) write(ctx context.Context, c *Covered, sums *metric.Sums, pace *pace) error {
+	w := writer{job: j, pace: pace, layer: Layer(c.Generation), put: j.Store.PutRows}
 	var total metric.Sums
 	rollup := total.At(c.Window / 60000)
 	for _, m := range sums.Minutes() {
@@ -49,6 +48,7 @@ func (j *Job) write(ctx context.Context, c *Covered, sums *metric.Sums) error {
 
 type writer struct {
 	job   *Job
+	pace  *pace
 	layer string
 	put   func(ctx context.Context, rows []store.Row) error
 	rows  []store.Row
@@ -95,7 +95,7 @@ func (w *writer) minute(ctx context.Context, m *metric.Minute, at int64, rollup 
 			Value:   value,
 		})
 		w.n++
-		if len(w.rows) >= rowsAtOnce {
+		if len(w.rows) >= w.job.rowsAtOnce() {
 			return w.flush(ctx)
 		}
 		return nil
@@ -110,12 +110,10 @@ func (w *writer) retention() int64 {
 
 func (w *writer) flush(ctx context.Context) error {
 	for part := range slices.Chunk(w.rows, w.job.rowsAtOnce()) {
-		began := time.Now()
-		err := w.put(ctx, part)
-		if err != nil {
+		if err := w.put(ctx, part); err != nil {
 			return fmt.Errorf("write rows of %s: %w", w.layer, err)
 		}
-		if err := w.job.pause(ctx, time.Since(began)); err != nil {
+		if err := w.pace.rest(ctx); err != nil {
 			return err
 		}
 	}
