@@ -68,7 +68,7 @@ func beside(ctx context.Context, b *bench, m *meter) error {
 					return
 				}
 				own := *job
-				own.Throttle, own.Parallel, own.Portion = backfillPart, 1, 1 // a window a plan
+				own.Throttle, own.Parallel, own.Portion = backfillPart, 1, 100_000
 				own.Done = func(*batch.Covered) { windows++ }
 				for running.Err() == nil {
 					own.Parser++ // so that all is due again
