@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"tandem/core/metric"
+	"tandem/core/tenant"
 	"tandem/schemas/blob"
 	"tandem/schemas/store"
 )
@@ -32,6 +33,8 @@ type Audit struct {
 	Now  int64 // ms since the epoch: rows that have expired, or do within an hour, are not compared
 	// Step, if set, is told how far it is, one at a time.
 	Step func(AuditStep)
+	// Live is the chain that the stream reads by, without the splices that are the batch's only.
+	Live *tenant.Chain
 }
 
 // AuditStore is the part of the metric store that an audit reads.
@@ -231,7 +234,7 @@ func windowOf(ms int64) int64 { return metric.FloorDiv(ms, WindowMS) * WindowMS 
 func (r *auditing) law(ctx context.Context) error {
 	a := r.archive
 	a.From = max(a.From, r.report.Start)
-	due := Due(r.Job.Chain, a, nil)
+	due := Due(r.Live, a, nil)
 	due = slices.DeleteFunc(due, func(w WindowPlan) bool { return w.Window >= r.report.To*60000 })
 	inside := 0
 	r.onTime = r.rerun(true, due, func(ctx context.Context, c *Covered, rows windowRows) error {
@@ -300,7 +303,7 @@ func (r *auditing) again(ctx context.Context) error {
 	var plans []WindowPlan
 	for _, w := range slices.Sorted(maps.Keys(r.drifts)) {
 		if c := r.covered[w]; !r.stale(w) {
-			plans = append(plans, WindowPlan{Window: w, Spans: c.Inputs.Spans, Revisions: c.Inputs.Revisions, Before: c.Inputs.Runs})
+			plans = append(plans, WindowPlan{Window: w, Spans: c.Inputs.Spans, Revisions: c.Inputs.Revisions, Before: c.Inputs.Runs, Unknown: c.Unknown})
 		}
 	}
 	r.report.Rerun = len(plans)

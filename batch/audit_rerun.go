@@ -30,7 +30,10 @@ type rerun struct {
 func (r *auditing) rerun(onTime bool, windows []WindowPlan, done func(context.Context, *Covered, windowRows) error) *rerun {
 	job := *r.Job
 	job.OnTime = onTime
-	job.Done, job.Step, job.noTables = nil, nil, true
+	job.Done, job.Step, job.noTables, job.Throttle = nil, nil, true, 0
+	if onTime {
+		job.Chain = r.Live
+	}
 	kept := &auditStore{from: r.report.From, to: r.report.To, rows: windowRows{}}
 	job.Store = kept
 	for i := range windows {
@@ -40,7 +43,10 @@ func (r *auditing) rerun(onTime bool, windows []WindowPlan, done func(context.Co
 			}
 		}
 	}
-	p := &Plan{Tenant: job.Chain.Tenant, Generation: auditGeneration, Fold: FoldVersion, Windows: windows}
+	p := &Plan{Tenant: job.Chain.Tenant, Generation: auditGeneration, Fold: FoldVersion, Parser: job.Parser, Windows: windows}
+	if !onTime {
+		p.Reparse = slices.ContainsFunc(windows, func(w WindowPlan) bool { return r.covered[w.Window].Reparsed })
+	}
 	own := job.folder()
 	if !onTime {
 		own = fmt.Sprintf("%sout/%012d/", job.folder(), p.Generation)

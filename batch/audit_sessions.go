@@ -86,7 +86,7 @@ func (r *auditing) nameWindow(ctx context.Context, window int64, found *behinds)
 	// nothing to compare with.
 	var all *WindowPlan
 	if c := r.covered[window]; c != nil && !r.stale(window) {
-		all = &WindowPlan{Window: window, Spans: c.Inputs.Spans, Revisions: c.Inputs.Revisions, Before: c.Inputs.Runs}
+		all = &WindowPlan{Window: window, Spans: c.Inputs.Spans, Revisions: c.Inputs.Revisions, Before: c.Inputs.Runs, Unknown: c.Unknown}
 	}
 	base := x.job.open() // of the rerun's job, since its runs are in the overlay
 	defer base.close()

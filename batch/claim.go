@@ -20,34 +20,59 @@ var ErrCorrupt = errors.New("object is corrupt")
 // Plan returns the plan to work on, nil if nothing is due: the one claimed last, if what it has left is still due as it
 // says, else a generation claimed anew.
 func (j *Job) Plan(ctx context.Context) (*Plan, Archive, error) {
+	a, covered, err := j.look(ctx)
+	if err != nil {
+		return nil, a, err
+	}
+	p, err := j.planOf(Due(j.Chain, a, covered), covered, a)
+	return p, a, err
+}
+
+// look reads what there is to plan from.
+func (j *Job) look(ctx context.Context) (Archive, map[int64]*Covered, error) {
 	if j.Ranges < 0 || j.Ranges > Buckets {
-		return nil, Archive{}, fmt.Errorf("batch of %s: %d hash ranges, want 1 to %d", j.Chain.Tenant, j.Ranges, Buckets)
+		return Archive{}, nil, fmt.Errorf("batch of %s: %d hash ranges, want 1 to %d", j.Chain.Tenant, j.Ranges, Buckets)
 	}
 	a, err := j.Archived()
 	if err != nil {
-		return nil, a, err
+		return a, nil, err
 	}
 	covered, err := j.Covered(ctx)
-	if err != nil {
-		return nil, a, err
-	}
-	due := Due(j.Chain, a, covered)
+	return a, covered, err
+}
+
+// planOf is the plan for what is due: the one claimed last or a new one, nil if nothing is due.
+func (j *Job) planOf(due []WindowPlan, covered map[int64]*Covered, a Archive) (*Plan, error) {
 	if len(due) == 0 {
-		return nil, a, nil
+		return nil, nil
 	}
 	p, err := j.Standing()
 	if err != nil {
-		return nil, a, err
+		return nil, err
 	}
 	if p != nil && j.goesOn(p, due, covered) {
-		return p, a, nil
+		return p, nil
 	}
+	due = j.portion(due, covered, a)
 	bounds, err := j.bounds(due, a)
 	if err != nil {
-		return nil, a, fmt.Errorf("batch of %s: hash ranges: %w", j.Chain.Tenant, err)
+		return nil, fmt.Errorf("batch of %s: hash ranges: %w", j.Chain.Tenant, err)
 	}
-	p, err = j.claim(due, bounds)
-	return p, a, err
+	return j.claim(due, bounds, covered)
+}
+
+// portion is as much of what is due as one plan takes: windows that were covered before must not keep new ones waiting.
+func (j *Job) portion(due []WindowPlan, covered map[int64]*Covered, a Archive) []WindowPlan {
+	if j.Portion == 0 || covered[due[0].Window] == nil {
+		return due
+	}
+	records := a.Records[due[0].Window]
+	for i := 1; i < len(due); i++ {
+		if records += a.Records[due[i].Window]; records > j.Portion {
+			return due[:i]
+		}
+	}
+	return due
 }
 
 // Archived reads what the manifests say. While a topic of the tenant is not archived its progress is not known.
@@ -92,7 +117,7 @@ func (j *Job) Archived() (Archive, error) {
 // goesOn says whether all that a plan has left is due, with the inputs that the plan names: then what it has made already
 // counts, whoever made it.
 func (j *Job) goesOn(p *Plan, due []WindowPlan, covered map[int64]*Covered) bool {
-	if p.Fold != FoldVersion || j.Reparse && !p.Reparse || j.Ranges > 0 && !slices.Equal(p.Bounds, uniform(j.Ranges)) {
+	if p.Fold != FoldVersion || p.Parser != j.Parser || j.Reparse && !p.Reparse || j.Ranges > 0 && !slices.Equal(p.Bounds, uniform(j.Ranges)) {
 		return false
 	}
 	own := map[int64]bool{} // windows of the plan that are left, or were done by it
@@ -197,15 +222,20 @@ func (j *Job) lastClaim() (int64, error) {
 	return g, nil
 }
 
-// claim takes the next generation: one create-only object that holds the plan.
-func (j *Job) claim(windows []WindowPlan, bounds []Hash) (*Plan, error) {
+// claim takes the next generation: one create-only object that holds the plan. It is above all that are covered, also where
+// the plans of these are lost.
+func (j *Job) claim(windows []WindowPlan, bounds []Hash, covered map[int64]*Covered) (*Plan, error) {
+	newest := int64(0)
+	for _, c := range covered {
+		newest = max(newest, c.Generation)
+	}
 	for {
 		g, err := j.lastClaim()
 		if err != nil {
 			return nil, err
 		}
-		g++
-		p := &Plan{Tenant: j.Chain.Tenant, Generation: g, Fold: FoldVersion, Reparse: j.Reparse, Bounds: bounds, Windows: windows}
+		g = max(g, newest) + 1
+		p := &Plan{Tenant: j.Chain.Tenant, Generation: g, Fold: FoldVersion, Parser: j.Parser, Reparse: j.Reparse, Bounds: bounds, Windows: windows}
 		for i := range p.Windows {
 			for k := range p.Windows[i].Before {
 				if b := &p.Windows[i].Before[k]; b.Digests == nil {

@@ -95,7 +95,7 @@ func TestAPlanFromBeforeCompaction(t *testing.T) {
 	}
 	before.Progress = session.MaxTS // as if these were all
 	covered := map[int64]*Covered{}
-	p, err := j.claim(Due(chain, before, covered), uniform(2))
+	p, err := j.claim(Due(chain, before, covered), uniform(2), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

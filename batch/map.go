@@ -47,8 +47,10 @@ type mapper struct {
 	chain   *tenant.Chain
 	window  int64
 	digest  ParseDigest
-	onTime  bool // leave out what is late
-	reparse bool // parse every payload again
+	onTime  bool         // leave out what is late
+	reparse bool         // parse every payload again
+	unknown int64        // WindowPlan.Unknown
+	rest    func() error // is called every few sessions
 
 	sums    metric.Sums
 	run     sessions
@@ -90,11 +92,19 @@ func compareSession(b *archive.Row, st states) int {
 	return bytes.Compare(b.Session, st.Session())
 }
 
+// restSessions is after how many sessions a mapper asks whether to rest.
+const restSessions = 32
+
 // join runs the merge join.
 func (m *mapper) join(in beacons, st states) error {
 	moreBeacons, moreStates := in.Next(), st.Next()
 	var id []byte
-	for moreBeacons || moreStates {
+	for n := 1; moreBeacons || moreStates; n++ {
+		if n%restSessions == 0 && m.rest != nil {
+			if err := m.rest(); err != nil {
+				return err
+			}
+		}
 		c := 0
 		switch {
 		case !moreStates:
@@ -232,6 +242,9 @@ func (m *mapper) fold(hash uint64, id []byte, known bool) error {
 	if !m.state.Empty {
 		before = m.state.LastTS
 	}
+	if m.uncertain(known) {
+		m.counts.Uncertain++
+	}
 	m.folder.Fold(&m.state, m.events.Events)
 	m.folder.EndVisits(&m.state, end)
 	if m.state.Gone(m.chain, end) && !known {
@@ -244,6 +257,21 @@ func (m *mapper) fold(hash uint64, id []byte, known bool) error {
 	m.hash.Write(m.buf)
 	m.digests[bucketOf(hash)] += m.hash.Sum64()
 	return m.run.Add(hash, id, m.state.FirstTS, m.state.LastTS, m.state.Due(m.chain), m.buf, m.describer.about(&m.state, m.events.Events, before))
+}
+
+// uncertain says whether the session at hand may have begun before anything that is known of it.
+func (m *mapper) uncertain(known bool) bool {
+	if m.unknown == 0 {
+		return false
+	}
+	first := m.state.FirstTS
+	if !known || m.state.Empty {
+		if len(m.events.Events) == 0 {
+			return false
+		}
+		first = m.events.Events[0].TS
+	}
+	return first < m.unknown
 }
 
 // newest merges runs, the newest of which wins a session.

@@ -97,6 +97,8 @@ type Counts struct {
 	Records, Unused, Duplicate, Overflow, Conflict, UnknownVariation int64
 	Late                                                             int64 // records that the stream left out
 	Rejected                                                         map[string]int64
+	// Uncertain are sessions that may have begun before anything that is known of them (WindowPlan.Unknown).
+	Uncertain int64 `json:",omitempty"`
 }
 
 func (c *Counts) add(o *Counts) {
@@ -107,6 +109,7 @@ func (c *Counts) add(o *Counts) {
 	c.Conflict += o.Conflict
 	c.UnknownVariation += o.UnknownVariation
 	c.Late += o.Late
+	c.Uncertain += o.Uncertain
 	for k, n := range o.Rejected {
 		if c.Rejected == nil {
 			c.Rejected = map[string]int64{}
@@ -124,6 +127,12 @@ type Covered struct {
 	Files      []staterun.RunInfo // of the run, by hash range
 	Counts     Counts
 	Rows       int64
+	Fold       int  // FoldVersion of what made it
+	Parser     int  // version of the parser, by which payloads were read that had not been by the archiver
+	Reparsed   bool `json:",omitempty"` // all payloads were
+	// Unknown is that of the plan if the window has rows of sessions that may have begun before anything that is known of
+	// them: then it is approximate.
+	Unknown int64 `json:",omitempty"`
 }
 
 // WindowPlan is a window to be run.
@@ -137,6 +146,9 @@ type WindowPlan struct {
 	// Again: it had been covered. Late is how many records of it had waited for that.
 	Again bool  `json:",omitempty"`
 	Late  int64 `json:",omitempty"`
+	// Unknown, ms, is a time up to which sessions may have begun earlier than can be known, since windows before are not covered;
+	// 0: all is known.
+	Unknown int64 `json:",omitempty"`
 }
 
 // FoldVersion changes when what Fold computes changes: a plan is gone on with only by the version that made it.
@@ -147,6 +159,7 @@ type Plan struct {
 	Tenant     string
 	Generation int64
 	Fold       int    // FoldVersion
+	Parser     int    // Job.Parser
 	Reparse    bool   `json:",omitempty"` // every payload is parsed again, whatever its row's parse digest
 	Bounds     []Hash // the first hash of each range, in order, 0 first
 	Windows    []WindowPlan
@@ -214,53 +227,125 @@ func join(spans []Span, s Span) []Span {
 }
 
 // Due returns the windows to run, oldest first: those that have settled and are not covered, or, when there are none,
-// those whose inputs are no longer those of their coverage; both together where a new window would read a run whose
-// revision is gone, which must be made again first. Windows that only have records more wait for the late pass. A window reads the runs that those before it in the list
-// will leave, else those that coverage names; whether that makes others due shows when these are covered. It is a
-// pure function of its arguments; covered is by window.
+// those whose inputs are no longer those of their coverage. Windows that were covered under other revisions than those in force
+// now are left to a backfill, whatever else has changed of them, but for those whose runs one that is due would read and cannot,
+// since their revision is gone: these go with it. Windows that only have records more wait for the late pass. A window reads the
+// runs that those before it in the list will leave, else those that coverage names; whether that makes others due shows when
+// these are covered. It is a pure function of its arguments; covered is by window.
 func Due(chain *tenant.Chain, a Archive, covered map[int64]*Covered) []WindowPlan {
-	if a.Progress == math.MinInt64 || len(a.Spans) == 0 {
-		return nil
-	}
-	settled := func(w int64) bool { return a.Progress >= w+WindowMS+lateness(chain, w) }
-	late, waiting := a.waiting(covered)
-	var fresh, changed []int64
-	for _, w := range candidates(chain, a) {
+	_, waiting := a.waiting(covered)
+	var fresh, changed, other []int64
+	for _, w := range settled(chain, a) {
 		if w < a.From {
 			continue
 		}
-		if !settled(w) {
-			break
-		}
-		if c := covered[w]; c == nil {
+		switch why(chain, a, covered, w) {
+		case whyNew:
 			fresh = append(fresh, w)
-		} else if in := inputs(chain, a, covered, w); !c.Inputs.equal(&in) && !a.waits(&waiting, &c.Inputs, &in) {
+		case whyRevisions:
+			other = append(other, w)
+		case whyLate:
+			if in := inputs(chain, a, covered, w); !a.waits(&waiting, &covered[w].Inputs, &in) {
+				changed = append(changed, w)
+			}
+		case whyState:
 			changed = append(changed, w)
 		}
 	}
 	due := fresh
 	if len(due) == 0 {
 		due = changed
-	} else if slices.ContainsFunc(fresh, func(w int64) bool { return unreadable(chain, covered, w) }) {
-		due = append(due, changed...)
-		slices.Sort(due)
 	}
+	for _, w := range slices.Backward(other) {
+		if unreadable(chain, covered[w]) && slices.ContainsFunc(due, func(d int64) bool { return w < d && w >= d-back(chain, d) }) {
+			due = append(due, w)
+		}
+	}
+	slices.Sort(due)
+	return plans(chain, a, covered, due)
+}
+
+// Why a window is due.
+const (
+	whyNew       = "not covered"
+	whyLate      = "beacons came later"
+	whyRevisions = "other revisions of the config"
+	whyState     = "other state before it"
+)
+
+// why says why a window is due, "" if it is not.
+func why(chain *tenant.Chain, a Archive, covered map[int64]*Covered, w int64) string {
+	c := covered[w]
+	if c == nil {
+		return whyNew
+	}
+	in := inputs(chain, a, covered, w)
+	switch {
+	case !slices.Equal(c.Inputs.Revisions, in.Revisions):
+		return whyRevisions
+	case !maps.EqualFunc(c.Inputs.Spans, in.Spans, slices.Equal[[]Span]):
+		return whyLate
+	case !c.Inputs.equal(&in):
+		return whyState
+	}
+	return ""
+}
+
+// settled are the windows in which anything can happen and that no beacon is expected in any more, oldest first.
+func settled(chain *tenant.Chain, a Archive) []int64 {
+	if a.Progress == math.MinInt64 || len(a.Spans) == 0 {
+		return nil
+	}
+	all := candidates(chain, a)
+	for i, w := range all {
+		if a.Progress < w+WindowMS+lateness(chain, w) {
+			return all[:i]
+		}
+	}
+	return all
+}
+
+// plans says what the windows, in order, read.
+func plans(chain *tenant.Chain, a Archive, covered map[int64]*Covered, due []int64) []WindowPlan {
 	var plans []WindowPlan
+	late, _ := a.waiting(covered)
+	all := candidates(chain, a)
 	for i, w := range due {
 		in := inputs(chain, a, covered, w)
 		p := WindowPlan{Window: w, Spans: in.Spans, Revisions: in.Revisions, Before: in.Runs, Again: covered[w] != nil, Late: late[w]}
 		from := w - back(chain, w)
-		for _, v := range due[:i] {
+		for k, v := range due[:i] {
 			if v < from {
 				continue
 			}
 			p.Before = slices.DeleteFunc(p.Before, func(r RunRef) bool { return r.Window == v })
 			p.Before = append(p.Before, RunRef{Window: v})
+			p.Unknown = max(p.Unknown, plans[k].Unknown)
 		}
 		slices.SortFunc(p.Before, func(a, b RunRef) int { return cmp.Compare(a.Window, b.Window) })
+		p.Unknown = max(p.Unknown, unknown(chain, all, covered, due[:i], w))
 		plans = append(plans, p)
 	}
 	return plans
+}
+
+// unknown is WindowPlan.Unknown by what is not covered, nor run before w, of the windows whose runs it would read, and by what
+// these say themselves. all are the candidates.
+func unknown(chain *tenant.Chain, all []int64, covered map[int64]*Covered, before []int64, w int64) int64 {
+	until := int64(0)
+	i, _ := slices.BinarySearch(all, w-back(chain, w))
+	for ; i < len(all) && all[i] < w; i++ {
+		v := all[i]
+		if _, own := slices.BinarySearch(before, v); own {
+			continue
+		}
+		if c := covered[v]; c != nil {
+			until = max(until, c.Unknown)
+		} else {
+			until = max(until, v+WindowMS+back(chain, v+WindowMS))
+		}
+	}
+	return until
 }
 
 // candidates are the windows in which anything can happen, oldest first: those that hold records, and those after them
@@ -297,7 +382,8 @@ func lateness(chain *tenant.Chain, w int64) int64 {
 func back(chain *tenant.Chain, w int64) int64 {
 	ttl := int64(0)
 	for i := range chain.Revs {
-		if r := &chain.Revs[i]; r.From < w+WindowMS {
+		r := &chain.Revs[i]
+		if r.From < w+WindowMS && (r.To == math.MaxInt64 || r.To+r.Config.SessionTTL > w) {
 			ttl = max(ttl, r.Config.SessionTTL)
 		}
 	}
@@ -309,7 +395,7 @@ func inputs(chain *tenant.Chain, a Archive, covered map[int64]*Covered, w int64)
 	from := w - back(chain, w)
 	for i := range chain.Revs {
 		if r := &chain.Revs[i]; r.From < w+WindowMS && r.To > from {
-			in.Revisions = append(in.Revisions, r.Digest)
+			in.Revisions = append(in.Revisions, r.StateDigest)
 		}
 	}
 	for v := from; v < w; v += WindowMS {
@@ -320,20 +406,14 @@ func inputs(chain *tenant.Chain, a Archive, covered map[int64]*Covered, w int64)
 	return in
 }
 
-// unreadable says whether a run that coverage offers to w was made under a revision that the chain no longer has.
-func unreadable(chain *tenant.Chain, covered map[int64]*Covered, w int64) bool {
-	for v := w - back(chain, w); v < w; v += WindowMS {
-		c := covered[v]
-		if c != nil && !c.Run.Digests.empty() && slices.ContainsFunc(c.Inputs.Revisions, func(d uint64) bool { return !knows(chain, d) }) {
-			return true
-		}
-	}
-	return false
+// unreadable says whether a window's run was made under a revision that the chain no longer has.
+func unreadable(chain *tenant.Chain, c *Covered) bool {
+	return !c.Run.Digests.empty() && slices.ContainsFunc(c.Inputs.Revisions, func(d uint64) bool { return !knows(chain, d) })
 }
 
 // knows says whether the chain has the revision; if so, all ids up to it are the same (tenant.Chain).
 func knows(chain *tenant.Chain, digest uint64) bool {
-	return slices.ContainsFunc(chain.Revs, func(r tenant.Rev) bool { return r.Digest == digest })
+	return slices.ContainsFunc(chain.Revs, func(r tenant.Rev) bool { return r.StateDigest == digest })
 }
 
 // equal says whether two inputs give the same rows: a run may have another generation if it holds the same.

@@ -126,6 +126,17 @@ func (s *script) do(cmd string, args []string) []string {
 			(x.Since-t0)/minute, (x.Due-t0)/minute)}
 	case "due":
 		return s.say(s.due())
+	case "backfill": // [WINDOW=DIGEST...]: covers all that is due for any reason, as run does
+		var all []int64
+		chain, a := s.chain(), s.archive()
+		for _, w := range settled(chain, a) {
+			if why(chain, a, s.covered, w) != "" {
+				all = append(all, w)
+			}
+		}
+		due := plans(chain, a, s.covered, all)
+		s.run(due, args)
+		return s.say(due)
 	case "run": // [WINDOW=DIGEST...]: covers what is due; 0 is a run without sessions
 		plans := s.due()
 		s.run(plans, args)

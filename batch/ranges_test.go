@@ -151,7 +151,7 @@ func TestAnyBounds(t *testing.T) {
 			t.Fatal(err)
 		}
 		due := Due(chain, a, nil)
-		p, err := j.claim(due[:len(due)/2], bounds) // the rest by other bounds
+		p, err := j.claim(due[:len(due)/2], bounds, nil) // the rest by other bounds
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -189,7 +189,7 @@ func TestSkew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := j.claim(due, bounds)
+	p, err := j.claim(due, bounds, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

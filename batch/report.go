@@ -29,6 +29,8 @@ type Report struct {
 	Phases      Phases
 	Slowest     *SlowRange // nil if no range was mapped
 	Again       []Again    `json:",omitempty"` // ranges that had been covered before
+	Throttle    int        `json:",omitempty"` // Job.Throttle
+	Approximate int        `json:",omitempty"` // windows whose sessions at the start are not known
 }
 
 // Phases are times of a run in ms. Those of map and reduce are sums over tasks, of which up to Parallel run at once.
@@ -51,7 +53,7 @@ func (j *Job) keepReport(ctx context.Context, p *Plan, l *line, began time.Time,
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Tenant: p.Tenant, Generation: p.Generation, Began: began.UnixMilli(), Parallel: j.parallel(), Ranges: len(p.Bounds),
+	r := &Report{Tenant: p.Tenant, Generation: p.Generation, Began: began.UnixMilli(), Parallel: j.parallel(), Throttle: j.Throttle, Ranges: len(p.Bounds),
 		First: p.Windows[0].Window, Last: p.Windows[len(p.Windows)-1].Window,
 		Phases: Phases{Plan: planned.Milliseconds(), Reduce: l.inReduces.Milliseconds()}}
 	for i := range p.Windows {
@@ -60,6 +62,9 @@ func (j *Job) keepReport(ctx context.Context, p *Plan, l *line, began time.Time,
 		}
 		c := covered[p.Windows[i].Window]
 		r.Windows++
+		if c.Unknown > 0 {
+			r.Approximate++
+		}
 		r.Beacons += c.Counts.Records
 		r.Rows += c.Rows
 		r.Counts.add(&c.Counts)

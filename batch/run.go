@@ -29,7 +29,14 @@ type Job struct {
 	Blobs  blob.Store
 	Store  Store // nil for a job that only maps
 	Digest ParseDigest
+	Parser int // version of the parser, for coverage to tell
 	Ranges int // hash ranges of a plan, 1 to Buckets; 0: by what there is to do
+	// Portion is how many records a plan of windows that were covered before has at most, or it has one window; 0: all that
+	// are due.
+	Portion int64
+	// Throttle is how much of the time it works, in percent, 1 to 99: it rests every few ms, and writes rows in small pieces;
+	// 0: all.
+	Throttle int
 	// Parallel is how many tasks run side by side, each folding a range or writing a window; 0: one a core.
 	Parallel int
 	// OnTime leaves out records that are late, as the stream does (SPEC 8): what the stream must come to. Its plans and

@@ -37,7 +37,9 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 	defer closeRuns()
 	out := &runWriter{job: j, generation: p.Generation, window: w.Window, r: r, w: staterun.NewWriter()}
 	m := newMapper(j.Chain, w.Window, j.Digest, out)
-	m.onTime, m.reparse = j.OnTime, p.Reparse
+	m.onTime, m.reparse, m.unknown = j.OnTime, p.Reparse, w.Unknown
+	pace := j.pace()
+	m.rest = func() error { return pace.rest(ctx) }
 	if err := m.join(in, st); err != nil {
 		return Counts{}, err
 	}
@@ -53,7 +55,7 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 		return Counts{}, fmt.Errorf("sums: %w", err)
 	}
 	files.made(runKey{p.Generation, w.Window, r}, &stateRun{Revisions: w.Revisions, Files: out.files})
-	return m.counts, ctx.Err()
+	return m.counts, errors.Join(ctx.Err(), pace.rest(ctx))
 }
 
 // runBytes is how large a file of a run gets, about: what a map holds of its run.
@@ -160,7 +162,9 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 	w := &p.Windows[window]
 	c := &Covered{Window: w.Window, Generation: p.Generation,
 		Inputs: Inputs{Spans: w.Spans, Revisions: w.Revisions},
-		Run:    RunRef{Window: w.Window, Generation: p.Generation, Digests: make(Digests, Buckets)}}
+		Run:    RunRef{Window: w.Window, Generation: p.Generation, Digests: make(Digests, Buckets)},
+		Fold:   p.Fold, Parser: p.Parser, Reparsed: p.Reparse}
+	pace := j.pace()
 	results, closeResults, err := j.openResults(ctx, p, w)
 	if err != nil {
 		return nil, err
@@ -172,6 +176,9 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 		}
 		c.Files = append(c.Files, res.Run...)
 		c.Counts.add(&res.Counts)
+	}
+	if w.Window < w.Unknown || c.Counts.Uncertain > 0 {
+		c.Unknown = w.Unknown
 	}
 	for _, b := range w.Before {
 		if b.Digests == nil {
@@ -190,7 +197,7 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 		return nil, err
 	}
 	files.made(runKey{p.Generation, w.Window, wholeRun}, run)
-	if err := j.write(ctx, c, results); err != nil {
+	if err := j.write(ctx, c, results, pace); err != nil {
 		return nil, err
 	}
 	data, err := sealed.Marshal(c)

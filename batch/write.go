@@ -26,8 +26,8 @@ const rollupMS = 400 * 24 * 3600 * 1000
 const visitorsMS = 48 * 3600 * 1000
 
 // write writes the rows of a window and its rollup, the sum (of visitors: the union) of its minutes.
-func (j *Job) write(ctx context.Context, c *Covered, results []*rangeResult) error {
-	w := j.writer(Layer(c.Generation))
+func (j *Job) write(ctx context.Context, c *Covered, results []*rangeResult, pace *pace) error {
+	w := j.writer(Layer(c.Generation), pace)
 	t, err := j.tables(c)
 	if err != nil {
 		return err
@@ -60,6 +60,7 @@ func (j *Job) write(ctx context.Context, c *Covered, results []*rangeResult) err
 
 type writer struct {
 	job     *Job
+	pace    *pace
 	layer   string
 	put     func(ctx context.Context, rows []store.Row) error
 	rows    []store.Row
@@ -77,8 +78,8 @@ type metricKey struct {
 	group, cell int
 }
 
-func (j *Job) writer(layer string) *writer {
-	w := &writer{job: j, layer: layer, put: j.Store.PutRows, metrics: map[metricKey]string{}, tags: make([]int32, len(j.Chain.Tags))}
+func (j *Job) writer(layer string, pace *pace) *writer {
+	w := &writer{job: j, pace: pace, layer: layer, put: j.Store.PutRows, metrics: map[metricKey]string{}, tags: make([]int32, len(j.Chain.Tags))}
 	order := make([]int32, len(j.Chain.Tags))
 	for i := range order {
 		order[i] = int32(i)
@@ -150,7 +151,7 @@ func (w *writer) minute(ctx context.Context, m *metric.Minute, at int64, rollup 
 			Value:   values[from:len(values):len(values)],
 		})
 		w.n++
-		if len(w.rows) >= rowsAtOnce || len(w.values) >= bytesAtOnce {
+		if len(w.rows) >= w.job.rowsAtOnce() || len(w.values) >= bytesAtOnce {
 			return w.flush(ctx)
 		}
 		return nil
@@ -164,8 +165,13 @@ func (w *writer) retention() int64 {
 }
 
 func (w *writer) flush(ctx context.Context) error {
-	if err := w.put(ctx, w.rows); err != nil {
-		return fmt.Errorf("write rows of %s: %w", w.layer, err)
+	for part := range slices.Chunk(w.rows, w.job.rowsAtOnce()) {
+		if err := w.put(ctx, part); err != nil {
+			return fmt.Errorf("write rows of %s: %w", w.layer, err)
+		}
+		if err := w.pace.rest(ctx); err != nil {
+			return err
+		}
 	}
 	w.rows, w.values = w.rows[:0], w.values[:0]
 	return nil

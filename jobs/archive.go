@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 
+	"tandem/jobs/site"
 	"tandem/stream/archive"
 	"tandem/stream/service"
 )
@@ -50,31 +51,34 @@ func runArchive(ctx context.Context, args []string, stdout, stderr io.Writer) in
 	case *memory < 16 || *memory > 1<<16:
 		return wrongUsage(stderr, "archive", "--memory %d is not in 16 to 65536", *memory)
 	}
-	health, err := flags.health()
-	if err != nil {
-		return failed(stderr, "archive", err)
-	}
-	defer health.close()
 	log := slog.New(slog.NewTextHandler(stderr, nil))
-	w, err := find(ctx, s, flags.layer, log)
-	if err != nil {
-		return failed(stderr, "archive", err)
-	}
-	blobs, err := s.OpenBlobs()
-	if err != nil {
-		return failed(stderr, "archive", err)
-	}
-	topics, names := w.beacons()
-	partitions := int64(0)
-	for _, t := range topics {
-		partitions += int64(t.Partitions)
-	}
-	h, err := flags.host(w.to, "tandem.archive."+s.DC, names, log)
-	if err != nil {
-		return wrongUsage(stderr, "archive", "%v", err)
-	}
-	a := &service.Archive{Host: h, Topics: topics, Blobs: blobs, MaxRows: *rows,
-		MaxBytes: min(archive.DefaultBytes, *memory<<20/partitions)}
-	health.archive(a)
-	return ended(stderr, "archive", a.Run(ctx))
+	return follow(ctx, flags, s, log, func(ctx context.Context, s *site.Site, fresh func() bool) int {
+		health, err := flags.health()
+		if err != nil {
+			return failed(stderr, "archive", err)
+		}
+		defer health.close()
+		w, err := find(ctx, s, flags.layer, log)
+		if err != nil {
+			return failed(stderr, "archive", err)
+		}
+		blobs, err := s.OpenBlobs()
+		if err != nil {
+			return failed(stderr, "archive", err)
+		}
+		topics, names := w.beacons()
+		partitions := int64(0)
+		for _, t := range topics {
+			partitions += int64(t.Partitions)
+		}
+		h, err := flags.host(w.to, "tandem.archive."+s.DC, names, log)
+		if err != nil {
+			return wrongUsage(stderr, "archive", "%v", err)
+		}
+		h.Fresh = fresh
+		a := &service.Archive{Host: h, Topics: topics, Blobs: blobs, MaxRows: *rows,
+			MaxBytes: min(archive.DefaultBytes, *memory<<20/partitions)}
+		health.archive(a)
+		return ended(stderr, "archive", a.Run(ctx))
+	})
 }

@@ -60,10 +60,7 @@ func (f *archiveFlags) open(usage string, args []string, stderr io.Writer) (s *s
 	case f.site == "":
 		return nil, nil, nil, wrongUsage(stderr, f.Name(), "--site is needed"), true
 	}
-	s, err := site.Load(f.site)
-	if err == nil {
-		blobs, err = s.OpenBlobs()
-	}
+	s, blobs, err := site.Open(f.site)
 	if err == nil {
 		all, err = f.archived(s, blobs)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"tandem/batch"
+	"tandem/core/tenant"
 	"tandem/jobs/site"
 	"tandem/schemas/blob"
 	"tandem/schemas/store"
@@ -109,7 +110,7 @@ func (j *auditJob) run(ctx context.Context, file, name string, parallel int) (re
 		if err != nil {
 			return nil, err
 		}
-		r, err := j.tenant(ctx, b.site, bj, st)
+		r, err := j.tenant(ctx, b.site, t.Chain, bj, st)
 		if err != nil {
 			return nil, err
 		}
@@ -121,7 +122,7 @@ func (j *auditJob) run(ctx context.Context, file, name string, parallel int) (re
 	return reports, nil
 }
 
-func (j *auditJob) tenant(ctx context.Context, s *site.Site, job *batch.Job, st store.Store) (*batch.AuditReport, error) {
+func (j *auditJob) tenant(ctx context.Context, s *site.Site, live *tenant.Chain, job *batch.Job, st store.Store) (*batch.AuditReport, error) {
 	name := job.Chain.Tenant
 	active, ok, err := st.Active(ctx, name)
 	if err != nil {
@@ -143,7 +144,7 @@ func (j *auditJob) tenant(ctx context.Context, s *site.Site, job *batch.Job, st 
 	if err != nil {
 		return nil, err
 	}
-	a := &batch.Audit{Job: job, Store: st, Temp: temp, Layer: active.Layer, Closed: closed, From: j.from, To: j.to,
+	a := &batch.Audit{Job: job, Live: live, Store: st, Temp: temp, Layer: active.Layer, Closed: closed, From: j.from, To: j.to,
 		Back: j.back.Milliseconds(), Now: time.Now().UnixMilli(),
 		Step: func(s batch.AuditStep) {
 			j.progress.show(name+": "+s.Phase, int64(s.Done), fmt.Sprintf("of %d", s.Of))

@@ -60,6 +60,7 @@ type batchJob struct {
 	parallel int
 	ranges   int
 	reparse  bool
+	throttle int // batch.Job.Throttle
 	log      *slog.Logger
 	bar      *bar
 }
@@ -143,15 +144,14 @@ func (b *batchJob) limitMemory() {
 
 func (b *batchJob) open(file string) (err error) {
 	b.limitMemory()
-	if b.site, err = site.Load(file); err == nil {
-		b.blobs, err = b.site.OpenBlobs()
-	}
+	b.site, b.blobs, err = site.Open(file)
 	return err
 }
 
 // job is the batch of a tenant. Which topics its archive is of, the archive says itself.
 func (b *batchJob) job(t *site.Tenant) (*batch.Job, error) {
-	j := &batch.Job{Chain: t.Chain, Blobs: b.blobs, Digest: archive.ParseDigest, Parallel: b.parallel, Ranges: b.ranges, Reparse: b.reparse, Step: b.bar.step, LateEvery: b.site.LateEvery}
+	j := &batch.Job{Chain: t.Spliced, Blobs: b.blobs, Digest: archive.ParseDigest, Parallel: b.parallel, Ranges: b.ranges, Reparse: b.reparse,
+		Parser: archive.ParserVersion, Throttle: b.throttle, Step: b.bar.step, LateEvery: b.site.LateEvery}
 	for g := range t.Groups {
 		topic := batch.Topic{Name: b.site.BeaconsTopic(t.Chain.Tenant, g), Partitions: t.Partitions}
 		known, err := archived.ReadPartitions(b.blobs, topic.Name)
@@ -161,7 +161,11 @@ func (b *batchJob) job(t *site.Tenant) (*batch.Job, error) {
 		topic.ID = known.TopicID // none: nobody archives it yet, and nothing is due
 		j.Topics = append(j.Topics, topic)
 	}
-	return j, nil
+	brought, err := batch.ReadFromRaw(b.blobs, t.Chain.Tenant)
+	for i := range brought {
+		j.Topics = append(j.Topics, brought[i].Batched())
+	}
+	return j, err
 }
 
 // withStore calls fn with the job of each tenant, one after another.
@@ -184,13 +188,17 @@ func (b *batchJob) withStore(ctx context.Context, fn func(*batch.Job) error) err
 	return errors.Join(err, st.Close())
 }
 
+// holder says for people who holds a lease.
+func holder() string {
+	host, _ := os.Hostname() // for people only
+	return fmt.Sprintf("process %d on %s", os.Getpid(), host)
+}
+
 // run does what is due.
 func (b *batchJob) run(ctx context.Context, once bool, wait time.Duration) error {
-	host, _ := os.Hostname() // for people only
-	holder := fmt.Sprintf("process %d on %s", os.Getpid(), host)
 	return b.withStore(ctx, func(j *batch.Job) (err error) {
 		log := b.log.With("tenant", j.Chain.Tenant)
-		release, other, ok, err := j.Lease(holder).Take(ctx, wait)
+		release, other, ok, err := j.Lease(holder()).Take(ctx, wait)
 		if err != nil {
 			return err
 		}
@@ -200,10 +208,9 @@ func (b *batchJob) run(ctx context.Context, once bool, wait time.Duration) error
 			return nil
 		}
 		defer func() { err = errors.Join(err, release()) }()
-		if !b.bar.shown {
-			j.Done = func(c *batch.Covered) {
-				log.Info("window", "start", timeText(c.Window), "generation", c.Generation, "beacons", c.Counts.Records, "rows", c.Rows, "late", c.Counts.Late)
-			}
+		b.logWindows(j, log)
+		if err := paceOf(j, batchPortion); err != nil {
+			return err
 		}
 		for {
 			r, err := j.RunOnce(ctx)
@@ -218,7 +225,7 @@ func (b *batchJob) run(ctx context.Context, once bool, wait time.Duration) error
 				}
 			}
 			if r == nil || once {
-				return errors.Join(b.waiting(ctx, j), b.collect(ctx, j))
+				return errors.Join(b.waiting(ctx, j), b.logWaiting(ctx, j, log), b.collect(ctx, j))
 			}
 		}
 	})
@@ -240,6 +247,44 @@ func (b *batchJob) collect(ctx context.Context, j *batch.Job) error {
 		b.log.Info("collected", "tenant", j.Chain.Tenant, "windows", c.Deleted, "objects", c.Objects, "waiting", c.Waiting)
 	}
 	return err
+}
+
+// logWindows logs each window that is covered, where no bar is shown.
+func (b *batchJob) logWindows(j *batch.Job, log *slog.Logger) {
+	if !b.bar.shown {
+		j.Done = func(c *batch.Covered) {
+			log.Info("window", "start", timeText(c.Window), "generation", c.Generation, "beacons", c.Counts.Records, "rows", c.Rows, "late", c.Counts.Late)
+		}
+	}
+}
+
+// logWaiting tells of windows that the batch leaves.
+func (b *batchJob) logWaiting(ctx context.Context, j *batch.Job, log *slog.Logger) error {
+	n, first, last, err := j.WaitingForBackfill(ctx)
+	if err == nil && n > 0 {
+		log.Warn("covered under other revisions of the config: they wait for tandem backfill", "windows", n, "from", timeText(first), "to", timeText(last+batch.WindowMS))
+	}
+	return err
+}
+
+// Plans of windows that were covered before take about so long, so that new windows do not wait for them.
+const (
+	batchPortion    = 5 * time.Minute
+	backfillPortion = 2 * time.Minute
+	leastPortion    = 100_000 // records
+)
+
+// paceOf sets how large a plan of windows that were covered before is, by the speed of the last runs.
+func paceOf(j *batch.Job, about time.Duration) error {
+	speed, err := j.Speed()
+	if err != nil {
+		return err
+	}
+	if j.Throttle > 0 {
+		speed = speed * float64(j.Throttle) / 100
+	}
+	j.Portion = max(int64(speed*about.Seconds()), leastPortion)
+	return nil
 }
 
 // planned is a plan as `batch plan --json` prints it.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"tandem/jobs/site"
 	"tandem/stream/dispatch"
 	"tandem/stream/service"
 )
@@ -39,31 +40,34 @@ func runDispatch(ctx context.Context, args []string, _, stderr io.Writer) int {
 	case *ahead < 10*time.Second || *ahead > time.Hour:
 		return wrongUsage(stderr, "dispatch", "--ahead %s is not in 10s to 1h", *ahead)
 	}
-	health, err := flags.health()
-	if err != nil {
-		return failed(stderr, "dispatch", err)
-	}
-	defer health.close()
 	log := slog.New(slog.NewTextHandler(stderr, nil))
-	w, err := find(ctx, s, flags.layer, log)
-	if err != nil {
-		return failed(stderr, "dispatch", err)
-	}
-	list, err := w.sources()
-	if err != nil {
-		return failed(stderr, "dispatch", err)
-	}
-	var raw []string
-	for _, r := range s.Raw {
-		raw = append(raw, r.Topic)
-	}
-	h, err := flags.host(w.to, "tandem.dispatch."+s.DC, raw, log)
-	if err != nil {
-		return wrongUsage(stderr, "dispatch", "%v", err)
-	}
-	d := &service.Dispatch{Host: h, Routes: w.routes(), DeadTopic: s.Dead, Tick: s.Tick, Patience: *patience, Ahead: *ahead, Sources: list}
-	health.dispatch(d)
-	return ended(stderr, "dispatch", d.Run(ctx))
+	return follow(ctx, flags, s, log, func(ctx context.Context, s *site.Site, fresh func() bool) int {
+		health, err := flags.health()
+		if err != nil {
+			return failed(stderr, "dispatch", err)
+		}
+		defer health.close()
+		w, err := find(ctx, s, flags.layer, log)
+		if err != nil {
+			return failed(stderr, "dispatch", err)
+		}
+		list, err := w.sources()
+		if err != nil {
+			return failed(stderr, "dispatch", err)
+		}
+		var raw []string
+		for _, r := range s.Raw {
+			raw = append(raw, r.Topic)
+		}
+		h, err := flags.host(w.to, "tandem.dispatch."+s.DC, raw, log)
+		if err != nil {
+			return wrongUsage(stderr, "dispatch", "%v", err)
+		}
+		h.Fresh = fresh
+		d := &service.Dispatch{Host: h, Routes: w.routes(), DeadTopic: s.Dead, Tick: s.Tick, Patience: *patience, Ahead: *ahead, Sources: list}
+		health.dispatch(d)
+		return ended(stderr, "dispatch", d.Run(ctx))
+	})
 }
 
 func (w *world) routes() map[string]*dispatch.Route {

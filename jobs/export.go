@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"tandem/batch"
 	"tandem/jobs/embedded"
 	"tandem/jobs/site"
 	"tandem/schemas/records"
@@ -76,6 +77,15 @@ func runExport(ctx context.Context, args []string, stdout, stderr io.Writer) int
 		return failed(stderr, "export", err)
 	}
 	fmt.Fprintln(stderr, "exported", count(len(lines), "row"))
+	if *layer != "stream" {
+		n, err := batch.Approximate(ctx, st, *name, from.minute, to.minute)
+		if err != nil {
+			return failed(stderr, "export", err)
+		}
+		if n > 0 {
+			fmt.Fprintln(stderr, count(n, "window"), "of these approximate: sessions in them may have begun before anything that is known of them")
+		}
+	}
 	return 0
 }
 

@@ -30,9 +30,10 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"archive", "a service: beacons to Parquet files", runArchive},
+		{"backfill", "a date range from the archive again", runBackfill},
 		{"audit", "the stream against the batch, and both against the archive", runAudit},
 		{"batch", "what is due from the archive, for cron or a scheduler", runBatch},
-		{"config", "check tenant configs", runConfig},
+		{"config", "check tenant configs; show a tenant's chain, price a change, append it", runConfig},
 		{"demo", "everything in one process, in time-lapse", runDemo},
 		{"dispatch", "a service: raw beacons to the tenants' topics", runDispatch},
 		{"export", "rows of a store as a rows file", runExport},

@@ -19,7 +19,8 @@ Prints how many late beacons wait for their pass, since when, and when it is due
 of the archive), then the reports of the last plans that the batch has run, the newest first. Below a plan stand the ranges
 of windows that it ran again, with the late beacons that had waited for that, and where each ended: where the runs agree
 again with what later windows have read. Beacons are archived records, sessions those
-that a window changed, late those that the stream left out. The times of map and reduce are sums over tasks, which run side
+that a window changed, late those that the stream left out, approx windows that hold
+sessions which may have begun before anything that is known of them (backfill --approximate). The times of map and reduce are sums over tasks, which run side
 by side: map 80s took 10s with --parallel 8. slowest is the hash range that took longest, with its share of map. Of a plan
 whose tasks ran in several processes the times are those of the last one.
 
@@ -91,14 +92,14 @@ func printReports(stdout io.Writer, waits []tenantWaiting, reports []*batch.Repo
 		return err
 	}
 	w := tabwriter.NewWriter(stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(w, "tenant\tplan\tbegan\twindows\tfrom\tto\tbeacons\tsessions\trows\tlate\ttook\tplan\tmap\treduce\tslowest\t\n")
+	fmt.Fprint(w, "tenant\tplan\tbegan\twindows\tfrom\tto\tbeacons\tsessions\trows\tlate\tapprox\ttook\tplan\tmap\treduce\tslowest\t\n")
 	for _, r := range reports {
 		slowest := "-"
 		if s := r.Slowest; s != nil {
 			slowest = fmt.Sprintf("%d of %d: %s, %d %%", s.Range, r.Ranges, ms(s.TookMS), 100*s.TookMS/max(r.Phases.Map, 1))
 		}
-		fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%s\t%s\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t\n", r.Tenant, r.Generation, timeText(r.Began/1000*1000),
-			r.Windows, timeText(r.First), timeText(r.Last+batch.WindowMS), r.Beacons, r.Sessions, r.Rows, r.Counts.Late,
+		fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\t%s\t\n", r.Tenant, r.Generation, timeText(r.Began/1000*1000),
+			r.Windows, timeText(r.First), timeText(r.Last+batch.WindowMS), r.Beacons, r.Sessions, r.Rows, r.Counts.Late, r.Approximate,
 			ms(r.TookMS), ms(r.Phases.Plan), ms(r.Phases.Map), ms(r.Phases.Reduce), slowest)
 	}
 	if err := w.Flush(); err != nil {
@@ -147,6 +148,9 @@ func reportFields(r *batch.Report) []any {
 		"plan", ms(r.Phases.Plan), "map", ms(r.Phases.Map), "reduce", ms(r.Phases.Reduce)}
 	if s := r.Slowest; s != nil {
 		fields = append(fields, "slowest_range", s.Range, "slowest_took", ms(s.TookMS), "slowest_beacons", s.Beacons)
+	}
+	if r.Approximate > 0 {
+		fields = append(fields, "approximate", r.Approximate)
 	}
 	return fields
 }

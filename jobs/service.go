@@ -23,6 +23,7 @@ import (
 type serviceFlags struct {
 	site, id, layer, listen, partitions string
 	session, ready                      time.Duration
+	opened                              time.Time // when check began to read the site
 	*flag.FlagSet
 }
 
@@ -55,7 +56,8 @@ func (f *serviceFlags) check(usage string, args []string, stderr io.Writer) (s *
 	case f.ready < time.Second || f.ready > 24*time.Hour:
 		return nil, wrongUsage(stderr, f.Name(), "--ready-lag %s is not in 1s to 24h", f.ready), true
 	}
-	s, err := site.Load(f.site)
+	f.opened = time.Now()
+	s, _, err := site.Open(f.site)
 	if err != nil {
 		return nil, failed(stderr, f.Name(), err), true
 	}

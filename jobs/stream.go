@@ -53,39 +53,42 @@ func runStream(ctx context.Context, args []string, _, stderr io.Writer) int {
 	case *stage == 1 && *standby:
 		return wrongUsage(stderr, "stream", "--standby is for stage 2")
 	}
-	health, err := flags.health()
-	if err != nil {
-		return failed(stderr, "stream", err)
-	}
-	defer health.close()
 	log := slog.New(slog.NewTextHandler(stderr, nil))
-	w, err := find(ctx, s, flags.layer, log)
-	if err != nil {
-		return failed(stderr, "stream", err)
-	}
-	var run []func(context.Context) error
-	if *stage != 2 {
-		one, err := w.sessionize(flags, *cold, log)
+	return follow(ctx, flags, s, log, func(ctx context.Context, s *site.Site, fresh func() bool) int {
+		health, err := flags.health()
 		if err != nil {
 			return failed(stderr, "stream", err)
 		}
-		health.sessionize(one)
-		run = append(run, one.Run)
-	}
-	if *stage != 1 {
-		st, err := s.OpenStore(ctx)
+		defer health.close()
+		w, err := find(ctx, s, flags.layer, log)
 		if err != nil {
 			return failed(stderr, "stream", err)
 		}
-		defer st.Close()
-		two, err := w.aggregate(ctx, flags, st, *cold, *standby, log)
-		if err != nil {
-			return failed(stderr, "stream", err)
+		var run []func(context.Context) error
+		if *stage != 2 {
+			one, err := w.sessionize(flags, *cold, log)
+			if err != nil {
+				return failed(stderr, "stream", err)
+			}
+			one.Host.Fresh = fresh
+			health.sessionize(one)
+			run = append(run, one.Run)
 		}
-		health.aggregate(two)
-		run = append(run, two.Run)
-	}
-	return ended(stderr, "stream", together(ctx, run...))
+		if *stage != 1 {
+			st, err := s.OpenStore(ctx)
+			if err != nil {
+				return failed(stderr, "stream", err)
+			}
+			defer st.Close()
+			two, err := w.aggregate(ctx, flags, st, *cold, *standby, log)
+			if err != nil {
+				return failed(stderr, "stream", err)
+			}
+			health.aggregate(two)
+			run = append(run, two.Run)
+		}
+		return ended(stderr, "stream", together(ctx, run...))
+	})
 }
 
 // together runs services side by side until the context ends or one of them fails, and stops all.

@@ -90,6 +90,9 @@ func (f *Folder) group(s *State, g []Event) {
 			newVisit = true
 		}
 	}
+	if !s.Empty {
+		f.cross(s, ts)
+	}
 	newSession := s.Empty
 	if newSession {
 		s.begin(f.Chain, ts, g[0].Tags)
@@ -120,6 +123,14 @@ func (f *Folder) cut(s *State) {
 	f.forget()
 }
 
+// cross takes the state over the edges of splices between its last beacon and ts.
+func (f *Folder) cross(s *State, ts int64) {
+	for _, e := range f.Chain.Crossing(s.LastTS, ts) {
+		s.cross(e)
+		f.forget()
+	}
+}
+
 // forget drops what is remembered of the session at hand from beacon to beacon.
 func (f *Folder) forget() {
 	f.seen = visitorAt{}
@@ -136,8 +147,7 @@ func (f *Folder) markers(s *State, rev *tenant.Rev, g []Event) {
 				}
 				continue
 			}
-			ex := &f.Chain.Exps[a.Inst]
-			if ts < ex.Start || ts >= ex.End {
+			if l := rev.Exp(a.Inst).Life; ts < l.Start || ts >= l.End {
 				continue
 			}
 			if m := s.mark(a.Inst); m != nil {
@@ -147,10 +157,10 @@ func (f *Folder) markers(s *State, rev *tenant.Rev, g []Event) {
 				continue
 			}
 			m := Mark{Inst: a.Inst, Variation: a.Variation, Assigned: ts, Tags: g[0].Tags, FmTags: g[0].Tags}
-			if len(ex.Qualify) == 0 {
+			if len(f.Chain.Exps[a.Inst].Qualify) == 0 {
 				m.IsQualified, m.Qualified = true, ts
 			}
-			m.end, m.life = f.Chain.ScopeEnds(a.Inst, a.Variation, ts)
+			m.end, m.life = f.Chain.ScopeEnds(rev, a.Inst, a.Variation, ts)
 			s.addMark(m)
 		}
 	}
@@ -159,10 +169,10 @@ func (f *Folder) markers(s *State, rev *tenant.Rev, g []Event) {
 		if m.IsQualified {
 			continue
 		}
-		ex := &f.Chain.Exps[m.Inst]
-		if ts >= ex.End {
+		if e := rev.Exp(m.Inst); e == nil || ts >= e.Life.End {
 			continue
 		}
+		ex := &f.Chain.Exps[m.Inst]
 		for k := range g {
 			if !g[k].Holds(rev.CondPos(ex.Qualify[m.Step])) {
 				continue

@@ -99,6 +99,42 @@ func (s *State) Copy(o *State) {
 	s.totals = append(totals[:0], o.totals...)
 }
 
+// cross takes the state over an edge: it keeps what goes on, under the ids that it has from there on.
+func (s *State) cross(e *tenant.Edge) {
+	points := s.Points
+	s.Points = s.Points[:0:0]
+	for _, p := range points {
+		if to := e.Point(p.Inst); to >= 0 {
+			s.Points = append(s.Points, LastSeen{to, p.TS})
+		}
+	}
+	slices.SortFunc(s.Points, func(a, b LastSeen) int { return a.Inst - b.Inst })
+	old := *s
+	s.Marks, s.totals = nil, grow(nil, s.slots)
+	carry := func(to, from []int64) {
+		for i := range to {
+			if k := e.Slot(i); k >= 0 && k < len(from) {
+				to[i] = from[k]
+			}
+		}
+	}
+	carry(s.siteTotals(), old.siteTotals())
+	for i := range old.Marks {
+		m := old.Marks[i]
+		to := e.Exp(m.Inst)
+		if to < 0 {
+			continue
+		}
+		m.Inst = to
+		s.addMark(m)
+		at := slices.IndexFunc(s.Marks, func(x Mark) bool { return x.Inst == to })
+		assigned, fm := s.markTotals(at)
+		oldAssigned, oldFm := old.markTotals(i)
+		carry(assigned, oldAssigned)
+		carry(fm, oldFm)
+	}
+}
+
 // Covers says that every scope of o is one of s, with the same variation and begun no later: of one session, whatever
 // was in a scope of o still is.
 func (s *State) Covers(o *State) bool {
@@ -163,6 +199,7 @@ const (
 	markSiteTotals             // assigned's totals are the site's
 	markSameTags               // FmTags = Tags
 	markSameTotals             // fm's totals are assigned's
+	markOver                   // the variation is known no more
 )
 
 // AppendState appends the state's bytes: equal states, equal bytes.
@@ -244,6 +281,9 @@ func (s *State) markFlags(m *Mark, assigned, fm []int64) int {
 	if slices.Equal(fm, assigned) {
 		flags |= markSameTotals
 	}
+	if m.life <= s.LastTS {
+		flags |= markOver // for the bytes to tell: whoever reads them asks the chain again
+	}
 	if m.IsQualified {
 		flags |= markQualified
 		if m.Qualified == m.Assigned {
@@ -311,7 +351,8 @@ func (s *State) Decode(chain *tenant.Chain, b []byte) error {
 	s.totals = grow(s.totals[:0], s.slots)
 	in.totals(s.siteTotals())
 	n := in.count(4)
-	if n > len(chain.Exps) || in.err != nil {
+	rev := chain.At(s.LastTS)
+	if n > len(chain.Exps) || in.err != nil || rev == nil {
 		return errCorrupt
 	}
 	s.totals = grow(s.totals, 2*n*s.slots)
@@ -359,7 +400,7 @@ func (s *State) Decode(chain *tenant.Chain, b []byte) error {
 		} else {
 			in.totals(fm)
 		}
-		m.end, m.life = chain.ScopeEnds(m.Inst, m.Variation, m.Assigned)
+		m.end, m.life = chain.ScopeEnds(rev, m.Inst, m.Variation, m.Assigned)
 		s.Marks = append(s.Marks, m)
 	}
 	return in.done()

@@ -83,7 +83,7 @@ func corners(d *batch, met map[string]bool) {
 				note("qualified at the ts of the assignment", m.IsQualified && m.Qualified == m.Assigned && len(x.Qualify) > 0)
 				note("qualified later", m.IsQualified && m.Qualified > m.Assigned)
 				note("assigned and never qualified", !m.IsQualified && to == len(run))
-				end, _ := d.chain.ScopeEnds(m.Inst, m.Variation, m.Assigned)
+				end, _ := d.chain.ScopeEnds(rev, m.Inst, m.Variation, m.Assigned)
 				note("a scope ends before the session", end <= ts)
 				step := 0
 				for _, old := range before.Marks {

@@ -2,7 +2,6 @@ package tenant
 
 import (
 	"encoding/json"
-	"fmt"
 	"math"
 	"sort"
 
@@ -12,10 +11,12 @@ import (
 )
 
 // Chain is a tenant's revisions compiled to dense ids. Ids are given out in the order of the revisions and of their
-// files and are never reused, so a chain that grows at its end keeps every id (state and parsed columns stay valid).
+// files, so a chain that grows at its end keeps every id (state and parsed columns stay valid).
 //
 // A definition that ends and begins anew (SPEC 10) has several instances under one name. Markers, totals and "first
-// of" belong to instances; rows belong to names. A Chain is immutable: any number of goroutines may read it.
+// of" belong to instances; rows belong to names. Where a splice divides revisions, what comes after it keeps the ids
+// that it had, though it may have begun anew: an id then has several lives, and Crossing says what goes on.
+// A Chain is immutable: any number of goroutines may read it.
 type Chain struct {
 	Tenant string
 	Revs   []Rev // by From; each in force over [From, To)
@@ -27,6 +28,9 @@ type Chain struct {
 	Groups []Group  // how metrics are laid out in pages of cells
 	Tags   []string // text of each tag set: "device=mobile,login=none"
 	Conds  []*Condition
+
+	spliced bool    // some revision in force is a splice's
+	edges   []*Edge // by revision that they lead to; nil: nothing to do
 
 	tagIDs  map[string]uint32
 	places  map[string]Place
@@ -41,6 +45,13 @@ type Rev struct {
 	From, To int64
 	Cut      int    // revisions of different Cut are divided by a cut (SPEC 10)
 	Digest   uint64 // of everything that parsing under this revision depends on, ids included
+	// StateDigest is of everything that a session's state means whose last beacon is of this revision: Digest, but where
+	// a splice before it has laid out totals otherwise.
+	StateDigest uint64
+
+	object int   // which of the configs it is
+	cloned bool  // its totals are laid out otherwise than when it was appended
+	lives  lives // since when what it lists has been there
 
 	points  map[string]*Point1
 	byInst  []*Point1 // by point instance; nil: not in this revision
@@ -64,11 +75,8 @@ type tag1 struct {
 	radix  int
 }
 
-// PointInst is one instance of a point: its life under one definition.
-type PointInst struct {
-	Name string
-	From int64
-}
+// PointInst is one instance of a point.
+type PointInst struct{ Name string }
 
 // Slot is a running total of a session that some metric needs: the count of a point instance, or the sum of one of
 // its values, over the beacons from From on.
@@ -78,14 +86,18 @@ type Slot struct {
 	From  int64
 }
 
-// ExpInst is one instance of an experiment, active over [Start, End).
+// ExpInst is one instance of an experiment.
 type ExpInst struct {
-	X          int // index into XNames
-	From       int64
-	Start, End int64
-	Qualify    []int // condition ids
-	To         int64 // where the definition is dropped or redefined, whatever its end
-	varying    bool  // some revision of the instance lists fewer variations than the name ever had
+	X       int   // index into XNames
+	Qualify []int // condition ids
+}
+
+// Life is the time that an experiment is there under one definition, active over [Start, End).
+type Life struct {
+	From, To    int64 // where the definition comes, and where it is dropped or redefined, whatever its end
+	Start, End  int64
+	first, last int  // revisions
+	varying     bool // some revision of it lists fewer variations than the name ever had
 }
 
 // XName is an experiment's name with every variation that it ever listed.
@@ -129,6 +141,7 @@ type Pair1 struct {
 type Exp1 struct {
 	Inst   int
 	X      int
+	Life   *Life
 	listed []bool // by variation id
 	vars   map[string]int
 }
@@ -166,44 +179,6 @@ const (
 	maxTagSets = 1 << 20
 	maxVars    = 1 << 12
 )
-
-// Compile compiles the revisions of one tenant, ordered by From, the first of which may have none.
-func Compile(configs []*Config) (*Chain, error) {
-	if len(configs) == 0 {
-		return nil, fmt.Errorf("no revision of any config")
-	}
-	c := &Chain{
-		Tenant:  configs[0].Tenant,
-		Points:  []PointInst{{}},
-		tagIDs:  map[string]uint32{},
-		places:  map[string]Place{},
-		xIDs:    map[string]int{},
-		condIDs: map[string]int{},
-	}
-	c.group("visit", "visit.beta", "visit.end", "bounce", "visit.pages", "visit.seconds")
-	c.group("visitors")
-	b := builder{Chain: c, pairs: map[string]life{}, slots: map[Slot]int{}}
-	for i, cfg := range configs {
-		from, to := int64(math.MinInt64), int64(math.MaxInt64)
-		if cfg.HasFrom {
-			from = cfg.From
-		}
-		if i+1 < len(configs) {
-			if to = configs[i+1].From; to <= from || !configs[i+1].HasFrom {
-				return nil, fmt.Errorf("%s: revisions are not in the order of `from`", c.Tenant)
-			}
-		}
-		if err := b.revision(cfg, from, to); err != nil {
-			return nil, fmt.Errorf("%s: %w", c.Tenant, err)
-		}
-	}
-	b.ends()
-	if len(c.Groups) > maxGroups || len(c.XNames) > maxXNames || len(c.Tags) > maxTagSets {
-		return nil, fmt.Errorf("%s: the chain of revisions has %d metric groups, %d experiment names and %d tag sets; at most %d, %d and %d fit",
-			c.Tenant, len(c.Groups), len(c.XNames), len(c.Tags), maxGroups, maxXNames, maxTagSets)
-	}
-	return c, nil
-}
 
 func (c *Chain) group(names ...string) int {
 	c.Groups = append(c.Groups, Group{Names: names})
@@ -309,24 +284,29 @@ func (r *Rev) CondPos(id int) int { return r.condPos[id] }
 
 // ScopeEnds returns until when the scopes of an experiment instance and a variation, assigned at t, hold beacons
 // (end), and until when they are known at all (life): what a revision drops ends there for good (SPEC 10), also
-// where a later one lists the same name again.
-func (c *Chain) ScopeEnds(inst, variation int, t int64) (end, life int64) {
-	ex := &c.Exps[inst]
-	if !ex.varying {
-		return ex.End, ex.To
+// where a later one lists the same name again. r is the revision in force at the session's last beacon; of an instance
+// that it does not have, both are over.
+func (c *Chain) ScopeEnds(r *Rev, inst, variation int, t int64) (end, life int64) {
+	e := r.Exp(inst)
+	if e == nil {
+		return math.MinInt64, math.MinInt64
+	}
+	l := e.Life
+	if !l.varying {
+		return l.End, l.To
 	}
 	life = t
-	for i := range c.Revs {
+	for i := l.first; i <= l.last; i++ {
 		r := &c.Revs[i]
 		if r.To <= t {
 			continue
 		}
-		if e := r.Exp(inst); e == nil || !e.Listed(variation) {
+		if !r.exps[c.XNames[e.X].Name].Listed(variation) {
 			break
 		}
 		life = r.To
 	}
-	return min(ex.End, life), life
+	return min(l.End, life), life
 }
 
 // Scope ids: 0 is the site; an experiment's name has two, assigned and fm.

@@ -2,55 +2,281 @@ package tenant
 
 import (
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"strings"
 )
 
-// life is a definition that may go on from one revision to the next.
-type life struct {
-	rev  int // the last revision that had it
-	from int64
-}
-
-// valueLife is a value's life within a point instance.
-type valueLife struct {
-	life
-	def Value
-}
+// lives are since when, in ms, what a revision lists has been there under one definition, by name. A pair's is how long
+// it has been listed; its totals may begin later, with those of its sides.
+type lives struct{ points, values, pairs map[string]int64 } // values by "point.value", pairs by "A*B"
 
 type builder struct {
 	*Chain
-	prev   *Rev
-	values map[string]valueLife // "point.value", of the previous revision
-	pairs  map[string]life
-	slots  map[Slot]int
+	base    []Rev // the revisions, each in force until the next one
+	splices []Rev
+	segs    []Rev // what is in force: the revisions with the splices laid over them, in order
+	slots   map[Slot]int
+	before  uint64 // digest of all configs so far
 }
 
-func (b *builder) revision(cfg *Config, from, to int64) error {
-	n := len(b.Revs)
-	r := Rev{Config: cfg, From: from, To: to,
-		points: map[string]*Point1{}, exps: map[string]*Exp1{}, attrs: map[string][]int{}, values: map[string][]int{}}
-	var before uint64
-	if b.prev != nil {
-		before = b.prev.Digest
-		r.Cut = b.prev.Cut
-		if isCut(b.prev.Config, cfg) {
-			r.Cut++
+// Compile compiles the configs of one tenant's chain, in its order: revisions, ordered by From, the first of which may have
+// none, and splices (Config.HasTo) anywhere after the revision that they are first laid over. A splice is in force over
+// [From, To) instead of what was; where it says what a revision said that it is laid over, that revision is in force again.
+func Compile(configs []*Config) (*Chain, error) {
+	b, err := build(configs)
+	if err != nil {
+		return nil, err
+	}
+	b.spliced = len(b.splices) > 0
+	b.Revs = b.segs
+	if !b.spliced {
+		b.link(b.Revs)
+	}
+	return b.checked()
+}
+
+// CompileLive is Compile without what splices change: what the stream and the archive read by, which no longer look at the
+// past. Ids and digests are the same.
+func CompileLive(configs []*Config) (*Chain, error) {
+	b, err := build(configs)
+	if err != nil {
+		return nil, err
+	}
+	b.Revs = b.base
+	b.link(b.Revs)
+	return b.checked()
+}
+
+func (b *builder) checked() (*Chain, error) {
+	c := b.Chain
+	if len(c.Groups) > maxGroups || len(c.XNames) > maxXNames || len(c.Tags) > maxTagSets {
+		return nil, fmt.Errorf("%s: the chain of revisions has %d metric groups, %d experiment names and %d tag sets; at most %d, %d and %d fit",
+			c.Tenant, len(c.Groups), len(c.XNames), len(c.Tags), maxGroups, maxXNames, maxTagSets)
+	}
+	return c, nil
+}
+
+func build(configs []*Config) (*builder, error) {
+	if len(configs) == 0 {
+		return nil, fmt.Errorf("no revision of any config")
+	}
+	c := &Chain{
+		Tenant:  configs[0].Tenant,
+		Points:  []PointInst{{}},
+		tagIDs:  map[string]uint32{},
+		places:  map[string]Place{},
+		xIDs:    map[string]int{},
+		condIDs: map[string]int{},
+	}
+	c.group("visit", "visit.beta", "visit.end", "bounce", "visit.pages", "visit.seconds")
+	c.group("visitors")
+	b := &builder{Chain: c, slots: map[Slot]int{}}
+	for i, cfg := range configs {
+		add := b.append
+		if cfg.HasTo {
+			add = b.splice
+		}
+		if err := add(i, cfg); err != nil {
+			return nil, fmt.Errorf("%s: %w", c.Tenant, err)
 		}
 	}
-	r.Digest = digest(before, cfg)
-	if b.prev != nil {
-		b.open = -1
+	return b, nil
+}
+
+// append adds a revision at the end.
+func (b *builder) append(object int, cfg *Config) error {
+	from := int64(math.MinInt64)
+	var prev *Rev
+	if n := len(b.base); n > 0 {
+		prev = &b.base[n-1]
+		if !cfg.HasFrom || cfg.From <= prev.From {
+			return fmt.Errorf("revisions are not in the order of `from`")
+		}
+		prev.To = cfg.From
 	}
-	b.points(&r, n)
-	b.crosses(&r, n)
-	if err := b.experiments(&r); err != nil {
+	if cfg.HasFrom {
+		from = cfg.From
+	}
+	r, err := b.revision(object, cfg, from, math.MaxInt64, prev, nil)
+	if err != nil {
 		return err
 	}
-	b.operands(&r)
-	b.Revs = append(b.Revs, r)
-	b.prev = &b.Revs[len(b.Revs)-1]
+	b.base = append(b.base, r)
+	b.overlay()
 	return nil
+}
+
+// splice lays a config over what is in force.
+func (b *builder) splice(object int, cfg *Config) error {
+	if len(b.segs) == 0 || !cfg.HasFrom || cfg.From < b.segs[0].From {
+		return fmt.Errorf("a splice begins before the first revision")
+	}
+	var prev, next *Rev
+	for i := range b.segs {
+		s := &b.segs[i]
+		if s.From < cfg.From {
+			prev = s
+		}
+		if s.From <= cfg.To && cfg.To < s.To {
+			next = s
+		}
+	}
+	r, err := b.revision(object, cfg, cfg.From, cfg.To, prev, next)
+	if err != nil {
+		return err
+	}
+	b.splices = append(b.splices, r)
+	b.overlay()
+	return nil
+}
+
+// overlay lays the splices over the revisions.
+func (b *builder) overlay() {
+	b.segs = b.base
+	if len(b.splices) == 0 {
+		return
+	}
+	b.segs = slices.Clone(b.base)
+	for i := range b.splices {
+		s := &b.splices[i]
+		var before, inside, after []Rev
+		for _, r := range b.base {
+			p := *s
+			if r.Config.says(s.Config) {
+				p = r
+			}
+			if p.From, p.To = max(r.From, s.From), min(r.To, s.To); p.From < p.To {
+				inside = append(inside, p)
+			}
+		}
+		for _, r := range b.segs {
+			p := r
+			if p.To = min(r.To, s.From); p.From < p.To {
+				before = append(before, p)
+			}
+			p = r
+			if p.From = max(r.From, s.To); p.From < p.To {
+				after = append(after, p)
+			}
+		}
+		b.segs = nil
+		for _, r := range slices.Concat(before, inside, after) {
+			if n := len(b.segs); n > 0 && b.segs[n-1].object == r.object {
+				b.segs[n-1].To = r.To
+				continue
+			}
+			b.segs = append(b.segs, r)
+		}
+	}
+	for i := range b.segs {
+		b.segs[i].copyExperiments()
+	}
+	b.link(b.segs)
+	b.edges = make([]*Edge, len(b.segs))
+	for i := 1; i < len(b.segs); i++ {
+		if p, r := &b.segs[i-1], &b.segs[i]; p.cloned || r.cloned || !b.neighbours(p.object, r.object) {
+			b.edges[i] = b.edge(p, r)
+		}
+	}
+}
+
+// neighbours says whether two objects are revisions that follow one another: then what begins anew has new ids.
+func (b *builder) neighbours(p, r int) bool {
+	i := slices.IndexFunc(b.base, func(x Rev) bool { return x.object == p })
+	return i >= 0 && i+1 < len(b.base) && b.base[i+1].object == r
+}
+
+// copyExperiments gives the revision experiments of its own, since their lives are.
+func (r *Rev) copyExperiments() {
+	r.exps, r.expInst = maps.Clone(r.exps), slices.Clone(r.expInst)
+	for name, e := range r.exps {
+		own := *e
+		r.exps[name], r.expInst[own.Inst] = &own, &own
+	}
+}
+
+// revision compiles a config. What goes on from prev has the ids that it has there; what does not, and goes on to next, those
+// that it has there.
+func (b *builder) revision(object int, cfg *Config, from, to int64, prev, next *Rev) (Rev, error) {
+	r := Rev{Config: cfg, From: from, To: to, object: object,
+		points: map[string]*Point1{}, exps: map[string]*Exp1{}, attrs: map[string][]int{}, values: map[string][]int{}}
+	r.Digest = digest(b.before, cfg)
+	b.before, r.StateDigest = r.Digest, r.Digest
+	b.open = -1
+	if prev == nil && len(b.base) == 0 {
+		b.open = GroupVisit
+	}
+	r.lives = livesAfter(prev, &r)
+	insts := map[string]int{}
+	for i := range cfg.Points {
+		p := &cfg.Points[i]
+		switch {
+		case prev != nil && samePoint(prev.points[p.Name], p):
+			insts[p.Name] = prev.points[p.Name].Inst
+		case next != nil && samePoint(next.points[p.Name], p):
+			insts[p.Name] = next.points[p.Name].Inst
+		default:
+			insts[p.Name] = len(b.Points)
+			b.Points = append(b.Points, PointInst{Name: p.Name})
+		}
+	}
+	b.tables(&r, insts)
+	if err := b.experiments(&r, prev, next); err != nil {
+		return r, err
+	}
+	b.operands(&r)
+	return r, nil
+}
+
+// livesAfter says since when what r lists has been there, after prev.
+func livesAfter(prev, r *Rev) lives {
+	l := lives{map[string]int64{}, map[string]int64{}, map[string]int64{}}
+	pairs := map[Pair]bool{}
+	if prev != nil {
+		for _, pair := range prev.Config.Cross {
+			pairs[pair] = true
+		}
+	}
+	for i := range r.Config.Points {
+		p := &r.Config.Points[i]
+		var old *Point1
+		l.points[p.Name] = r.From
+		if prev != nil && samePoint(prev.points[p.Name], p) {
+			old = prev.points[p.Name]
+			l.points[p.Name] = prev.lives.points[p.Name]
+		}
+		for _, v := range p.Values {
+			full := p.Name + "." + v.Name
+			l.values[full] = r.From
+			if old != nil && old.has(v) {
+				l.values[full] = prev.lives.values[full]
+			}
+		}
+	}
+	for _, pair := range r.Config.Cross {
+		name := pair.A + "*" + pair.B
+		l.pairs[name] = r.From
+		if pairs[pair] {
+			l.pairs[name] = prev.lives.pairs[name]
+		}
+	}
+	return l
+}
+
+func samePoint(old *Point1, p *Point) bool {
+	return old != nil && old.Page == p.Page && (old.Stat >= 0) == p.Stats
+}
+
+// has says whether the point has a value of that definition.
+func (p *Point1) has(v Value) bool {
+	i, ok := p.index[v.Name]
+	if !ok {
+		return false
+	}
+	o := &p.Values[i]
+	return o.Decimals == v.Decimals && o.Cap == v.Cap && (o.Hist >= 0) == v.Histogram
 }
 
 func isCut(a, b *Config) bool {
@@ -58,38 +284,24 @@ func isCut(a, b *Config) bool {
 		!slices.EqualFunc(a.Tags, b.Tags, func(x, y Tag) bool { return x.Name == y.Name })
 }
 
-func (b *builder) points(r *Rev, n int) {
-	values := map[string]valueLife{}
+// tables compiles the points, values and pairs of a revision, the instances of its points being given.
+func (b *builder) tables(r *Rev, insts map[string]int) {
+	r.points, r.byInst = map[string]*Point1{}, nil
 	for i := range r.Config.Points {
 		p := &r.Config.Points[i]
-		inst := -1
-		if b.prev != nil {
-			if old := b.prev.points[p.Name]; old != nil && old.Page == p.Page && (old.Stat >= 0) == p.Stats {
-				inst = old.Inst
-			}
-		}
-		anew := inst < 0
-		if anew {
-			inst = len(b.Points)
-			b.Points = append(b.Points, PointInst{Name: p.Name, From: r.From})
-		}
+		inst := insts[p.Name]
 		p1 := &Point1{Inst: inst, Page: p.Page, Stat: -1, index: map[string]int{},
 			At: b.place("p/"+p.Name, p.Name, p.Name+".beta", p.Name+".tot", p.Name+".hit", p.Name+".sq")}
 		if p.Stats {
-			p1.Stat = b.slot(Slot{inst, "", b.Points[inst].From})
+			p1.Stat = b.slot(Slot{inst, "", r.lives.points[p.Name]})
 			p1.Counts = append(p1.Counts, p1.Stat)
 		}
 		for j, v := range p.Values {
 			full := p.Name + "." + v.Name
-			l := valueLife{life{n, r.From}, v}
-			if old, ok := b.values[full]; ok && !anew && old.def == v {
-				l.from = old.from
-			}
-			values[full] = l
 			v1 := Value1{Name: v.Name, Decimals: v.Decimals, Cap: v.Cap, Hist: -1, CapSlot: -1,
 				At: b.place("v/"+full, full, full+".cap", full+".cap.sq")}
 			if v.Cap > 0 {
-				v1.CapSlot = b.slot(Slot{inst, v.Name, l.from})
+				v1.CapSlot = b.slot(Slot{inst, v.Name, r.lives.values[full]})
 				v1.Sums = append(v1.Sums, v1.CapSlot)
 			}
 			if v.Histogram {
@@ -104,7 +316,7 @@ func (b *builder) points(r *Rev, n int) {
 		}
 		r.byInst[inst] = p1
 	}
-	b.values = values
+	b.crosses(r)
 }
 
 func (b *builder) slot(s Slot) int {
@@ -134,18 +346,11 @@ func (b *builder) histogram(full string) int {
 	return first
 }
 
-// crosses compiles the pairs. The totals of a pair count from the latest start of its two sides and of the pair.
-func (b *builder) crosses(r *Rev, n int) {
+// crosses compiles the pairs.
+func (b *builder) crosses(r *Rev) {
 	for _, pair := range r.Config.Cross {
-		name := pair.A + "*" + pair.B
-		l, ok := b.pairs[name]
-		if !ok || l.rev != n-1 {
-			l.from = r.From
-		}
-		l.rev = n
-		b.pairs[name] = l
-		from := max(l.from, b.sideFrom(r, pair.A), b.sideFrom(r, pair.B))
-		p := Pair1{At: b.place("x/"+name, name)}
+		from := r.pairFrom(pair)
+		p := Pair1{At: b.place("x/"+pair.A+"*"+pair.B, pair.A+"*"+pair.B)}
 		p.A, p.CapA = b.side(r, pair.A, from)
 		p.B, p.CapB = b.side(r, pair.B, from)
 		pa, _, _ := strings.Cut(pair.A, ".")
@@ -157,11 +362,16 @@ func (b *builder) crosses(r *Rev, n int) {
 	}
 }
 
-func (b *builder) sideFrom(r *Rev, side string) int64 {
+// pairFrom is from when on the totals of a pair count: the latest start of its two sides and of the pair.
+func (r *Rev) pairFrom(p Pair) int64 {
+	return max(r.lives.pairs[p.A+"*"+p.B], r.sideFrom(p.A), r.sideFrom(p.B))
+}
+
+func (r *Rev) sideFrom(side string) int64 {
 	if _, _, isValue := strings.Cut(side, "."); isValue {
-		return b.values[side].from
+		return r.lives.values[side]
 	}
-	return b.Points[r.points[side].Inst].From
+	return r.lives.points[side]
 }
 
 // side returns the slot of one side of a pair, which the side's beacons are made to grow.
@@ -182,7 +392,7 @@ func (b *builder) side(r *Rev, side string, from int64) (slot int, cap int64) {
 	return slot, v.Cap
 }
 
-func (b *builder) experiments(r *Rev) error {
+func (b *builder) experiments(r, prev, next *Rev) error {
 	for i := range r.Config.Experiments {
 		e := &r.Config.Experiments[i]
 		x, ok := b.xIDs[e.Name]
@@ -193,14 +403,14 @@ func (b *builder) experiments(r *Rev) error {
 		}
 		xn := &b.XNames[x]
 		inst := -1
-		if b.prev != nil {
-			if old := b.prev.exps[e.Name]; old != nil && sameExperiment(b.prev.Config, e, r.From) {
-				inst = old.Inst
-			}
-		}
-		if inst < 0 {
+		switch {
+		case prev != nil && sameExperiment(prev, e, r.From):
+			inst = prev.exps[e.Name].Inst
+		case next != nil && next.exps[e.Name] != nil && sameExperiment(r, next.experiment(e.Name), next.From):
+			inst = next.exps[e.Name].Inst
+		default:
 			inst = len(b.Exps)
-			ex := ExpInst{X: x, From: r.From, Start: max(e.Start, r.From)}
+			ex := ExpInst{X: x}
 			for _, src := range e.Qualify {
 				id, err := b.condition(src)
 				if err != nil {
@@ -246,13 +456,25 @@ func (b *builder) experiments(r *Rev) error {
 	return nil
 }
 
+// experiment is the config of an experiment that the revision has, nil if it has none of that name.
+func (r *Rev) experiment(name string) *Experiment {
+	i := slices.IndexFunc(r.Config.Experiments, func(o Experiment) bool { return o.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &r.Config.Experiments[i]
+}
+
 // sameExperiment says whether e goes on with the definition that the previous revision has under its name: moving
 // the end of an experiment that has not ended is no change, moving that of one that has is (SPEC 10).
-func sameExperiment(before *Config, e *Experiment, from int64) bool {
-	i := slices.IndexFunc(before.Experiments, func(o Experiment) bool { return o.Name == e.Name })
-	old := &before.Experiments[i]
-	ended := old.End <= from && old.End != e.End
-	return old.Start == e.Start && slices.Equal(old.Qualify, e.Qualify) && !ended
+func sameExperiment(before *Rev, e *Experiment, from int64) bool {
+	old := before.experiment(e.Name)
+	return old != nil && old.goesOn(e, from)
+}
+
+func (x *Experiment) goesOn(e *Experiment, from int64) bool {
+	ended := x.End <= from && x.End != e.End
+	return x.Start == e.Start && slices.Equal(x.Qualify, e.Qualify) && !ended
 }
 
 func (b *builder) condition(src string) (int, error) {
@@ -267,34 +489,6 @@ func (b *builder) condition(src string) (int, error) {
 	b.Conds = append(b.Conds, cond)
 	b.condIDs[src] = id
 	return id, nil
-}
-
-// ends sets when each experiment instance stops being active, and whether its variations vary.
-func (b *builder) ends() {
-	for i := range b.Exps {
-		ex := &b.Exps[i]
-		ended := false
-		for k := range b.Revs {
-			r := &b.Revs[k]
-			e1 := r.Exp(i)
-			if e1 == nil {
-				continue
-			}
-			ex.To = r.To
-			if len(e1.vars) < len(b.XNames[ex.X].Variations) {
-				ex.varying = true
-			}
-			if ended {
-				continue
-			}
-			j := slices.IndexFunc(r.Config.Experiments, func(o Experiment) bool { return o.Name == b.XNames[ex.X].Name })
-			ex.End = r.To
-			if end := r.Config.Experiments[j].End; end <= r.To {
-				ex.End = max(end, r.From)
-				ended = true
-			}
-		}
-	}
 }
 
 // operands lists what the conditions and tags read, once each. Tags read the attr of their name, `device` and

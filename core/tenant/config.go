@@ -2,7 +2,10 @@
 // chain of revisions compiled to dense ids (Chain), which is all that parsing and folding ever look at (SPEC 10).
 package tenant
 
-import "math"
+import (
+	"math"
+	"reflect"
+)
 
 // Open ends of an experiment's interval when the config names none, in ms since the epoch.
 const (
@@ -16,6 +19,9 @@ type Config struct {
 	Tenant  string
 	HasFrom bool  // false: in force from the beginning of time
 	From    int64 // full minute; meaningful only with HasFrom
+	// A splice is in force until To, a full minute, and then what was in force before it was laid over that.
+	HasTo bool  `json:",omitempty"` // digests of revisions are made from the JSON
+	To    int64 `json:",omitempty"`
 
 	Retention, VisitGap, SessionTTL, Lateness, MaxAge, MaxSkew int64
 	MaxEventsPerMinute                                         int
@@ -24,6 +30,17 @@ type Config struct {
 	Points      []Point      // in the order of the file
 	Cross       []Pair       // in the order of the file
 	Experiments []Experiment // in the order of the file
+}
+
+// Equal says whether two configs say the same.
+func (c *Config) Equal(o *Config) bool { return reflect.DeepEqual(c, o) }
+
+// says is whether two configs are the same but for the time that they are in force.
+func (c *Config) says(o *Config) bool {
+	a, b := *c, *o
+	a.HasFrom, a.From, a.HasTo, a.To = false, 0, false, 0
+	b.HasFrom, b.From, b.HasTo, b.To = false, 0, false, 0
+	return a.Equal(&b)
 }
 
 // Tag is a tag and its allowed values, in the order of the file. `none` and `other` are implied.

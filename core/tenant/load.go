@@ -54,7 +54,7 @@ type revision struct {
 	file     string
 	cfg      *Config
 	tenant   int            // line
-	from     int            // line; 0: none
+	from, to int            // line; 0: none
 	decimals map[string]int // line by "point.value"
 }
 
@@ -93,7 +93,7 @@ func (l *loader) failLine(line int, format string, args ...any) {
 
 func (l *loader) config(n *yaml.Node) {
 	c := l.cfg
-	keys := l.keys(n, "the config", "tenant", "from", "retention", "visit_gap", "session_ttl", "lateness", "max_age",
+	keys := l.keys(n, "the config", "tenant", "from", "to", "retention", "visit_gap", "session_ttl", "lateness", "max_age",
 		"max_skew", "max_events_per_minute", "tags", "points", "cross", "experiments")
 	if t, ok := keys["tenant"]; ok {
 		l.tenant = t.value.Line
@@ -104,6 +104,15 @@ func (l *loader) config(n *yaml.Node) {
 	if f, ok := keys["from"]; ok {
 		l.from = f.value.Line
 		c.From, c.HasFrom = l.minute(f.value, "from")
+	}
+	if t, ok := keys["to"]; ok {
+		l.to = t.value.Line
+		c.To, c.HasTo = l.minute(t.value, "to")
+		if _, ok := keys["from"]; !ok {
+			l.fail(t.value, "`to` without `from`: a splice is in force from one to the other")
+		} else if c.HasTo && c.HasFrom && c.To <= c.From {
+			l.fail(t.value, "`to` is not after `from`")
+		}
 	}
 	l.durations(keys)
 	c.MaxEventsPerMinute = 600

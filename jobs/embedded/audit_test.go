@@ -34,7 +34,7 @@ func auditOf(t *testing.T, p *Pipeline, layer string, from, to int64) *batch.Aud
 	for _, c := range progress {
 		closed = min(closed, c.ClosedBefore)
 	}
-	a := &batch.Audit{Job: p.Job(), Store: p.Store, Temp: blob.NewMem(), Layer: layer, Closed: closed, From: from, To: to,
+	a := &batch.Audit{Job: p.Job(), Live: p.Job().Chain, Store: p.Store, Temp: blob.NewMem(), Layer: layer, Closed: closed, From: from, To: to,
 		Back: 48 * 3600 * 1000}
 	report, err := a.Run(ctx)
 	if err != nil {

@@ -358,7 +358,7 @@ func (l *loader) tenants(s *Site) {
 			l.failAt([]any{"tenants", i, "config"}, "%w", err)
 			return
 		}
-		t.Chain = chain
+		t.Chain, t.Spliced = chain, chain
 		for g := range t.Groups {
 			take([]any{"tenants", i}, s.BeaconsTopic(chain.Tenant, g), "tenant "+chain.Tenant)
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"tandem/core/tenant"
+	"tandem/schemas/configs"
 	"tandem/schemas/wire"
 )
 
@@ -61,10 +62,13 @@ type Raw struct {
 
 // Tenant is a tenant whose beacons are taken.
 type Tenant struct {
-	Config     string        `yaml:"config"`     // a file, or a folder of revisions
-	Partitions int32         `yaml:"partitions"` // of each of its beacons topics
-	Groups     int           `yaml:"groups"`     // beacons topics that its sessions are spread over
-	Chain      *tenant.Chain `yaml:"-"`
+	Config     string `yaml:"config"`     // a file, or a folder of revisions: what its chain begins with
+	Partitions int32  `yaml:"partitions"` // of each of its beacons topics
+	Groups     int    `yaml:"groups"`     // beacons topics that its sessions are spread over
+
+	Chain   *tenant.Chain  `yaml:"-"` // as the stream and the archive read by it
+	Spliced *tenant.Chain  `yaml:"-"` // as the batch does, with what splices say of the past
+	Configs *configs.Chain `yaml:"-"` // in storage; nil as Load leaves it, ReadChains reads it
 }
 
 // Metrics is the topic between the stages of the stream, less the layer.

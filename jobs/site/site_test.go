@@ -66,7 +66,7 @@ func TestLoadDefaults(t *testing.T) {
 	}
 	want := &Site{DC: "dc1", Kafka: Kafka{Brokers: []string{"k:9092"}, Replication: 3},
 		Raw:     []Raw{{"beacons.raw", wire.KindLive, "dc1", 4}},
-		Tenants: []Tenant{{at("shop.yaml"), 4, 1, chain}},
+		Tenants: []Tenant{{Config: at("shop.yaml"), Partitions: 4, Groups: 1, Chain: chain, Spliced: chain}},
 		Dead:    "beacons.dead", Metrics: Metrics{"metrics", 2}, Tick: time.Minute, LateEvery: 24 * time.Hour,
 		Blobs: at("blobs"), Checkpoints: at("blobs"), Store: Store{Pebble: at("store")}}
 	if !reflect.DeepEqual(s, want) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 )
 
 // Errors that callers decide on. They come wrapped, with the name of the object: test with errors.Is.
@@ -46,6 +47,9 @@ type Store interface {
 	Get(name string) ([]byte, error)
 	// Open gives random access to an object, or ErrNotFound. The caller closes the reader.
 	Open(name string) (Reader, error)
+	// Created returns when the object came to be, by the storage's clock, or ErrNotFound. Copying a store to another place
+	// gives its objects other times.
+	Created(name string) (time.Time, error)
 	// List returns the names that begin with prefix, in byte order. The prefix may end inside a part; "" lists
 	// everything. No match is an empty list.
 	List(prefix string) ([]string, error)

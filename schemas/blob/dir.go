@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // tempFolder holds objects that are being written, and what a crash left of them. Its leading dot keeps it out of every
@@ -135,6 +136,21 @@ func (d *Dir) Open(name string) (Reader, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return &dirReader{File: f, size: info.Size()}, nil
+}
+
+// Created implements Store: it is when the file was last written, and it is written once.
+func (d *Dir) Created(name string) (time.Time, error) {
+	if err := CheckName(name); err != nil {
+		return time.Time{}, err
+	}
+	info, err := os.Lstat(d.path(name))
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), err == nil && !info.Mode().IsRegular():
+		return time.Time{}, fmt.Errorf("%s: %w", name, ErrNotFound)
+	case err != nil:
+		return time.Time{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return info.ModTime(), nil
 }
 
 type dirReader struct {

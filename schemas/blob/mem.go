@@ -6,19 +6,25 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // Mem is a Store in memory, for tests and the demo. It is gone with the process.
 type Mem struct {
 	mu      sync.RWMutex
-	objects map[string][]byte
+	objects map[string]memObject
 	// folders outlive their objects, as they do in Dir.
 	folders map[string]struct{}
 }
 
+type memObject struct {
+	data    []byte
+	created time.Time
+}
+
 // NewMem returns an empty store.
 func NewMem() *Mem {
-	return &Mem{objects: map[string][]byte{}, folders: map[string]struct{}{}}
+	return &Mem{objects: map[string]memObject{}, folders: map[string]struct{}{}}
 }
 
 // Create implements Store.
@@ -47,39 +53,45 @@ func (m *Mem) Create(name string, data []byte) error {
 			m.folders[name[:i]] = struct{}{}
 		}
 	}
-	m.objects[name] = held
+	m.objects[name] = memObject{held, time.Now()}
 	return nil
 }
 
 // Get implements Store.
 func (m *Mem) Get(name string) ([]byte, error) {
-	data, err := m.find(name)
+	o, err := m.find(name)
 	if err != nil {
 		return nil, err
 	}
-	return append([]byte{}, data...), nil
+	return append([]byte{}, o.data...), nil
 }
 
 // Open implements Store.
 func (m *Mem) Open(name string) (Reader, error) {
-	data, err := m.find(name)
+	o, err := m.find(name)
 	if err != nil {
 		return nil, err
 	}
-	return Bytes(data), nil
+	return Bytes(o.data), nil
 }
 
-func (m *Mem) find(name string) ([]byte, error) {
+// Created implements Store.
+func (m *Mem) Created(name string) (time.Time, error) {
+	o, err := m.find(name)
+	return o.created, err
+}
+
+func (m *Mem) find(name string) (memObject, error) {
 	if err := CheckName(name); err != nil {
-		return nil, err
+		return memObject{}, err
 	}
 	m.mu.RLock()
 	defer m.mu.RUnlock()
-	data, ok := m.objects[name]
+	o, ok := m.objects[name]
 	if !ok {
-		return nil, fmt.Errorf("%s: %w", name, ErrNotFound)
+		return memObject{}, fmt.Errorf("%s: %w", name, ErrNotFound)
 	}
-	return data, nil
+	return o, nil
 }
 
 // List implements Store.

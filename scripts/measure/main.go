@@ -52,6 +52,7 @@ var stages = []stage{
 	{"batch-reparse", "the same from raw payloads", batchReparse},
 	{"replay-stream", "whole replay, stream only", replayStream},
 	{"replay-batch", "whole replay, archive and batch only", replayBatch},
+	{"backfill", "readers and the stream beside a throttled backfill, and without", beside},
 	{"idle", "2 million idle sessions: bytes and garbage collection", idle},
 }
 

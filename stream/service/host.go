@@ -53,7 +53,10 @@ type Host struct {
 	Fixed      []broker.Partition // not empty: these, and no group
 	// Open opens the owner of a partition and says from which offset it reads.
 	Open func(ctx context.Context, s *Seat) (Owner, int64, error)
-	Log  *slog.Logger
+	// Fresh says whether the configs that owners go by are known as of late, so that records may be read now; while not, owners
+	// wait. Nil: always.
+	Fresh func() bool
+	Log   *slog.Logger
 
 	retry    time.Duration // wait before the second attempt to open an owner, doubled for each more; 0: 200 ms
 	feed     *broker.Feed

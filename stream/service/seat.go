@@ -147,6 +147,9 @@ func (s *Seat) serve() error {
 		if err != nil || recs == nil {
 			return err
 		}
+		if !s.fresh() {
+			return nil
+		}
 		s.alive()
 		err = owner.Handle(s.ctx, recs)
 		s.busy.Store(0)
@@ -160,6 +163,23 @@ func (s *Seat) serve() error {
 		// Not after an error: what was written and not acknowledged may still be on its way.
 		broker.Recycle(recs)
 	}
+}
+
+// freshEvery is how often an owner asks whether it may go on.
+const freshEvery = 50 * time.Millisecond
+
+// fresh waits until records may be read, and says no if the owner is to let go before.
+func (s *Seat) fresh() bool {
+	for s.host.Fresh != nil && !s.host.Fresh() {
+		select {
+		case <-s.left:
+			return false
+		case <-s.ctx.Done():
+			return false
+		case <-time.After(freshEvery):
+		}
+	}
+	return true
 }
 
 // push takes what was read, and says whether the partition is to be paused.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"tandem/schemas/blob"
 )
@@ -25,6 +26,7 @@ func Run(t *testing.T, open func(t *testing.T) blob.Store) {
 		{"caller's bytes", callersBytes},
 		{"missing", missing},
 		{"open", openReader},
+		{"created", created},
 		{"list", list},
 		{"delete", deleteObject},
 		{"bad names", badNames},
@@ -73,6 +75,25 @@ func createAndRead(t *testing.T, s blob.Store) {
 	} {
 		mustCreate(t, s, name, data)
 		mustHold(t, s, name, data)
+	}
+}
+
+func created(t *testing.T, s blob.Store) {
+	_, err := s.Created("a/b")
+	wantErr(t, "Created of a name that is free", err, blob.ErrNotFound)
+	before := time.Now().Add(-2 * time.Second) // the storage may tell whole seconds
+	mustCreate(t, s, "a/b", "x")
+	_, err = s.Created("a")
+	wantErr(t, "Created of a folder", err, blob.ErrNotFound)
+	_, err = s.Created("../a")
+	wantErr(t, "Created of a bad name", err, blob.ErrName)
+	first, err := s.Created("a/b")
+	if err != nil || first.Before(before) || first.After(time.Now().Add(2*time.Second)) {
+		t.Errorf("created at %s, %v; it is %s", first, err, time.Now())
+	}
+	wantErr(t, "Create again", s.Create("a/b", []byte("y")), blob.ErrExists)
+	if again, err := s.Created("a/b"); err != nil || !again.Equal(first) {
+		t.Errorf("created at %s, and asked again at %s, %v", first, again, err)
 	}
 }
 

@@ -201,6 +201,18 @@ func (s *Store) stat(name string) (minio.ObjectInfo, error) {
 	return info, err
 }
 
+// Created implements blob.Store.
+func (s *Store) Created(name string) (time.Time, error) {
+	if err := blob.CheckName(name); err != nil {
+		return time.Time{}, err
+	}
+	info, err := s.stat(name)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return info.LastModified, nil
+}
+
 // Get implements blob.Store.
 func (s *Store) Get(name string) ([]byte, error) {
 	if err := blob.CheckName(name); err != nil {
