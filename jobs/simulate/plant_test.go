@@ -1,0 +1,404 @@
+package simulate
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"tandem/core/oracle"
+	"tandem/core/oracle/worlds"
+	"tandem/core/tenant"
+	"tandem/jobs/embedded"
+	"tandem/schemas/blob"
+	"tandem/schemas/store"
+	"tandem/schemas/wire"
+	"tandem/stream/broker"
+	"tandem/stream/failover"
+)
+
+// options are what a seed draws before anything happens. Shrinking makes them smaller.
+type options struct {
+	Seed                   uint64
+	Centres                int
+	Raw, Shards, Metrics   int32
+	Processes              int // of a role in a data centre
+	TickMS, AheadMS        int64
+	StepMS                 int64 // most time between two side effects
+	CheckpointTicks        int
+	ArchiveRows            int
+	Ranges                 int
+	Poll                   int
+	Standby                bool
+	GateBytes              int
+	Rate                   float64 // of faults
+	Readers, Batches       int
+	Retick, Doubled, Moves bool            // the tick changes; producers send again; the active layer moves
+	Off                    map[string]bool // faults left out
+	Most                   int             // faults at most
+}
+
+func pick[T any](r *rand.Rand, from ...T) T { return from[r.IntN(len(from))] }
+
+// draw draws the options of a seed, for records that take so long.
+func draw(seed uint64, horizon int64) options {
+	r := rand.New(rand.NewPCG(seed, 0x6f7074))
+	o := options{Seed: seed, Centres: pick(r, 1, 1, 2), Raw: pick[int32](r, 1, 1, 2), Shards: pick[int32](r, 1, 2, 3), Metrics: pick[int32](r, 1, 2),
+		Processes: pick(r, 1, 2), CheckpointTicks: pick(r, 0, 1, 1, 2, 5), ArchiveRows: pick(r, 1, 3, 10, 1000), Ranges: pick(r, 1, 1, 2, 5),
+		Poll: pick(r, 1, 5, 30), Standby: r.IntN(2) == 0, GateBytes: pick(r, 1000, 100_000, 512<<20), Rate: pick(r, .3, 1, 1, 3),
+		Readers: pick(r, 1, 2), Batches: pick(r, 1, 1, 2), Retick: r.IntN(4) == 0, Doubled: r.IntN(2) == 0, Moves: r.IntN(2) == 0, Most: 1 << 30}
+	ticks := []int64{1000, 10_000, 60_000, 300_000, 1_800_000, 7_200_000}
+	ticks = slices.DeleteFunc(ticks, func(ms int64) bool { return horizon/ms > 120 && ms < 7_200_000 })
+	o.TickMS = pick(r, ticks[:min(3, len(ticks))]...)
+	o.AheadMS = pick(r, o.TickMS, 300_000, 3_600_000)
+	o.StepMS = max(o.TickMS/pick[int64](r, 50, 200, 1000), 1)
+	return o
+}
+
+// plant is all of it.
+type plant struct {
+	*sim
+	world   worlds.World
+	configs []*tenant.Config
+	chain   *tenant.Chain
+	metrics *metrics
+	centres []*centre
+	last    int64 // the last record's time
+	end     int64 // heartbeats go on until then
+	readers []*reader
+	passing []*proc // those that end when faults do
+	checks  *checks
+}
+
+func (s *sim) beating() bool { return s.now <= s.plant.end }
+
+// run runs a world under the options; the sim that it returns has ended, and says what was found.
+func run(w worlds.World, opt options, telling bool) *sim {
+	s := newSim(opt)
+	s.telling = telling
+	defer s.end()
+	configs, err := w.Chain()
+	if err != nil {
+		return s
+	}
+	chain, err := tenant.Compile(configs)
+	if err != nil {
+		return s
+	}
+	p := &plant{sim: s, world: w, configs: configs, chain: chain, metrics: newMetrics(s), checks: newChecks()}
+	s.plant = p
+	recs := slices.Clone(w.Records)
+	slices.SortStableFunc(recs, func(a, b oracle.Record) int {
+		return cmp.Or(cmp.Compare(a.Ingest, b.Ingest), bytes.Compare(a.Payload, b.Payload))
+	})
+	if len(recs) == 0 {
+		return s
+	}
+	s.now = max(recs[0].Ingest-60_000, 0)
+	p.last = recs[len(recs)-1].Ingest + 10_000
+	p.end = p.last
+	for i := range opt.Centres {
+		p.centres = append(p.centres, newCentre(s, i, chain, p.metrics))
+	}
+	p.metrics.active = store.Active{Tenant: chain.Tenant, Layer: p.centres[0].layer, Seq: 1}
+	p.watch()
+	p.produce(recs)
+	p.operate()
+	for s.now < p.last && s.bad == nil {
+		p.mischief()
+		if !s.turn() {
+			break
+		}
+	}
+	if s.bad == nil {
+		p.drain()
+	}
+	return s
+}
+
+// produce has the records come at their time by the broker's clock; some are delayed, some sent twice since their first
+// acknowledgement was lost.
+func (p *plant) produce(recs []oracle.Record) {
+	s := p.sim
+	for _, r := range recs {
+		c := p.centres[s.r.IntN(len(p.centres))]
+		part := s.r.Int32N(s.opt.Raw)
+		at := r.Ingest - c.skew[part]
+		if s.opt.Doubled && s.r.IntN(20) == 0 {
+			at += s.r.Int64N(300_000)
+		}
+		send := func() {
+			c.kafka.append(broker.Record{Topic: rawTopic, Partition: part, Value: r.Payload})
+		}
+		s.at(at, send)
+		p.last = max(p.last, at+10_000)
+		if s.opt.Doubled && s.r.IntN(15) == 0 {
+			other := p.centres[s.r.IntN(len(p.centres))]
+			again := s.r.Int32N(s.opt.Raw)
+			at += s.r.Int64N(20_000)
+			s.at(at, func() {
+				s.tell("sent again:")
+				other.kafka.append(broker.Record{Topic: rawTopic, Partition: again, Value: r.Payload})
+			})
+			p.last = max(p.last, at+10_000)
+		}
+	}
+	p.end = p.last
+}
+
+// mischief is what goes wrong by itself: processes are killed or stopped, partitions move.
+func (p *plant) mischief() {
+	s := p.sim
+	if s.fault("kill", .002) {
+		c := pick(s.r, p.centres...)
+		role := pick(s.r, roleDispatch, roleStream, roleStream, roleArchive)
+		if all := c.procs[role]; len(all) > 0 {
+			c.kill(pick(s.r, all...))
+		}
+	}
+	if s.fault("pause", .004) {
+		th := pick(s.r, s.threads...)
+		th.paused = s.now + s.r.Int64N(pick(s.r, 1, s.opt.TickMS/4+1, s.opt.TickMS, 5*s.opt.TickMS))
+		s.tell("%s is stopped until %s", th.name, clock(th.paused))
+	}
+	if s.fault("lose", .002) {
+		pick(s.r, pick(s.r, p.centres...).seats...).lose()
+	}
+	if s.fault("revoke", .002) {
+		if x := pick(s.r, pick(s.r, p.centres...).seats...); x.now != nil {
+			s.tell("%s %s/%d is to let go", x.c.name, x.kind, x.n)
+			x.now.leaving = true
+		}
+	}
+	if s.opt.Retick && s.fault("retick", .001) {
+		c := pick(s.r, p.centres...)
+		c.tickMS = max(s.opt.TickMS*pick[int64](s.r, 1, 2, 3, 6)/pick[int64](s.r, 1, 2), 1)
+		s.tell("%s: the tick is %d ms from now on", c.name, c.tickMS)
+	}
+}
+
+// operate starts what is run from time to time: the batch, failovers, readers.
+func (p *plant) operate() {
+	s := p.sim
+	every := max((p.last-s.now)/pick[int64](s.r, 3, 8, 20), 1000)
+	for i := range s.opt.Batches {
+		p.batch(i, every)
+	}
+	for i := range s.opt.Readers {
+		p.reader(i, every)
+	}
+	if s.opt.Moves && len(p.centres) > 1 {
+		p.operator(every)
+	}
+}
+
+// batch is a batch that cron starts, killed and started again.
+func (p *plant) batch(n int, every int64) {
+	s, c := p.sim, p.centres[0]
+	proc := &proc{name: fmt.Sprintf("%s.batch%d", c.name, n)}
+	p.passing = append(p.passing, proc)
+	s.spawn(proc, proc.name, func(*thread) error {
+		for !s.quiet {
+			if err := s.sleep(s.r.Int64N(2 * every)); err != nil {
+				return err
+			}
+			if s.quiet {
+				break
+			}
+			ctx := context.Background()
+			var err error
+			switch j := c.job(); s.r.IntN(3) {
+			case 0:
+				err = p.tasks(ctx)
+			case 1:
+				_, err = j.RunOnce(ctx)
+			default:
+				err = j.Run(ctx)
+			}
+			if err := s.current.gone(); err != nil {
+				return err
+			}
+			if err != nil {
+				s.tell("the batch ends: %v", err)
+			}
+			if !expected(err) {
+				s.found("errors: batch: %v", err)
+			}
+		}
+		return nil
+	}, nil)
+	if s.opt.Rate > 0 {
+		for at := s.now; at < p.last; at += every * 3 {
+			s.at(at+s.r.Int64N(every*3), func() {
+				if !s.quiet && !proc.dead && !s.opt.Off["kill"] && s.r.IntN(2) == 0 {
+					s.tell("%s is killed", proc.name)
+					s.kill(proc)
+					p.batch(n, every)
+				}
+			})
+		}
+	}
+}
+
+// tasks runs a plan as a scheduler does: maps in shares, then reduces.
+func (p *plant) tasks(ctx context.Context) error {
+	j := p.centres[0].job()
+	plan, a, err := j.Plan(ctx)
+	if err != nil || plan == nil {
+		return err
+	}
+	n := 1 + p.r.IntN(len(plan.Bounds))
+	for _, i := range p.r.Perm(n) {
+		if err := j.MapPart(ctx, plan, a, i, n); err != nil {
+			return err
+		}
+	}
+	for _, w := range plan.Windows {
+		if err := j.ReduceWindow(ctx, plan, w.Window); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// operator moves the active layer.
+func (p *plant) operator(every int64) {
+	s := p.sim
+	proc := &proc{name: "operator"}
+	p.passing = append(p.passing, proc)
+	s.spawn(proc, proc.name, func(*thread) error {
+		for !s.quiet {
+			if err := s.sleep(s.r.Int64N(3 * every)); err != nil {
+				return err
+			}
+			c := pick(s.r, p.centres...)
+			// The time that a promotion takes is that of its attempts: each is asked for under the same sequence.
+			at := time.UnixMilli(s.now)
+			for range 5 {
+				_, _, err := failover.Promote(context.Background(), p.metrics, failover.Change{Tenant: p.chain.Tenant, Layer: c.layer,
+					Partitions: int(s.opt.Metrics), Lag: pick[int64](s.r, 0, 5, 60), Wait: 1, Now: func() time.Time { return at }})
+				if err := s.current.gone(); err != nil {
+					return err
+				}
+				s.tell("promote %s: %v", c.layer, err)
+				if err == nil || errors.Is(err, failover.ErrBehind) {
+					break
+				}
+				if !expected(err) && !errors.Is(err, failover.ErrSilent) {
+					s.found("errors: promote: %v", err)
+				}
+				if err := s.sleep(c.tickMS / 2); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}, nil)
+}
+
+// drain lets time pass without faults until nothing is open, and then runs the batch to its end.
+func (p *plant) drain() {
+	s := p.sim
+	s.quiet = true
+	s.tell("no faults any more")
+	for _, th := range s.threads {
+		th.paused = min(th.paused, s.now+s.opt.TickMS)
+	}
+	for _, proc := range p.passing {
+		s.kill(proc)
+	}
+	p.end = s.now + 10_000 + embedded.Closing(p.chain) + 20*s.opt.TickMS // a tick may be six times as long meanwhile
+	for _, c := range p.centres {
+		c.beatMS = max((p.end-s.now)/8, 1)
+		for _, x := range c.seats { // some begin anew without any fault
+			if x.now != nil && s.r.IntN(3) == 0 {
+				x.now.leaving = true
+			}
+		}
+	}
+	limit := s.steps + 400_000
+	for s.bad == nil && s.turn() {
+		if s.steps > limit {
+			s.found("stuck: it does not come to rest; now %s, the end of heartbeats was %s", clock(s.now), clock(p.end))
+		}
+		if s.now > p.end && !p.moving() {
+			break
+		}
+	}
+	if s.bad != nil {
+		return
+	}
+	proc := &proc{name: "dc1.last batch"}
+	var err error
+	s.spawn(proc, proc.name, func(*thread) error {
+		err = p.centres[0].job().Run(context.Background())
+		return err
+	}, nil)
+	for len(proc.threads) > 0 && s.bad == nil && s.turn() {
+		if s.steps > limit {
+			s.found("stuck: the batch does not come to an end")
+		}
+	}
+	if err != nil {
+		s.found("errors: the last batch: %v", err)
+	}
+	if s.bad == nil {
+		p.checkAll()
+	}
+}
+
+// moving says whether anything is left to read.
+func (p *plant) moving() bool {
+	for _, th := range p.threads {
+		if !th.background && (th.paused > p.now || th.until < 1<<62 || th.ready != nil && th.ready()) {
+			return true
+		}
+	}
+	return len(p.events) > 0
+}
+
+// watch sets what is checked while things happen.
+func (p *plant) watch() {
+	for _, c := range p.centres {
+		c.kafka.checked = func(part broker.Partition, r *broker.Record) {
+			if part.Topic == metricsTopic {
+				p.message(c, part, r)
+			}
+		}
+		c.blobs.changed = func(name string, is, other []byte) { p.checks.recreated(p.sim, c, name, is, other) }
+	}
+	p.metrics.covered = p.snapshot
+}
+
+// message checks a metrics message as it is appended: equal version, equal value.
+func (p *plant) message(c *centre, part broker.Partition, r *broker.Record) {
+	m, err := wire.ReadMessage(r.Value)
+	if err != nil {
+		p.found("messages: %s: %v", c.kafka.place(part, r.Offset), err)
+		return
+	}
+	if m.Marker {
+		return
+	}
+	err = m.Rows(func(row *wire.Row) error {
+		name := [...]string{"site.", "assigned.", "fm."}[row.Scope] + row.Metric
+		p.metrics.place[placeKey{c.layer, row.Experiment, name}] = part.Partition
+		k := messageKey{c.name, m.Partition, m.Generation, m.Offset, m.Minute, row.Experiment, name, row.Part}
+		value := fmt.Sprint(row.Parts, row.Cells)
+		if was, ok := p.checks.messages[k]; ok && was != value {
+			p.found("versions: %s, shard %d, version %d.%d of %s %s, minute %s, stands for two values: %s and %s", c.name, m.Partition, m.Generation,
+				m.Offset, row.Experiment, name, minuteText(m.Minute), was, value)
+		}
+		p.checks.messages[k] = value
+		return nil
+	})
+	if err != nil {
+		p.found("messages: %s: %v", c.kafka.place(part, r.Offset), err)
+	}
+}
+
+var _ blob.Store = (*blobs)(nil)
