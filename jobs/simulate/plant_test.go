@@ -307,6 +307,9 @@ func (p *plant) drain() {
 	s.tell("no faults any more")
 	for _, th := range s.threads {
 		th.paused = min(th.paused, s.now+s.opt.TickMS)
+		if th.ready != nil {
+			th.until = s.now // heartbeats go on
+		}
 	}
 	for _, proc := range p.passing {
 		s.kill(proc)
@@ -314,6 +317,9 @@ func (p *plant) drain() {
 	p.end = s.now + 10_000 + embedded.Closing(p.chain) + 20*s.opt.TickMS // a tick may be six times as long meanwhile
 	for _, c := range p.centres {
 		c.beatMS = max((p.end-s.now)/8, 1)
+		for _, proc := range c.procs[roleDispatch] {
+			proc.beat = 0
+		}
 		for _, x := range c.seats { // some begin anew without any fault
 			if x.now != nil && s.r.IntN(3) == 0 {
 				x.now.leaving = true
