@@ -19,6 +19,7 @@ var (
 	seeds = flag.Int("seeds", 40, "number of seeds that are run")
 	seed  = flag.Uint64("seed", 1, "the first seed")
 	tell  = flag.Bool("tell", false, "print the story of each seed")
+	small = flag.Bool("shrink", true, "shrink what fails, and tell its story")
 )
 
 // slow is how long a seed may take without being named.
@@ -29,11 +30,12 @@ func TestSimulate(t *testing.T) {
 	lanes := runtime.GOMAXPROCS(0)
 	began := time.Now()
 	var done, steps atomic.Int64
+	var failed atomic.Bool
 	t.Run("seeds", func(t *testing.T) {
 		for lane := range lanes {
 			t.Run(fmt.Sprint(lane), func(t *testing.T) {
 				t.Parallel()
-				for n := lane; n < *seeds; n += lanes {
+				for n := lane; n < *seeds && !failed.Load(); n += lanes {
 					s := *seed + uint64(n)
 					w := worldOf(s)
 					opt := draw(s, horizon(w))
@@ -48,6 +50,10 @@ func TestSimulate(t *testing.T) {
 						fmt.Fprintln(os.Stderr, x.tellStory(1<<30))
 					}
 					if x.bad != nil {
+						failed.Store(true)
+						if !*small {
+							t.Fatalf("seed %d, the %dth: %v", s, n+1, x.bad)
+						}
 						t.Fatalf("seed %d: %v\n%s", s, x.bad, explain(w, opt, x.bad))
 					}
 				}
