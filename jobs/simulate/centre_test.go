@@ -25,8 +25,19 @@ const (
 	rawTopic     = "beacons.raw"
 	deadTopic    = "beacons.dead"
 	metricsTopic = "metrics.stream"
-	beaconsTopic = "beacons.t.0"
+	tailTopic    = "beacons.t.0" // of the first tenant: what dispatchers hear of each other
 )
+
+// shop is a tenant: its configs, and its topic.
+type shop struct {
+	name    string
+	configs []*tenant.Config
+	chain   *tenant.Chain
+	topic   string
+}
+
+// horizonMS is the longest that nobody is there for a partition at the start.
+const horizonMS = 2 * 3600_000
 
 // Roles of processes.
 const (
@@ -43,7 +54,7 @@ type centre struct {
 	kafka   *kafka
 	blobs   *blobs
 	metrics *metrics
-	chain   *tenant.Chain
+	shops   []*shop
 	tickMS  int64
 	standby bool
 
@@ -74,7 +85,8 @@ type seat struct {
 	c     *centre
 	role  string
 	p     broker.Partition
-	n     int // source, shard or partition
+	shop  *shop // of a shard and an archiver
+	n     int   // source, shard or partition
 	epoch int
 	now   *tenure
 	kind  string
@@ -95,8 +107,8 @@ type tenure struct {
 // fenced says that the group does not take commits of the tenure.
 func (t *tenure) fenced() bool { return t.epoch != t.seat.epoch || t.of.dead }
 
-func newCentre(s *sim, i int, chain *tenant.Chain, m *metrics) *centre {
-	c := &centre{s: s, name: fmt.Sprintf("dc%d", i+1), chain: chain, metrics: m, tickMS: s.opt.TickMS, standby: i > 0 && s.opt.Standby,
+func newCentre(s *sim, i int, shops []*shop, m *metrics) *centre {
+	c := &centre{s: s, name: fmt.Sprintf("dc%d", i+1), shops: shops, metrics: m, tickMS: s.opt.TickMS, standby: i > 0 && s.opt.Standby,
 		mirrored: map[broker.Partition]int64{}, procs: map[string][]*process{}, beatMS: s.opt.TickMS, counts: map[string]int64{}}
 	c.layer = "stream." + c.name
 	c.kafka, c.blobs = newKafka(s, c.name), newBlobs(s)
@@ -117,19 +129,21 @@ func newCentre(s *sim, i int, chain *tenant.Chain, m *metrics) *centre {
 		c.skew = append(c.skew, skew)
 		c.kafka.clock[broker.Partition{Topic: rawTopic, Partition: p}] = func() int64 { return s.now + skew }
 	}
-	add := func(role, kind string, p broker.Partition, n int) {
-		c.seats = append(c.seats, &seat{c: c, role: role, kind: kind, p: p, n: n})
+	add := func(role, kind string, p broker.Partition, n int, x *shop) {
+		c.seats = append(c.seats, &seat{c: c, role: role, kind: kind, p: p, n: n, shop: x})
 	}
 	for n, p := range c.raws {
-		add(roleDispatch, "raw", p, n)
+		add(roleDispatch, "raw", p, n, nil)
 	}
-	for n := range s.opt.Shards {
-		p := broker.Partition{Topic: beaconsTopic, Partition: n}
-		add(roleStream, "shard", p, int(n))
-		add(roleArchive, "archive", p, int(n))
+	for _, x := range shops {
+		for n := range s.opt.Shards {
+			p := broker.Partition{Topic: x.topic, Partition: n}
+			add(roleStream, "shard", p, int(n), x)
+			add(roleArchive, "archive", p, int(n), x)
+		}
 	}
 	for n := range s.opt.Metrics {
-		add(roleStream, "aggregate", broker.Partition{Topic: metricsTopic, Partition: n}, int(n))
+		add(roleStream, "aggregate", broker.Partition{Topic: metricsTopic, Partition: n}, int(n), nil)
 	}
 	for _, role := range []string{roleDispatch, roleStream, roleArchive} {
 		for range s.opt.Processes {
@@ -137,6 +151,10 @@ func newCentre(s *sim, i int, chain *tenant.Chain, m *metrics) *centre {
 		}
 	}
 	for _, x := range c.seats {
+		if s.opt.Slow && s.r.IntN(3) == 0 { // nobody is there for it yet
+			s.at(s.now+s.r.Int64N(pick(s.r, c.tickMS, 5*c.tickMS, horizonMS)), func() { c.take(x) })
+			continue
+		}
 		c.take(x)
 	}
 	for dc := range s.opt.Centres {
@@ -159,7 +177,7 @@ func (c *centre) start(role string) {
 		p.teller.SetSources(c.sources)
 		s.spawn(p.proc, p.name, func(*thread) error { return p.dispatch() }, nil)
 	case roleStream:
-		p.gate = service.NewGate(c.metrics, c.layer, []string{c.chain.Tenant}, c.standby, batch.WindowMS/60000, slog.New(slog.DiscardHandler))
+		p.gate = service.NewGate(c.metrics, c.layer, c.names(), c.standby, batch.WindowMS/60000, slog.New(slog.DiscardHandler))
 		p.gate.Limit = s.opt.GateBytes
 		if c.standby {
 			s.spawn(p.proc, p.name+" gate", func(th *thread) error {
@@ -176,7 +194,18 @@ func (c *centre) start(role string) {
 }
 
 func (c *centre) routes() map[string]*dispatch.Route {
-	return map[string]*dispatch.Route{c.chain.Tenant: {Chain: c.chain, Topics: []string{beaconsTopic}, Partitions: c.s.opt.Shards}}
+	routes := map[string]*dispatch.Route{}
+	for _, x := range c.shops {
+		routes[x.name] = &dispatch.Route{Chain: x.chain, Topics: []string{x.topic}, Partitions: c.s.opt.Shards}
+	}
+	return routes
+}
+
+func (c *centre) names() (all []string) {
+	for _, x := range c.shops {
+		all = append(all, x.name)
+	}
+	return all
 }
 
 // take gives a seat to one of the processes.
@@ -289,9 +318,9 @@ func (t *tenure) feed(from int64) ([]broker.Record, error) {
 
 func (t *tenure) shard() error {
 	c := t.c
-	w, err := sessionize.Open(sessionize.Config{Layer: c.layer, Topic: beaconsTopic, TopicID: beaconsTopic, Partition: t.p.Partition,
+	w, err := sessionize.Open(sessionize.Config{Layer: c.layer, Topic: t.p.Topic, TopicID: t.p.Topic, Partition: t.p.Partition,
 		MetricsTopic: metricsTopic, MetricsPartitions: int(c.s.opt.Metrics), TickMS: c.tickMS, CheckpointTicks: c.s.opt.CheckpointTicks},
-		c.chain, c.blobs, c.kafka, func(offset int64) ([]byte, error) { return c.kafka.payload(t.p, offset) })
+		t.shop.chain, c.blobs, c.kafka, func(offset int64) ([]byte, error) { return c.kafka.payload(t.p, offset) })
 	if err != nil {
 		return err
 	}
@@ -304,34 +333,37 @@ func (t *tenure) shard() error {
 		if err := w.Handle(context.Background(), recs); err != nil {
 			return err
 		}
-		c.counts[fmt.Sprintf("late.clock %s %d", c.name, t.n)] = w.Shard.Counts.LateClock
+		c.counts[fmt.Sprintf("late.clock %s %s/%d", c.name, t.p.Topic, t.n)] = w.Shard.Counts.LateClock
 	}
 	return nil
 }
 
 func (t *tenure) aggregate() error {
-	c, s, tenantName := t.c, t.c.s, t.c.chain.Tenant
+	c, s := t.c, t.c.s
 	g := group("stream", t.p)
 	from, _, err := c.kafka.committed(g)
 	if err != nil {
 		return err
 	}
-	all, err := c.metrics.Progress(context.Background(), c.layer, tenantName)
-	if err != nil {
-		return err
-	}
 	closed := map[string]int64{}
-	for _, x := range all {
-		if x.Partition == t.p.Partition {
-			closed[tenantName] = x.ClosedBefore
+	cfg := aggregate.Config{Layer: c.layer, Partition: t.p.Partition}
+	for _, shop := range c.shops {
+		all, err := c.metrics.Progress(context.Background(), c.layer, shop.name)
+		if err != nil {
+			return err
 		}
+		for _, x := range all {
+			if x.Partition == t.p.Partition {
+				closed[shop.name] = x.ClosedBefore
+			}
+		}
+		revs := shop.chain.Revs
+		cfg.Tenants = append(cfg.Tenants, aggregate.Tenant{Name: shop.name, Shards: int(s.opt.Shards), RetentionMS: revs[len(revs)-1].Config.Retention})
+		s.tell("aggregate %d begins at %d, %s is closed before %s", t.n, from, shop.name, minuteText(closed[shop.name]))
 	}
-	s.tell("aggregate %d begins at %d, closed before %s", t.n, from, minuteText(closed[tenantName]))
 	part := t.of.gate.Part(t.p.Partition, maps.Clone(closed), maps.Clone(closed), func(offset int64) { c.kafka.commit(g, offset, t.fenced) })
 	defer part.Close()
-	revs := c.chain.Revs
-	w := &aggregate.Worker{Store: part, Commits: part, State: aggregate.New(aggregate.Config{Layer: c.layer, Partition: t.p.Partition,
-		Tenants: []aggregate.Tenant{{Name: tenantName, Shards: int(s.opt.Shards), RetentionMS: revs[len(revs)-1].Config.Retention}}}, from, closed)}
+	w := &aggregate.Worker{Store: part, Commits: part, State: aggregate.New(cfg, from, closed)}
 	for !t.leaving {
 		recs, err := t.feed(w.State.Offset)
 		if err != nil || len(recs) == 0 {
@@ -346,8 +378,8 @@ func (t *tenure) aggregate() error {
 
 func (t *tenure) archive() error {
 	c := t.c
-	a, err := archive.Open(archive.Config{Topic: beaconsTopic, TopicID: beaconsTopic, Partition: t.p.Partition, Partitions: c.s.opt.Shards,
-		MaxRows: c.s.opt.ArchiveRows, MaxBytes: archive.DefaultBytes}, c.chain, c.blobs)
+	a, err := archive.Open(archive.Config{Topic: t.p.Topic, TopicID: t.p.Topic, Partition: t.p.Partition, Partitions: c.s.opt.Shards,
+		MaxRows: c.s.opt.ArchiveRows, MaxBytes: archive.DefaultBytes}, t.shop.chain, c.blobs)
 	if err != nil {
 		return err
 	}
@@ -397,9 +429,9 @@ func (c *centre) mirror(dc int) {
 	}
 }
 
-// job is the batch over this data centre's archive.
-func (c *centre) job() *batch.Job {
-	return &batch.Job{Chain: c.chain, Topics: []batch.Topic{{Name: beaconsTopic, ID: beaconsTopic, Partitions: c.s.opt.Shards}}, Blobs: c.blobs,
+// job is the batch of a tenant over this data centre's archive.
+func (c *centre) job(x *shop) *batch.Job {
+	return &batch.Job{Chain: x.chain, Topics: []batch.Topic{{Name: x.topic, ID: x.topic, Partitions: c.s.opt.Shards}}, Blobs: c.blobs,
 		Store: c.metrics, Digest: archive.ParseDigest, Ranges: c.s.opt.Ranges, Parallel: 1}
 }
 

@@ -25,19 +25,23 @@ type checks struct {
 }
 
 type messageKey struct {
-	centre                      string
+	centre, topic               string
 	shard                       int32
 	generation, version, minute int64
 	experiment, metric          string
 	part                        int
 }
 
-type coverKey struct{ window, generation int64 }
+type coverKey struct {
+	tenant             string
+	window, generation int64
+}
 
 // sight is a minute of one answer of a reader.
 type sight struct {
 	reader string
 	at     int64
+	tenant string
 	layer  string
 	minute int64
 	rows   map[string]int64
@@ -57,18 +61,18 @@ func (k *checks) recreated(s *sim, c *centre, name string, _, _ []byte) {
 
 // snapshot keeps what the store holds of a window when its coverage is written.
 func (p *plant) snapshot(c store.Coverage) {
-	p.checks.covers[coverKey{c.Window, c.Generation}] = p.linesOf(batchLayer(c.Generation), c.Window, c.Window+30)
+	p.checks.covers[coverKey{c.Tenant, c.Window, c.Generation}] = p.linesOf(c.Tenant, batchLayer(c.Generation), c.Window, c.Window+30)
 }
 
-// linesOf are the rows of a layer that are not zero, as lines of a rows file without the value.
-func (p *plant) linesOf(layer string, from, to int64) map[string]int64 {
+// linesOf are the rows of a tenant in a layer that are not zero, as lines of a rows file without the value.
+func (p *plant) linesOf(tenant, layer string, from, to int64) map[string]int64 {
 	lines := map[string]int64{}
 	th, quiet := p.current, p.quiet
 	p.current, p.quiet = nil, true
 	defer func() { p.current, p.quiet = th, quiet }()
-	err := embedded.Values(context.Background(), p.metrics, p.chain.Tenant, from, to, func(l string, _ int64) bool { return l == layer }, func(v *embedded.Value) error {
+	err := embedded.Values(context.Background(), p.metrics, tenant, from, to, func(l string, _ int64) bool { return l == layer }, func(v *embedded.Value) error {
 		if v.Value != 0 {
-			lines[v.Name(p.chain.Tenant)+"\t"+v.Tags+"\t"+fmt.Sprint(v.Minute)] = v.Value
+			lines[v.Name(tenant)+"\t"+v.Tags+"\t"+fmt.Sprint(v.Minute)] = v.Value
 		}
 		return nil
 	})
@@ -93,9 +97,9 @@ func (p *plant) raw() (records []oracle.Record) {
 }
 
 // expect gives the oracle's rows, by line.
-func (p *plant) expect(stream bool) map[string]int64 {
+func (p *plant) expect(x *shop, stream bool) map[string]int64 {
 	lines := map[string]int64{}
-	for row, v := range oracle.Run(p.configs, p.raw(), stream).Rows {
+	for row, v := range oracle.Run(x.configs, p.raw(), stream).Rows {
 		if v != 0 {
 			lines[row.Name+"\t"+row.Tags+"\t"+fmt.Sprint(row.Minute)] = v
 		}
@@ -134,64 +138,75 @@ func every(int64) bool { return true }
 
 // checkAll holds the outcome against the oracle once nothing is open any more.
 func (p *plant) checkAll() {
-	stream, all := p.expect(true), p.expect(false)
-	last := int64(0)
-	for _, want := range []map[string]int64{stream, all} {
-		for line := range want {
-			last = max(last, minuteOf(line))
-		}
-	}
-	covered := func(minute int64) bool { _, ok := p.metrics.coverage[minute-minute%30]; return ok }
-	for _, c := range p.centres {
-		if c.standby {
-			continue // it wrote some of it, or none
-		}
-		if at := p.metrics.complete(c.layer); at <= last {
-			p.found("stuck: %s is complete before %s, and the last row is of %s", c.layer, minuteText(at), minuteText(last))
-			return
-		}
-		p.compare("stream: layer "+c.layer, stream, p.linesOf(c.layer, 0, store.MaxMinute), every)
-	}
-	for line := range all {
-		if !covered(minuteOf(line)) {
-			p.found("stuck: window of minute %s is not covered", minuteText(minuteOf(line)))
-			return
-		}
-	}
-	got := map[string]int64{}
-	for w, c := range p.metrics.coverage {
-		maps.Copy(got, p.linesOf(batchLayer(c.Generation), w, w+30))
-	}
-	p.compare("batch", all, got, every)
-	for _, x := range p.checks.seen {
-		p.compare(fmt.Sprintf("reader: %s, at %s in layer %s", x.reader, clock(x.at), x.layer), stream, x.rows, func(m int64) bool { return m == x.minute })
-		if p.bad != nil {
-			return
+	for _, x := range p.shops {
+		if p.bad == nil {
+			p.checkTenant(x)
 		}
 	}
 	for _, c := range p.centres {
-		p.chainOf(c)
+		p.chainsOf(c)
 		for name, n := range c.counts {
 			if n > 0 && len(p.centres) == 1 { // mirrors copy records again, with times that are passed
 				p.found("stream: %s is %d", name, n)
 			}
 		}
 	}
-	p.merged(all)
+}
+
+func (p *plant) checkTenant(x *shop) {
+	stream, all := p.expect(x, true), p.expect(x, false)
+	last := int64(0)
+	for _, want := range []map[string]int64{stream, all} {
+		for line := range want {
+			last = max(last, minuteOf(line))
+		}
+	}
+	for _, c := range p.centres {
+		if c.standby {
+			continue // it wrote some of it, or none
+		}
+		if at := p.metrics.complete(x.name, c.layer); at <= last {
+			p.found("stuck: %s of %s is complete before %s, and the last row is of %s", c.layer, x.name, minuteText(at), minuteText(last))
+			return
+		}
+		p.compare("stream: layer "+c.layer, stream, p.linesOf(x.name, c.layer, 0, store.MaxMinute), every)
+	}
+	for line := range all {
+		minute := minuteOf(line)
+		if _, ok := p.metrics.coverage[windowKey{x.name, minute - minute%30}]; !ok {
+			p.found("stuck: window of minute %s of %s is not covered", minuteText(minute), x.name)
+			return
+		}
+	}
+	got := map[string]int64{}
+	for k, c := range p.metrics.coverage {
+		if k.tenant == x.name {
+			maps.Copy(got, p.linesOf(x.name, batchLayer(c.Generation), k.window, k.window+30))
+		}
+	}
+	p.compare("batch", all, got, every)
+	for _, y := range p.checks.seen {
+		if y.tenant == x.name && p.bad == nil {
+			p.compare(fmt.Sprintf("reader: %s, at %s in layer %s", y.reader, clock(y.at), y.layer), stream, y.rows, func(m int64) bool { return m == y.minute })
+		}
+	}
+	if p.bad == nil {
+		p.merged(x, all)
+	}
 }
 
 // merged is what a reader sees in the end.
-func (p *plant) merged(all map[string]int64) {
-	v, err := embedded.Resolve(context.Background(), p.metrics, p.chain.Tenant)
+func (p *plant) merged(x *shop, all map[string]int64) {
+	v, err := embedded.Resolve(context.Background(), p.metrics, x.name)
 	if err != nil {
 		p.found("reader: %v", err)
 		return
 	}
 	got := map[string]int64{}
 	for layer, from := range layersOf(v, all) {
-		for line, x := range p.linesOf(layer, 0, store.MaxMinute) {
+		for line, v := range p.linesOf(x.name, layer, 0, store.MaxMinute) {
 			if from[minuteOf(line)] {
-				got[line] = x
+				got[line] = v
 			}
 		}
 	}
@@ -224,60 +239,55 @@ type manifest struct {
 	Windows   []archive.Window   `json:"windows"`
 }
 
-// chainOf checks the manifests of a data centre: no gap, no overlap, and every beacon of the topic in them, once, but for
+// chainsOf checks the manifests of a data centre.
+func (p *plant) chainsOf(c *centre) {
+	for _, x := range p.shops {
+		for n := range p.opt.Shards {
+			p.chainOf(c, broker.Partition{Topic: x.topic, Partition: n})
+		}
+	}
+}
+
+// chainOf checks the manifests of a partition: no gap, no overlap, and every beacon of the topic in them, once, but for
 // those that a dispatcher sent again.
-func (p *plant) chainOf(c *centre) {
-	for n := range p.opt.Shards {
-		part := broker.Partition{Topic: beaconsTopic, Partition: n}
-		names, _ := quietBlobs{c.blobs}.List(fmt.Sprintf("manifests/%s/%d/", beaconsTopic, n))
-		if len(names) == 0 {
-			names, _ = quietBlobs{c.blobs}.List(fmt.Sprintf("manifests/%s/", beaconsTopic))
-			names = slices.DeleteFunc(names, func(name string) bool { return strings.HasSuffix(name, "partitions.json") })
+func (p *plant) chainOf(c *centre, part broker.Partition) {
+	names, _ := quietBlobs{c.blobs}.List(fmt.Sprintf("manifests/%s/%d/", part.Topic, part.Partition))
+	next := int64(0)
+	held := map[int64]bool{}
+	for _, name := range names { // by first offset
+		data, err := c.blobs.find(name)
+		var m manifest
+		if err == nil {
+			_, err = sealed.Unmarshal(data, &m)
 		}
-		var chain []manifest
-		for _, name := range names {
-			data, err := c.blobs.find(name)
-			var m manifest
-			if err == nil {
-				_, err = sealed.Unmarshal(data, &m)
-			}
-			if err != nil {
-				p.found("archive: %s: %v", name, err)
-				return
-			}
-			if m.Partition == n {
-				chain = append(chain, m)
-			}
+		if err != nil {
+			p.found("archive: %s: %v", name, err)
+			return
 		}
-		slices.SortFunc(chain, func(a, b manifest) int { return int(a.First - b.First) })
-		next := int64(0)
-		held := map[int64]bool{}
-		for _, m := range chain {
-			if m.First != next {
-				p.found("archive: %s: a manifest begins at %d, the one before ended at %d", c.kafka.place(part, 0), m.First, next)
-			}
-			next = m.Next
-			for _, f := range m.Files {
-				p.fileRows(c, f, m.First, m.Next, held)
-			}
+		if m.First != next {
+			p.found("archive: %s: a manifest begins at %d, the one before ended at %d", c.kafka.place(part, 0), m.First, next)
 		}
-		told := map[int]int64{}
-		for _, r := range c.kafka.logs[part] {
-			if r.Offset >= next {
-				break
+		next = m.Next
+		for _, f := range m.Files {
+			p.fileRows(c, f, m.First, m.Next, held)
+		}
+	}
+	told := map[int]int64{}
+	for _, r := range c.kafka.logs[part] {
+		if r.Offset >= next {
+			break
+		}
+		if _, ok := r.Header(wire.HeaderProgress); ok {
+			progress, _ := wire.ReadProgress(r.Value)
+			for _, a := range progress.At {
+				told[a.Source] = max(told[a.Source], a.Offset)
 			}
-			if _, ok := r.Header(wire.HeaderProgress); ok {
-				progress, _ := wire.ReadProgress(r.Value)
-				for _, a := range progress.At {
-					told[a.Source] = max(told[a.Source], a.Offset)
-				}
-				continue
-			}
-			o, _ := r.Header(wire.HeaderOrigin)
-			origin, _ := wire.ReadOrigin(o)
-			if !held[r.Offset] && origin.Offset >= told[origin.Source] {
-				p.found("archive: %s is in no file", c.kafka.place(part, r.Offset))
-			}
+			continue
+		}
+		o, _ := r.Header(wire.HeaderOrigin)
+		origin, _ := wire.ReadOrigin(o)
+		if !held[r.Offset] && origin.Offset >= told[origin.Source] {
+			p.found("archive: %s is in no file", c.kafka.place(part, r.Offset))
 		}
 	}
 }

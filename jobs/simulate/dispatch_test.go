@@ -13,7 +13,7 @@ import (
 // far as pacing allows, tells of progress, hears of others', and writes heartbeats.
 func (p *process) dispatch() error {
 	c, s := p.c, p.c.s
-	tail := broker.Partition{Topic: beaconsTopic}
+	tail := broker.Partition{Topic: tailTopic}
 	for {
 		did := false
 		for _, t := range slices.Clone(p.raw) {

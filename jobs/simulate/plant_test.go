@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"tandem/core/oracle"
@@ -37,7 +38,9 @@ type options struct {
 	GateBytes              int
 	Rate                   float64 // of faults
 	Readers, Batches       int
+	Tenants                int
 	Retick, Doubled, Moves bool            // the tick changes; producers send again; the active layer moves
+	Slow                   bool            // some partitions have no owner at first
 	Off                    map[string]bool // faults left out
 	Most                   int             // faults at most
 }
@@ -50,7 +53,8 @@ func draw(seed uint64, horizon int64) options {
 	o := options{Seed: seed, Centres: pick(r, 1, 1, 2), Raw: pick[int32](r, 1, 1, 2), Shards: pick[int32](r, 1, 2, 3), Metrics: pick[int32](r, 1, 2),
 		Processes: pick(r, 1, 2), CheckpointTicks: pick(r, 0, 1, 1, 2, 5), ArchiveRows: pick(r, 1, 3, 10, 1000), Ranges: pick(r, 1, 1, 2, 5),
 		Poll: pick(r, 1, 5, 30), Standby: r.IntN(2) == 0, GateBytes: pick(r, 1000, 100_000, 512<<20), Rate: pick(r, .3, 1, 1, 3),
-		Readers: pick(r, 1, 2), Batches: pick(r, 1, 1, 2), Retick: r.IntN(4) == 0, Doubled: r.IntN(2) == 0, Moves: r.IntN(2) == 0, Most: 1 << 30}
+		Readers: pick(r, 1, 2), Batches: pick(r, 1, 1, 2), Retick: r.IntN(4) == 0, Doubled: r.IntN(2) == 0, Moves: r.IntN(2) == 0,
+		Slow: r.IntN(3) == 0, Tenants: pick(r, 1, 1, 1, 2), Most: 1 << 30}
 	ticks := []int64{1000, 10_000, 60_000, 300_000, 1_800_000, 7_200_000}
 	ticks = slices.DeleteFunc(ticks, func(ms int64) bool { return horizon/ms > 120 && ms < 7_200_000 })
 	o.TickMS = pick(r, ticks[:min(3, len(ticks))]...)
@@ -63,8 +67,7 @@ func draw(seed uint64, horizon int64) options {
 type plant struct {
 	*sim
 	world   worlds.World
-	configs []*tenant.Config
-	chain   *tenant.Chain
+	shops   []*shop
 	metrics *metrics
 	centres []*centre
 	last    int64 // the last record's time
@@ -81,17 +84,27 @@ func run(w worlds.World, opt options, telling bool) *sim {
 	s := newSim(opt)
 	s.telling = telling
 	defer s.end()
-	configs, err := w.Chain()
-	if err != nil {
-		return s
+	p := &plant{sim: s, world: w, metrics: newMetrics(s), checks: newChecks()}
+	for _, name := range []string{"t", "u"}[:opt.Tenants] {
+		x := &shop{name: name, topic: "beacons." + name + ".0"}
+		var err error
+		if x.configs, err = named(w, name).Chain(); err != nil {
+			return s
+		}
+		if x.chain, err = tenant.Compile(x.configs); err != nil {
+			return s
+		}
+		p.shops = append(p.shops, x)
 	}
-	chain, err := tenant.Compile(configs)
-	if err != nil {
-		return s
-	}
-	p := &plant{sim: s, world: w, configs: configs, chain: chain, metrics: newMetrics(s), checks: newChecks()}
 	s.plant = p
 	recs := slices.Clone(w.Records)
+	for _, x := range p.shops[1:] { // the same traffic once more, not all of it
+		for i, r := range named(w, x.name).Records {
+			if i%3 > 0 {
+				recs = append(recs, r)
+			}
+		}
+	}
 	slices.SortStableFunc(recs, func(a, b oracle.Record) int {
 		return cmp.Or(cmp.Compare(a.Ingest, b.Ingest), bytes.Compare(a.Payload, b.Payload))
 	})
@@ -102,9 +115,11 @@ func run(w worlds.World, opt options, telling bool) *sim {
 	p.last = recs[len(recs)-1].Ingest + 10_000
 	p.end = p.last
 	for i := range opt.Centres {
-		p.centres = append(p.centres, newCentre(s, i, chain, p.metrics))
+		p.centres = append(p.centres, newCentre(s, i, p.shops, p.metrics))
 	}
-	p.metrics.active = store.Active{Tenant: chain.Tenant, Layer: p.centres[0].layer, Seq: 1}
+	for _, x := range p.shops {
+		p.metrics.active[x.name] = store.Active{Tenant: x.name, Layer: p.centres[0].layer, Seq: 1}
+	}
 	p.watch()
 	p.produce(recs)
 	p.operate()
@@ -118,6 +133,19 @@ func run(w worlds.World, opt options, telling bool) *sim {
 		p.drain()
 	}
 	return s
+}
+
+// named is the world of another tenant.
+func named(w worlds.World, name string) worlds.World {
+	out := worlds.World{Seed: w.Seed}
+	for _, text := range w.Configs {
+		out.Configs = append(out.Configs, strings.Replace(text, "tenant: t\n", "tenant: "+name+"\n", 1))
+	}
+	for _, r := range w.Records {
+		r.Payload = bytes.Replace(r.Payload, []byte(`"tenant":"t"`), []byte(`"tenant":"`+name+`"`), 1)
+		out.Records = append(out.Records, r)
+	}
+	return out
 }
 
 // produce has the records come at their time by the broker's clock; some are delayed, some sent twice since their first
@@ -211,9 +239,10 @@ func (p *plant) batch(n int, every int64) {
 			}
 			ctx := context.Background()
 			var err error
-			switch j := c.job(); s.r.IntN(3) {
+			x := pick(s.r, p.shops...)
+			switch j := c.job(x); s.r.IntN(3) {
 			case 0:
-				err = p.tasks(ctx)
+				err = p.tasks(ctx, x)
 			case 1:
 				_, err = j.RunOnce(ctx)
 			default:
@@ -245,8 +274,8 @@ func (p *plant) batch(n int, every int64) {
 }
 
 // tasks runs a plan as a scheduler does: maps in shares, then reduces.
-func (p *plant) tasks(ctx context.Context) error {
-	j := p.centres[0].job()
+func (p *plant) tasks(ctx context.Context, x *shop) error {
+	j := p.centres[0].job(x)
 	plan, a, err := j.Plan(ctx)
 	if err != nil || plan == nil {
 		return err
@@ -275,16 +304,21 @@ func (p *plant) operator(every int64) {
 			if err := s.sleep(s.r.Int64N(3 * every)); err != nil {
 				return err
 			}
-			c := pick(s.r, p.centres...)
+			c, x := pick(s.r, p.centres...), pick(s.r, p.shops...)
 			// The time that a promotion takes is that of its attempts: each is asked for under the same sequence.
-			at := time.UnixMilli(s.now)
+			at, lag := time.UnixMilli(s.now), pick[int64](s.r, 0, 5, 60)
 			for range 5 {
-				_, _, err := failover.Promote(context.Background(), p.metrics, failover.Change{Tenant: p.chain.Tenant, Layer: c.layer,
-					Partitions: int(s.opt.Metrics), Lag: pick[int64](s.r, 0, 5, 60), Wait: 1, Now: func() time.Time { return at }})
+				seen := p.metrics.complete(x.name, p.metrics.active[x.name].Layer)
+				was, now, err := failover.Promote(context.Background(), p.metrics, failover.Change{Tenant: x.name, Layer: c.layer,
+					Partitions: int(s.opt.Metrics), Lag: lag, Wait: 1, Now: func() time.Time { return at }})
 				if err := s.current.gone(); err != nil {
 					return err
 				}
-				s.tell("promote %s: %v", c.layer, err)
+				s.tell("promote %s for %s: %v", c.layer, x.name, err)
+				if is := p.metrics.complete(x.name, c.layer); err == nil && was != now && is < seen-lag {
+					s.found("failover: %s is active for %s and complete before %s, readers had seen minutes closed before %s, and it may lag by %d", c.layer, x.name,
+						minuteText(is), minuteText(seen), lag)
+				}
 				if err == nil || errors.Is(err, failover.ErrBehind) {
 					break
 				}
@@ -314,7 +348,7 @@ func (p *plant) drain() {
 	for _, proc := range p.passing {
 		s.kill(proc)
 	}
-	p.end = s.now + 10_000 + embedded.Closing(p.chain) + 20*s.opt.TickMS // a tick may be six times as long meanwhile
+	p.end = s.now + 10_000 + embedded.Closing(p.shops[0].chain) + 20*s.opt.TickMS // a tick may be six times as long meanwhile
 	for _, c := range p.centres {
 		c.beatMS = max((p.end-s.now)/8, 1)
 		for _, proc := range c.procs[roleDispatch] {
@@ -341,7 +375,11 @@ func (p *plant) drain() {
 	proc := &proc{name: "dc1.last batch"}
 	var err error
 	s.spawn(proc, proc.name, func(*thread) error {
-		err = p.centres[0].job().Run(context.Background())
+		for _, x := range p.shops {
+			if err = p.centres[0].job(x).Run(context.Background()); err != nil {
+				break
+			}
+		}
 		return err
 	}, nil)
 	for len(proc.threads) > 0 && s.bad == nil && s.turn() {
@@ -392,8 +430,8 @@ func (p *plant) message(c *centre, part broker.Partition, r *broker.Record) {
 	}
 	err = m.Rows(func(row *wire.Row) error {
 		name := [...]string{"site.", "assigned.", "fm."}[row.Scope] + row.Metric
-		p.metrics.place[placeKey{c.layer, row.Experiment, name}] = part.Partition
-		k := messageKey{c.name, m.Partition, m.Generation, m.Offset, m.Minute, row.Experiment, name, row.Part}
+		p.metrics.place[placeKey{m.Tenant, c.layer, row.Experiment, name}] = part.Partition
+		k := messageKey{c.name, m.Topic, m.Partition, m.Generation, m.Offset, m.Minute, row.Experiment, name, row.Part}
 		value := fmt.Sprint(row.Parts, row.Cells)
 		if was, ok := p.checks.messages[k]; ok && was != value {
 			p.found("versions: %s, shard %d, version %d.%d of %s %s, minute %s, stands for two values: %s and %s", c.name, m.Partition, m.Generation,

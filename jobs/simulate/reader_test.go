@@ -11,7 +11,7 @@ import (
 // reader polls as a page does: it resolves once which layer stands for which minute, and then reads, slowly.
 type reader struct {
 	name string
-	last map[int64]answer // by minute
+	last map[string]map[int64]answer // by tenant and minute
 }
 
 // answer is what a reader saw of a closed or covered minute.
@@ -22,7 +22,7 @@ type answer struct {
 
 func (p *plant) reader(n int, every int64) {
 	s := p.sim
-	rd := &reader{name: fmt.Sprintf("reader%d", n), last: map[int64]answer{}}
+	rd := &reader{name: fmt.Sprintf("reader%d", n), last: map[string]map[int64]answer{}}
 	p.readers = append(p.readers, rd)
 	proc := &proc{name: rd.name}
 	p.passing = append(p.passing, proc)
@@ -31,7 +31,7 @@ func (p *plant) reader(n int, every int64) {
 			if err := s.sleep(s.r.Int64N(every)); err != nil {
 				return err
 			}
-			if err := p.look(rd); err != nil {
+			if err := p.look(rd, pick(s.r, p.shops...).name); err != nil {
 				if gone := s.current.gone(); gone != nil {
 					return gone
 				}
@@ -45,15 +45,15 @@ func (p *plant) reader(n int, every int64) {
 }
 
 // look is one request, and what must hold of its answer.
-func (p *plant) look(rd *reader) error {
+func (p *plant) look(rd *reader, tenant string) error {
 	s, ctx := p.sim, context.Background()
-	v, err := embedded.Resolve(ctx, p.metrics, p.chain.Tenant)
+	v, err := embedded.Resolve(ctx, p.metrics, tenant)
 	if err != nil {
 		return err
 	}
 	began := s.now
 	// What is closed is asked for before the rows: what is closed by then must not change while they are read.
-	progress, err := p.metrics.Progress(ctx, v.Active, p.chain.Tenant)
+	progress, err := p.metrics.Progress(ctx, v.Active, tenant)
 	if err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func (p *plant) look(rd *reader) error {
 	}
 	minutes := map[int64]map[string]int64{}
 	layers := map[int64]string{}
-	err = embedded.Values(ctx, p.metrics, p.chain.Tenant, 0, store.MaxMinute, func(layer string, minute int64) bool {
+	err = embedded.Values(ctx, p.metrics, tenant, 0, store.MaxMinute, func(layer string, minute int64) bool {
 		stands, _ := v.Layer(minute)
 		return stands == layer
 	}, func(x *embedded.Value) error {
@@ -75,7 +75,7 @@ func (p *plant) look(rd *reader) error {
 		}
 		layers[x.Minute], _ = v.Layer(x.Minute)
 		if x.Value != 0 {
-			minutes[x.Minute][x.Name(p.chain.Tenant)+"\t"+x.Tags+"\t"+fmt.Sprint(x.Minute)] = x.Value
+			minutes[x.Minute][x.Name(tenant)+"\t"+x.Tags+"\t"+fmt.Sprint(x.Minute)] = x.Value
 		}
 		return nil
 	})
@@ -83,7 +83,12 @@ func (p *plant) look(rd *reader) error {
 		return err
 	}
 	s.tell("reads %d minutes as of %s, of %s, closed before %s", len(minutes), clock(began), v.Active, minuteText(closed))
-	for minute := range rd.last { // what was there and is not any more
+	last := rd.last[tenant]
+	if last == nil {
+		last = map[int64]answer{}
+		rd.last[tenant] = last
+	}
+	for minute := range last { // what was there and is not any more
 		if minutes[minute] == nil {
 			minutes[minute] = map[string]int64{}
 			layers[minute], _ = v.Layer(minute)
@@ -96,26 +101,26 @@ func (p *plant) look(rd *reader) error {
 		}
 		switch {
 		case covered:
-			p.coveredMinute(rd, minute, layer, rows)
+			p.coveredMinute(rd, tenant, minute, layer, rows)
 		case minute < closed:
-			p.checks.seen = append(p.checks.seen, sight{rd.name, s.now, layer, minute, rows})
+			p.checks.seen = append(p.checks.seen, sight{rd.name, s.now, tenant, layer, minute, rows})
 		default:
 			continue
 		}
-		was, ok := rd.last[minute]
+		was, ok := last[minute]
 		if ok && was.layer == layer && fmt.Sprint(was.rows) != fmt.Sprint(rows) {
 			s.found("reader: %s: closed minute %s changes in layer %s from %v to %v", rd.name, minuteText(minute), layer, was.rows, rows)
 		}
-		rd.last[minute] = answer{layer, rows}
+		last[minute] = answer{layer, rows}
 	}
 	return nil
 }
 
 // coveredMinute holds a covered minute against what stood in the store when its coverage was written.
-func (p *plant) coveredMinute(rd *reader, minute int64, layer string, rows map[string]int64) {
+func (p *plant) coveredMinute(rd *reader, tenant string, minute int64, layer string, rows map[string]int64) {
 	var generation int64
 	fmt.Sscanf(layer, "batch.%d", &generation)
-	all, ok := p.checks.covers[coverKey{minute - minute%30, generation}]
+	all, ok := p.checks.covers[coverKey{tenant, minute - minute%30, generation}]
 	if !ok {
 		p.found("reader: %s: minute %s is of %s, which covers nothing there", rd.name, minuteText(minute), layer)
 		return

@@ -101,3 +101,15 @@ func explain(w worlds.World, opt options, bad error) string {
 	x := run(w, opt, true)
 	return fmt.Sprintf("shrunk: %v\n%+v\n%s\n%s", x.bad, opt, w, x.tellStory(400))
 }
+
+// TestReplay runs seeds twice: all that happened must have happened alike.
+func TestReplay(t *testing.T) {
+	for s := range uint64(10) {
+		w := worldOf(s + 1)
+		opt := draw(s+1, horizon(w))
+		a, b := run(w, opt, false), run(w, opt, false)
+		if a.digest.Sum64() != b.digest.Sum64() || a.steps != b.steps {
+			t.Errorf("seed %d: two runs differ: %d and %d side effects", s+1, a.steps, b.steps)
+		}
+	}
+}

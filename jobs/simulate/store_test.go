@@ -20,8 +20,8 @@ type metrics struct {
 	rows     map[store.Series]map[int64]held
 	rollups  map[store.Series]map[int64]held
 	progress map[progressKey]store.Progress
-	coverage map[int64]store.Coverage // by window, minutes
-	active   store.Active
+	coverage map[windowKey]store.Coverage
+	active   map[string]store.Active // by tenant
 	series   map[store.Series]bool
 
 	versions map[versionKey][]byte
@@ -42,7 +42,12 @@ type versionKey struct {
 }
 
 // placeKey names a row of whatever minute.
-type placeKey struct{ layer, experiment, metric string }
+type placeKey struct{ tenant, layer, experiment, metric string }
+
+type windowKey struct {
+	tenant string
+	window int64 // minutes
+}
 
 type held struct {
 	version int64
@@ -50,13 +55,13 @@ type held struct {
 }
 
 type progressKey struct {
-	layer     string
-	partition int32
+	tenant, layer string
+	partition     int32
 }
 
 func newMetrics(s *sim) *metrics {
 	return &metrics{s: s, rows: map[store.Series]map[int64]held{}, rollups: map[store.Series]map[int64]held{}, progress: map[progressKey]store.Progress{},
-		coverage: map[int64]store.Coverage{}, series: map[store.Series]bool{}, versions: map[versionKey][]byte{}, place: map[placeKey]int32{}, layers: map[string]int{}}
+		coverage: map[windowKey]store.Coverage{}, active: map[string]store.Active{}, series: map[store.Series]bool{}, versions: map[versionKey][]byte{}, place: map[placeKey]int32{}, layers: map[string]int{}}
 }
 
 // write does one write, or fails with or without it having been done, now or later.
@@ -166,14 +171,16 @@ func (m *metrics) apply(r *store.Row, rollup bool) {
 		return
 	}
 	if n := m.layers[r.Layer]; n > 0 {
-		if p, ok := m.place[placeKey{r.Layer, r.Experiment, r.Metric}]; ok && r.Minute < m.progress[progressKey{r.Layer, p}].ClosedBefore {
-			s.found("closed minutes: %s, minute %s changes from %s to %s though partition %d is closed before %s", r.Series, minuteText(r.Minute),
-				cells(was.value), cells(r.Value), p, minuteText(m.progress[progressKey{r.Layer, p}].ClosedBefore))
+		if p, ok := m.place[placeKey{r.Tenant, r.Layer, r.Experiment, r.Metric}]; ok {
+			if closed := m.progress[progressKey{r.Tenant, r.Layer, p}].ClosedBefore; r.Minute < closed {
+				s.found("closed minutes: %s, minute %s changes from %s to %s though partition %d is closed before %s", r.Series, minuteText(r.Minute),
+					cells(was.value), cells(r.Value), p, minuteText(closed))
+			}
 		}
 		return
 	}
 	window := r.Minute - r.Minute%30
-	if c, ok := m.coverage[window]; ok && batchLayer(c.Generation) == r.Layer {
+	if c, ok := m.coverage[windowKey{r.Tenant, window}]; ok && batchLayer(c.Generation) == r.Layer {
 		s.found("coverage: window %s is covered by generation %d, and %s, minute %s, changes from %s to %s after it", minuteText(window), c.Generation,
 			r.Series, minuteText(r.Minute), cells(was.value), cells(r.Value))
 	}
@@ -243,11 +250,14 @@ func (m *metrics) scan(table map[store.Series]map[int64]held, x store.Series, fr
 }
 
 // Catalog implements store.Store.
-func (m *metrics) Catalog(_ context.Context, _ string, fn func(store.Series) error) error {
+func (m *metrics) Catalog(_ context.Context, tenant string, fn func(store.Series) error) error {
 	if err := m.read("catalog"); err != nil {
 		return err
 	}
 	for _, x := range slices.SortedFunc(maps.Keys(m.series), compareSeries) {
+		if x.Tenant != tenant {
+			continue
+		}
 		if err := fn(x); err != nil {
 			return err
 		}
@@ -261,27 +271,27 @@ func (m *metrics) PutProgress(_ context.Context, p store.Progress) error {
 		return err
 	}
 	return m.write("put progress", func() {
-		k := progressKey{p.Layer, p.Partition}
+		k := progressKey{p.Tenant, p.Layer, p.Partition}
 		if is, ok := m.progress[k]; ok && cmp.Or(cmp.Compare(is.ClosedBefore, p.ClosedBefore), cmp.Compare(is.Version, p.Version)) >= 0 {
 			return
 		}
 		m.progress[k] = p
-		m.s.note("progress", p.Layer, fmt.Sprint(p.ClosedBefore))
-		m.s.tell("progress of %s, partition %d: closed before %s, version %d", p.Layer, p.Partition, minuteText(p.ClosedBefore), p.Version)
+		m.s.note("progress", p.Tenant, p.Layer, fmt.Sprint(p.ClosedBefore))
+		m.s.tell("progress of %s in %s, partition %d: closed before %s, version %d", p.Tenant, p.Layer, p.Partition, minuteText(p.ClosedBefore), p.Version)
 	})
 }
 
 // Progress implements store.Store.
-func (m *metrics) Progress(_ context.Context, layer, _ string) ([]store.Progress, error) {
+func (m *metrics) Progress(_ context.Context, layer, tenant string) ([]store.Progress, error) {
 	if err := m.read("progress"); err != nil {
 		return nil, err
 	}
-	return m.progressOf(layer), nil
+	return m.progressOf(tenant, layer), nil
 }
 
-func (m *metrics) progressOf(layer string) (all []store.Progress) {
+func (m *metrics) progressOf(tenant, layer string) (all []store.Progress) {
 	for k, p := range m.progress {
-		if k.layer == layer {
+		if k.tenant == tenant && k.layer == layer {
 			all = append(all, p)
 		}
 	}
@@ -289,9 +299,9 @@ func (m *metrics) progressOf(layer string) (all []store.Progress) {
 	return all
 }
 
-// complete is the minute before which all partitions of a layer are closed.
-func (m *metrics) complete(layer string) int64 {
-	all := m.progressOf(layer)
+// complete is the minute before which all partitions of a layer are closed for a tenant.
+func (m *metrics) complete(tenant, layer string) int64 {
+	all := m.progressOf(tenant, layer)
 	if len(all) < m.layers[layer] {
 		return 0
 	}
@@ -309,15 +319,16 @@ func (m *metrics) PutCoverage(_ context.Context, c store.Coverage) error {
 	}
 	c.Data = bytes.Clone(c.Data)
 	return m.write("put coverage", func() {
-		if is, ok := m.coverage[c.Window]; ok && is.Generation >= c.Generation {
+		k := windowKey{c.Tenant, c.Window}
+		if is, ok := m.coverage[k]; ok && is.Generation >= c.Generation {
 			if is.Generation == c.Generation && !bytes.Equal(is.Data, c.Data) {
 				m.s.found("versions: coverage of window %s, generation %d, stands for two: %s and %s", minuteText(c.Window), c.Generation, is.Data, c.Data)
 			}
 			return
 		}
-		m.coverage[c.Window] = c
-		m.s.note("coverage", fmt.Sprint(c.Window, c.Generation))
-		m.s.tell("window %s is covered by generation %d", minuteText(c.Window), c.Generation)
+		m.coverage[k] = c
+		m.s.note("coverage", c.Tenant, fmt.Sprint(c.Window, c.Generation))
+		m.s.tell("window %s of %s is covered by generation %d", minuteText(c.Window), c.Tenant, c.Generation)
 		if m.covered != nil {
 			m.covered(c)
 		}
@@ -325,15 +336,20 @@ func (m *metrics) PutCoverage(_ context.Context, c store.Coverage) error {
 }
 
 // Coverage implements store.Store.
-func (m *metrics) Coverage(_ context.Context, _ string, from, to int64, fn func(store.Coverage) error) error {
+func (m *metrics) Coverage(_ context.Context, tenant string, from, to int64, fn func(store.Coverage) error) error {
 	if err := m.read("coverage"); err != nil {
 		return err
 	}
-	for _, w := range slices.Sorted(maps.Keys(m.coverage)) {
-		if w >= from && w < to {
-			if err := fn(m.coverage[w]); err != nil {
-				return err
-			}
+	var windows []int64
+	for k := range m.coverage {
+		if k.tenant == tenant && k.window >= from && k.window < to {
+			windows = append(windows, k.window)
+		}
+	}
+	slices.Sort(windows)
+	for _, w := range windows {
+		if err := fn(m.coverage[windowKey{tenant, w}]); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -345,20 +361,21 @@ func (m *metrics) PutActive(_ context.Context, a store.Active) error {
 		return err
 	}
 	return m.write("put active", func() {
-		if a.Seq > m.active.Seq {
-			m.active = a
-			m.s.note("active", a.Layer)
-			m.s.tell("%s is the active layer, sequence %d", a.Layer, a.Seq)
+		if a.Seq > m.active[a.Tenant].Seq {
+			m.active[a.Tenant] = a
+			m.s.note("active", a.Tenant, a.Layer)
+			m.s.tell("%s is the active layer of %s, sequence %d", a.Layer, a.Tenant, a.Seq)
 		}
 	})
 }
 
 // Active implements store.Store.
-func (m *metrics) Active(context.Context, string) (store.Active, bool, error) {
+func (m *metrics) Active(_ context.Context, tenant string) (store.Active, bool, error) {
 	if err := m.read("active"); err != nil {
 		return store.Active{}, false, err
 	}
-	return m.active, m.active.Layer != "", nil
+	a, ok := m.active[tenant]
+	return a, ok, nil
 }
 
 // DeleteLayerWindow implements store.Store.
