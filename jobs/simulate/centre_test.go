@@ -32,7 +32,8 @@ const (
 type shop struct {
 	name    string
 	configs []*tenant.Config
-	chain   *tenant.Chain
+	chain   *tenant.Chain // as far as it is known
+	whole   *tenant.Chain
 	topic   string
 }
 

@@ -41,6 +41,7 @@ type options struct {
 	Tenants                int
 	Retick, Doubled, Moves bool            // the tick changes; producers send again; the active layer moves
 	Slow                   bool            // some partitions have no owner at first
+	Rollout                bool            // revisions become known shortly before they are in force
 	Off                    map[string]bool // faults left out
 	Most                   int             // faults at most
 }
@@ -52,9 +53,9 @@ func draw(seed uint64, horizon int64) options {
 	r := rand.New(rand.NewPCG(seed, 0x6f7074))
 	o := options{Seed: seed, Centres: pick(r, 1, 1, 2), Raw: pick[int32](r, 1, 1, 2), Shards: pick[int32](r, 1, 2, 3), Metrics: pick[int32](r, 1, 2),
 		Processes: pick(r, 1, 2), CheckpointTicks: pick(r, 0, 1, 1, 2, 5), ArchiveRows: pick(r, 1, 3, 10, 1000), Ranges: pick(r, 1, 1, 2, 5),
-		Poll: pick(r, 1, 5, 30), Standby: r.IntN(2) == 0, GateBytes: pick(r, 1000, 100_000, 512<<20), Rate: pick(r, .3, 1, 1, 3),
+		Poll: pick(r, 1, 5, 30), Standby: r.IntN(3) > 0, GateBytes: pick(r, 1000, 100_000, 512<<20), Rate: pick(r, .3, 1, 3, 6),
 		Readers: pick(r, 1, 2), Batches: pick(r, 1, 1, 2), Retick: r.IntN(4) == 0, Doubled: r.IntN(2) == 0, Moves: r.IntN(2) == 0,
-		Slow: r.IntN(3) == 0, Tenants: pick(r, 1, 1, 1, 2), Most: 1 << 30}
+		Slow: r.IntN(3) == 0, Rollout: r.IntN(2) == 0, Tenants: pick(r, 1, 1, 1, 2), Most: 1 << 30}
 	ticks := []int64{1000, 10_000, 60_000, 300_000, 1_800_000, 7_200_000}
 	ticks = slices.DeleteFunc(ticks, func(ms int64) bool { return horizon/ms > 120 && ms < 7_200_000 })
 	o.TickMS = pick(r, ticks[:min(3, len(ticks))]...)
@@ -73,6 +74,8 @@ type plant struct {
 	last    int64 // the last record's time
 	end     int64 // heartbeats go on until then
 	readers []*reader
+	batches []*proc // by number
+	every   int64   // ms between their starts
 	passing []*proc // those that end when faults do
 	checks  *checks
 }
@@ -94,6 +97,7 @@ func run(w worlds.World, opt options, telling bool) *sim {
 		if x.chain, err = tenant.Compile(x.configs); err != nil {
 			return s
 		}
+		x.whole = x.chain
 		p.shops = append(p.shops, x)
 	}
 	s.plant = p
@@ -123,6 +127,7 @@ func run(w worlds.World, opt options, telling bool) *sim {
 	p.watch()
 	p.produce(recs)
 	p.operate()
+	p.rollouts()
 	for s.now < p.last && s.bad == nil {
 		p.mischief()
 		if !s.turn() {
@@ -178,6 +183,58 @@ func (p *plant) produce(recs []oracle.Record) {
 	p.end = p.last
 }
 
+// rollouts have all processes begin anew with each revision, shortly before the first record that it can concern.
+func (p *plant) rollouts() {
+	s := p.sim
+	if !s.opt.Rollout {
+		return
+	}
+	for _, x := range p.shops {
+		skew := int64(0)
+		for _, c := range x.configs {
+			skew = max(skew, c.MaxSkew)
+		}
+		known := 0
+		for n, c := range x.configs {
+			at := c.From - skew - 60_000
+			if n == 0 || at <= s.now {
+				known = n
+				continue
+			}
+			s.at(min(at, p.last-1), func() {
+				s.tell("revision %d of %s is known", n+1, x.name)
+				p.know(x, n)
+			})
+		}
+		p.know(x, known)
+	}
+}
+
+// know has every process begin anew with the revisions of a tenant up to one.
+func (p *plant) know(x *shop, n int) {
+	chain, err := tenant.Compile(x.configs[:n+1])
+	if err != nil {
+		p.found("config: %v", err)
+		return
+	}
+	if x.chain = chain; n == len(x.configs)-1 {
+		x.chain = x.whole
+	}
+	for _, c := range p.centres {
+		for _, role := range []string{roleDispatch, roleStream, roleArchive} {
+			for _, proc := range slices.Clone(c.procs[role]) {
+				c.kill(proc)
+			}
+		}
+	}
+	for i, proc := range p.batches {
+		if proc != nil {
+			p.kill(proc)
+		}
+		p.batch(i, p.every)
+	}
+}
+
 // mischief is what goes wrong by itself: processes are killed or stopped, partitions move.
 func (p *plant) mischief() {
 	s := p.sim
@@ -187,6 +244,12 @@ func (p *plant) mischief() {
 		if all := c.procs[role]; len(all) > 0 {
 			c.kill(pick(s.r, all...))
 		}
+	}
+	if s.fault("kill batch", .001) && len(p.batches) > 0 {
+		n := s.r.IntN(len(p.batches))
+		s.tell("%s is killed", p.batches[n].name)
+		s.kill(p.batches[n])
+		p.batch(n, p.every)
 	}
 	if s.fault("pause", .004) {
 		th := pick(s.r, s.threads...)
@@ -213,6 +276,7 @@ func (p *plant) mischief() {
 func (p *plant) operate() {
 	s := p.sim
 	every := max((p.last-s.now)/pick[int64](s.r, 3, 8, 20), 1000)
+	p.every, p.batches = every, make([]*proc, s.opt.Batches)
 	for i := range s.opt.Batches {
 		p.batch(i, every)
 	}
@@ -229,9 +293,14 @@ func (p *plant) batch(n int, every int64) {
 	s, c := p.sim, p.centres[0]
 	proc := &proc{name: fmt.Sprintf("%s.batch%d", c.name, n)}
 	p.passing = append(p.passing, proc)
+	p.batches[n] = proc
 	s.spawn(proc, proc.name, func(*thread) error {
 		for !s.quiet {
-			if err := s.sleep(s.r.Int64N(2 * every)); err != nil {
+			wait := s.r.Int64N(2 * every)
+			if s.r.IntN(2) == 0 {
+				wait = every - s.now%every // cron starts it everywhere at once
+			}
+			if err := s.sleep(wait); err != nil {
 				return err
 			}
 			if s.quiet {
@@ -260,17 +329,6 @@ func (p *plant) batch(n int, every int64) {
 		}
 		return nil
 	}, nil)
-	if s.opt.Rate > 0 {
-		for at := s.now; at < p.last; at += every * 3 {
-			s.at(at+s.r.Int64N(every*3), func() {
-				if !s.quiet && !proc.dead && !s.opt.Off["kill"] && s.r.IntN(2) == 0 {
-					s.tell("%s is killed", proc.name)
-					s.kill(proc)
-					p.batch(n, every)
-				}
-			})
-		}
-	}
 }
 
 // tasks runs a plan as a scheduler does: maps in shares, then reduces.
@@ -339,6 +397,9 @@ func (p *plant) drain() {
 	s := p.sim
 	s.quiet = true
 	s.tell("no faults any more")
+	for _, x := range p.shops {
+		x.chain = x.whole
+	}
 	for _, th := range s.threads {
 		th.paused = min(th.paused, s.now+s.opt.TickMS)
 		if th.ready != nil {

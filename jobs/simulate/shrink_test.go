@@ -26,12 +26,12 @@ func shrink(w worlds.World, opt options, fails func(worlds.World, options) bool)
 	if opt.Off == nil {
 		opt.Off = map[string]bool{}
 	}
-	for _, kind := range []string{"kill", "pause", "lose", "revoke", "retick", "write", "poll", "payload", "committed", "create", "get", "open", "list", "delete",
+	for _, kind := range []string{"kill", "kill batch", "pause", "lose", "revoke", "retick", "write", "poll", "payload", "committed", "create", "get", "open", "list", "delete",
 		"disk full", "store", "store read", "mirror again"} {
 		try(func(o *options) { o.Off[kind] = true })
 	}
 	for _, change := range []func(o *options){
-		func(o *options) { o.Tenants = 1 }, func(o *options) { o.Slow = false }, func(o *options) { o.Centres = 1 }, func(o *options) { o.Moves = false }, func(o *options) { o.Standby = false },
+		func(o *options) { o.Tenants = 1 }, func(o *options) { o.Slow = false }, func(o *options) { o.Rollout = false }, func(o *options) { o.Centres = 1 }, func(o *options) { o.Moves = false }, func(o *options) { o.Standby = false },
 		func(o *options) { o.Retick = false }, func(o *options) { o.Doubled = false }, func(o *options) { o.Readers = 1 },
 		func(o *options) { o.Readers = 0 }, func(o *options) { o.Batches = 1 }, func(o *options) { o.Batches = 0 }, func(o *options) { o.Processes = 1 },
 		func(o *options) { o.Raw = 1 }, func(o *options) { o.Shards = 1 }, func(o *options) { o.Metrics = 1 }, func(o *options) { o.Ranges = 1 },

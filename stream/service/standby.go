@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -180,7 +181,13 @@ func (g *Gate) all() (parts []*GatePart) {
 	for p := range g.parts {
 		parts = append(parts, p)
 	}
+	inOrder(parts)
 	return parts
+}
+
+// inOrder sorts parts, so that what is done of several of them is done in the same order every time.
+func inOrder(parts []*GatePart) {
+	slices.SortFunc(parts, func(a, b *GatePart) int { return cmp.Compare(a.partition, b.partition) })
 }
 
 // opens writes all that is held of a tenant, also what comes in meanwhile, until nothing is left; then it opens the gate.
@@ -198,6 +205,7 @@ func (g *Gate) opens(ctx context.Context, tenant string, active store.Active) er
 				todo = append(todo, p)
 			}
 		}
+		inOrder(todo)
 		if len(todo) == 0 {
 			g.open[tenant] = true
 			g.mu.Unlock()
