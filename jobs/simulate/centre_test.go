@@ -126,9 +126,8 @@ func newCentre(s *sim, i int, shops []*shop, m *metrics) *centre {
 	}
 	c.sources.Revision = 1
 	for p := range s.opt.Raw {
-		skew := s.r.Int64N(8001) - 4000
-		c.skew = append(c.skew, skew)
-		c.kafka.clock[broker.Partition{Topic: rawTopic, Partition: p}] = func() int64 { return s.now + skew }
+		c.skew = append(c.skew, s.r.Int64N(8001)-4000)
+		c.kafka.clock[broker.Partition{Topic: rawTopic, Partition: p}] = func() int64 { return s.now + c.skew[p] }
 	}
 	add := func(role, kind string, p broker.Partition, n int, x *shop) {
 		c.seats = append(c.seats, &seat{c: c, role: role, kind: kind, p: p, n: n, shop: x})
@@ -174,7 +173,7 @@ func (c *centre) start(role string) {
 	c.procs[role] = append(c.procs[role], p)
 	switch role {
 	case roleDispatch:
-		p.teller = &dispatch.Teller{EveryMS: min(10_000, c.tickMS), Out: c.kafka, Routes: c.routes()}
+		p.teller = &dispatch.Teller{EveryMS: min(10_000, c.tickMS), PatienceMS: s.opt.PatienceMS, BackMS: min(s.opt.AheadMS, s.opt.PatienceMS), Out: c.kafka, Routes: c.routes()}
 		p.teller.SetSources(c.sources)
 		s.spawn(p.proc, p.name, func(*thread) error { return p.dispatch() }, nil)
 	case roleStream:

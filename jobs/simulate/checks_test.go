@@ -146,7 +146,7 @@ func (p *plant) checkAll() {
 	for _, c := range p.centres {
 		p.chainsOf(c)
 		for name, n := range c.counts {
-			if n > 0 && len(p.centres) == 1 { // mirrors copy records again, with times that are passed
+			if n > 0 && len(p.centres) == 1 && !p.opt.loose() { // mirrors copy records again, with times that are passed
 				p.found("stream: %s is %d", name, n)
 			}
 		}
@@ -169,6 +169,9 @@ func (p *plant) checkTenant(x *shop) {
 			p.found("stuck: %s of %s is complete before %s, and the last row is of %s", c.layer, x.name, minuteText(at), minuteText(last))
 			return
 		}
+		if p.opt.loose() {
+			continue
+		}
 		p.compare("stream: layer "+c.layer, stream, p.linesOf(x.name, c.layer, 0, store.MaxMinute), every)
 	}
 	for line := range all {
@@ -186,7 +189,7 @@ func (p *plant) checkTenant(x *shop) {
 	}
 	p.compare("batch", all, got, every)
 	for _, y := range p.checks.seen {
-		if y.tenant == x.name && p.bad == nil {
+		if y.tenant == x.name && p.bad == nil && !p.opt.loose() {
 			p.compare(fmt.Sprintf("reader: %s, at %s in layer %s", y.reader, clock(y.at), y.layer), stream, y.rows, func(m int64) bool { return m == y.minute })
 		}
 	}
@@ -269,6 +272,12 @@ func (p *plant) chainOf(c *centre, part broker.Partition) {
 		}
 		next = m.Next
 		for _, f := range m.Files {
+			if _, err := c.blobs.find(f.Name); err != nil && p.opt.Compact { // replaced
+				for offset := m.First; offset < m.Next; offset++ {
+					held[offset] = true
+				}
+				continue
+			}
 			p.fileRows(c, f, m.First, m.Next, held)
 		}
 	}

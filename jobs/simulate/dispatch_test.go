@@ -55,7 +55,11 @@ func (p *process) dispatch() error {
 			did = did || err == nil
 		}
 		if p.teller.Due() {
-			err := p.teller.Tell(context.Background(), 0)
+			heard := int64(0) // the clock, where it hears all the others
+			if s.opt.PatienceMS > 0 && !c.kafka.has(tail, p.at) {
+				heard = s.now
+			}
+			err := p.teller.Tell(context.Background(), heard)
 			if err := s.current.gone(); err != nil {
 				return err
 			}

@@ -15,6 +15,7 @@ import (
 	"tandem/core/oracle/worlds"
 	"tandem/core/tenant"
 	"tandem/jobs/embedded"
+	"tandem/schemas/archive"
 	"tandem/schemas/blob"
 	"tandem/schemas/store"
 	"tandem/schemas/wire"
@@ -41,10 +42,16 @@ type options struct {
 	Tenants                int
 	Retick, Doubled, Moves bool            // the tick changes; producers send again; the active layer moves
 	Slow                   bool            // some partitions have no owner at first
+	Compact                bool            // a compactor is at work on the archive
+	Back                   bool            // brokers' clocks go back
+	PatienceMS             int64           // 0: no source is set aside
 	Rollout                bool            // revisions become known shortly before they are in force
 	Off                    map[string]bool // faults left out
 	Most                   int             // faults at most
 }
+
+// loose says that the stream leaves more to the batch than late beacons: what it cannot know to be on time.
+func (o *options) loose() bool { return o.Back || o.PatienceMS > 0 }
 
 func pick[T any](r *rand.Rand, from ...T) T { return from[r.IntN(len(from))] }
 
@@ -55,10 +62,14 @@ func draw(seed uint64, horizon int64) options {
 		Processes: pick(r, 1, 2), CheckpointTicks: pick(r, 0, 1, 1, 2, 5), ArchiveRows: pick(r, 1, 3, 10, 1000), Ranges: pick(r, 1, 1, 2, 5),
 		Poll: pick(r, 1, 5, 30), Standby: r.IntN(3) > 0, GateBytes: pick(r, 1000, 100_000, 512<<20), Rate: pick(r, .3, 1, 3, 6),
 		Readers: pick(r, 1, 2), Batches: pick(r, 1, 1, 2), Retick: r.IntN(4) == 0, Doubled: r.IntN(2) == 0, Moves: r.IntN(2) == 0,
-		Slow: r.IntN(3) == 0, Rollout: r.IntN(2) == 0, Tenants: pick(r, 1, 1, 1, 2), Most: 1 << 30}
+		Slow: r.IntN(3) == 0, Rollout: r.IntN(2) == 0,
+		Compact: r.IntN(3) == 0, Back: r.IntN(16) == 0, Tenants: pick(r, 1, 1, 1, 2), Most: 1 << 30}
 	ticks := []int64{1000, 10_000, 60_000, 300_000, 1_800_000, 7_200_000}
 	ticks = slices.DeleteFunc(ticks, func(ms int64) bool { return horizon/ms > 120 && ms < 7_200_000 })
 	o.TickMS = pick(r, ticks[:min(3, len(ticks))]...)
+	if r.IntN(16) == 0 {
+		o.PatienceMS = pick(r, 2*o.TickMS, 10*o.TickMS)
+	}
 	o.AheadMS = pick(r, o.TickMS, 300_000, 3_600_000)
 	o.StepMS = max(o.TickMS/pick[int64](r, 50, 200, 1000), 1)
 	return o
@@ -286,6 +297,48 @@ func (p *plant) operate() {
 	if s.opt.Moves && len(p.centres) > 1 {
 		p.operator(every)
 	}
+	if s.opt.Compact {
+		p.compactor(every)
+	}
+	if s.opt.Back {
+		for _, c := range p.centres {
+			for n := range c.skew {
+				s.at(s.now+s.r.Int64N(p.last-s.now+1), func() {
+					c.skew[n] -= s.r.Int64N(4 * 60_000)
+					s.tell("%s: the clock of raw partition %d goes back to %s", c.name, n, clock(s.now+c.skew[n]))
+				})
+			}
+		}
+	}
+}
+
+// compactor merges the archive's files from time to time.
+func (p *plant) compactor(every int64) {
+	s, c := p.sim, p.centres[0]
+	proc := &proc{name: c.name + ".compactor"}
+	p.passing = append(p.passing, proc)
+	s.spawn(proc, proc.name, func(*thread) error {
+		for !s.quiet {
+			if err := s.sleep(s.r.Int64N(3 * every)); err != nil {
+				return err
+			}
+			x := pick(s.r, p.shops...)
+			n := s.r.Int32N(s.opt.Shards)
+			chain, err := archive.Chain(c.blobs, x.topic, n)
+			if err == nil {
+				k := &archive.Compactor{Blobs: c.blobs, Tenant: x.name, SpanMS: pick[int64](s.r, 1, 2) * archive.WindowMillis, MaxRows: s.opt.ArchiveRows * 3, MaxBytes: 16 << 20}
+				_, err = k.Compact(context.Background(), chain, s.now)
+			}
+			if err := s.current.gone(); err != nil {
+				return err
+			}
+			s.tell("compacted %s/%d: %v", x.topic, n, err)
+			if !expected(err) {
+				s.found("errors: compactor: %v", err)
+			}
+		}
+		return nil
+	}, nil)
 }
 
 // batch is a batch that cron starts, killed and started again.
@@ -323,7 +376,8 @@ func (p *plant) batch(n int, every int64) {
 			if err != nil {
 				s.tell("the batch ends: %v", err)
 			}
-			if !expected(err) {
+			// Files that compaction replaced go after six hours: a batch that was stopped for longer begins anew.
+			if !expected(err) && !(s.opt.Compact && errors.Is(err, blob.ErrNotFound)) {
 				s.found("errors: batch: %v", err)
 			}
 		}
@@ -396,6 +450,7 @@ func (p *plant) operator(every int64) {
 func (p *plant) drain() {
 	s := p.sim
 	s.quiet = true
+	s.opt.StepMS = min(s.opt.StepMS, 20) // what is behind is caught up long before heartbeats end
 	s.tell("no faults any more")
 	for _, x := range p.shops {
 		x.chain = x.whole
