@@ -199,12 +199,11 @@ func (j *Job) lastClaim() (int64, error) {
 
 // claim takes the next generation: one create-only object that holds the plan.
 func (j *Job) claim(windows []WindowPlan, bounds []Hash) (*Plan, error) {
-	for {
-		g, err := j.lastClaim()
-		if err != nil {
-			return nil, err
-		}
-		g++
+	g, err := j.lastClaim()
+	if err != nil {
+		return nil, err
+	}
+	for g++; ; g++ { // listing may be behind: names that are taken are passed over
 		p := &Plan{Tenant: j.Chain.Tenant, Generation: g, Fold: FoldVersion, Reparse: j.Reparse, Bounds: bounds, Windows: windows}
 		for i := range p.Windows {
 			for k := range p.Windows[i].Before {

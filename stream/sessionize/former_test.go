@@ -2,6 +2,8 @@ package sessionize
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	"tandem/schemas/blob"
@@ -44,5 +46,33 @@ func TestMetricsPartitionsNeverChange(t *testing.T) {
 	cfg.MetricsPartitions++
 	if _, err := Open(cfg, chain, blobs, &out, f.payload); err == nil {
 		t.Fatal("a shard was opened with another number of metrics partitions")
+	}
+}
+
+// behind is storage that lists no claim of a generation above the first.
+type behind struct{ *blob.Mem }
+
+func (b behind) List(prefix string) ([]string, error) {
+	names, err := b.Mem.List(prefix)
+	return slices.DeleteFunc(names, func(n string) bool {
+		return strings.HasSuffix(n, "/claim.json") && !strings.HasSuffix(n, "/0000000000/claim.json")
+	}), err
+}
+
+// TestClaimsAreFollowedByName: what an owner tells in a generation that is not the newest does not stand, so it must not go on
+// in one because the newest is not listed yet; nor claim it over and over.
+func TestClaimsAreFollowedByName(t *testing.T) {
+	chain := load(t, shopYAML)
+	f := newFeed(1)
+	blobs := behind{blob.NewMem()}
+	var out sink
+	for i, tick := range []int64{minute, 2 * minute, 2 * minute, minute, 3 * minute} {
+		w, err := Open(config(tick), chain, blobs, &out, f.payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := []int64{0, 1, 1, 2, 3}[i]; w.Shard.ID.Generation != want || w.Shard.ID.TickMS != tick {
+			t.Errorf("opening %d: generation %d with a tick of %d ms, want %d with %d", i, w.Shard.ID.Generation, w.Shard.ID.TickMS, want, tick)
+		}
 	}
 }

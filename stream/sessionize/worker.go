@@ -160,15 +160,23 @@ func (w *Worker) newest() (g int64, c claim, checkpoint string, err error) {
 			g++
 		}
 	}
+	// Listing may be behind. An owner in a generation that is not the newest would tell nothing that stands, so claims are
+	// followed by name.
+	for next := max(g, 0); ; next++ {
+		data, err := w.blobs.Get(w.claimName(next))
+		if errors.Is(err, blob.ErrNotFound) && next != g {
+			break
+		}
+		if err != nil {
+			return 0, c, "", fmt.Errorf("claim %s: %w", w.claimName(next), err)
+		}
+		c, g = claim{}, next
+		if _, err := sealed.Unmarshal(data, &c); err != nil {
+			return 0, c, "", fmt.Errorf("claim %s: %w", w.claimName(g), err)
+		}
+	}
 	if g < 0 {
 		return g, c, "", nil
-	}
-	data, err := w.blobs.Get(w.claimName(g))
-	if err != nil {
-		return 0, c, "", fmt.Errorf("claim %s: %w", w.claimName(g), err)
-	}
-	if _, err := sealed.Unmarshal(data, &c); err != nil {
-		return 0, c, "", fmt.Errorf("claim %s: %w", w.claimName(g), err)
 	}
 	for _, name := range names { // sorted, so that the last is the newest
 		if strings.HasPrefix(name, path.Dir(w.claimName(g))) && strings.HasSuffix(name, ".checkpoint") {
