@@ -173,7 +173,7 @@ func (p *plant) produce(recs []oracle.Record) {
 		part := s.r.Int32N(s.opt.Raw)
 		at := r.Ingest - c.skew[part]
 		if s.opt.Doubled && s.r.IntN(20) == 0 {
-			at += s.r.Int64N(300_000)
+			at += s.r.Int64N(pick[int64](s.r, 30_000, 300_000, 3600_000))
 		}
 		send := func() {
 			c.kafka.append(broker.Record{Topic: rawTopic, Partition: part, Value: r.Payload})

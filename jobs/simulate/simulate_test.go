@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	seeds = flag.Int("seeds", 40, "number of seeds that are run")
+	seeds = flag.Int("seeds", 25, "number of seeds that are run")
 	seed  = flag.Uint64("seed", 1, "the first seed")
 	tell  = flag.Bool("tell", false, "print the story of each seed")
 	small = flag.Bool("shrink", true, "shrink what fails, and tell its story")
