@@ -281,7 +281,7 @@ func (t *tenure) run() error {
 		if t.leaving || t.th.gone() != nil {
 			return nil
 		}
-		allowed := t.kind == "archive" && errors.Is(err, blob.ErrExists) || t.kind == "shard" && errors.Is(err, blob.ErrNotFound)
+		allowed := t.kind == "archive" && errors.Is(err, blob.ErrExists) || t.kind == "shard" && (errors.Is(err, blob.ErrNotFound) || errors.Is(err, sessionize.ErrSuperseded))
 		if !expected(err) && !allowed {
 			s.found("errors: %s stops: %v", t.th.name, err)
 			return err

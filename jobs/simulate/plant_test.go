@@ -67,6 +67,9 @@ func draw(seed uint64, horizon int64) options {
 	ticks := []int64{1000, 10_000, 60_000, 300_000, 1_800_000, 7_200_000}
 	ticks = slices.DeleteFunc(ticks, func(ms int64) bool { return horizon/ms > 120 && ms < 7_200_000 })
 	o.TickMS = pick(r, ticks[:min(3, len(ticks))]...)
+	if o.Retick {
+		o.CheckpointTicks = pick(r, 1, 2) // an owner learns at its checkpoints that a later generation was claimed
+	}
 	if r.IntN(16) == 0 {
 		o.PatienceMS = pick(r, 2*o.TickMS, 10*o.TickMS)
 	}
@@ -466,7 +469,7 @@ func (p *plant) drain() {
 	}
 	p.end = s.now + 10_000 + embedded.Closing(p.shops[0].chain) + 20*s.opt.TickMS // a tick may be six times as long meanwhile
 	for _, c := range p.centres {
-		c.beatMS = max((p.end-s.now)/8, 1)
+		c.beatMS = max((p.end-s.now)/16, 1)
 		for _, proc := range c.procs[roleDispatch] {
 			proc.beat = 0
 		}

@@ -83,6 +83,10 @@ type CheckpointStats struct {
 // help.
 var ErrRefused = errors.New("refused")
 
+// ErrSuperseded is wrapped when a later generation was claimed while this one's owner was at work: by one that took itself for
+// the owner too, with another tick. What this one tells no longer stands, so it is to be opened anew.
+var ErrSuperseded = errors.New("a later generation was claimed")
+
 // claim names where a generation begins. It is created once.
 type claim struct {
 	Start       int64  // offset of its first record
@@ -314,6 +318,10 @@ func (w *Worker) tick(ctx context.Context) error {
 		st.Checkpoint.Took = w.now().Sub(published)
 		if st.Checkpoint.Taken {
 			w.ticks, w.from = 0, s.Offset
+			next := w.claimName(s.ID.Generation + 1)
+			if _, err := w.blobs.Get(next); err == nil { // else there is none, or the next checkpoint will tell
+				return fmt.Errorf("%s: %w", next, ErrSuperseded)
+			}
 		}
 	}
 	if w.Ticked != nil {
