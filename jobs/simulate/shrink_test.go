@@ -10,6 +10,10 @@ import (
 // shrinkFor bounds how long a shrink takes.
 const shrinkFor = 60 * time.Second
 
+// kinds are all kinds of faults.
+var kinds = []string{"kill", "kill batch", "pause", "lose", "revoke", "retick", "write", "poll", "payload", "committed", "create", "get", "open", "list",
+	"delete", "disk full", "store", "store read", "mirror again"}
+
 // shrink looks for a smaller run that fails alike: fewer faults and kinds of faults, smaller options, a smaller world.
 func shrink(w worlds.World, opt options, fails func(worlds.World, options) bool) (worlds.World, options) {
 	until := time.Now().Add(shrinkFor)
@@ -26,8 +30,7 @@ func shrink(w worlds.World, opt options, fails func(worlds.World, options) bool)
 	if opt.Off == nil {
 		opt.Off = map[string]bool{}
 	}
-	for _, kind := range []string{"kill", "kill batch", "pause", "lose", "revoke", "retick", "write", "poll", "payload", "committed", "create", "get", "open", "list", "delete",
-		"disk full", "store", "store read", "mirror again"} {
+	for _, kind := range kinds {
 		try(func(o *options) { o.Off[kind] = true })
 	}
 	for _, change := range []func(o *options){

@@ -113,3 +113,21 @@ func TestReplay(t *testing.T) {
 		}
 	}
 }
+
+// TestPartitionsMove runs seeds in which nothing goes wrong but that partitions move all the time, with and without their
+// owner's knowledge: what is published then is rare among all other faults.
+func TestPartitionsMove(t *testing.T) {
+	for s := *seed; s < *seed+uint64(*seeds)/2; s++ {
+		w := worldOf(s)
+		opt := draw(s, horizon(w))
+		opt.Centres, opt.Rate, opt.Retick = 1, 20, false
+		opt.CheckpointTicks = 1
+		opt.Off = map[string]bool{}
+		for _, kind := range kinds {
+			opt.Off[kind] = kind != "lose" && kind != "revoke"
+		}
+		if x := run(w, opt, false); x.bad != nil {
+			t.Fatalf("seed %d: %v\n%s", s, x.bad, explain(w, opt, x.bad))
+		}
+	}
+}
