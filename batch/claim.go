@@ -225,16 +225,14 @@ func (j *Job) lastClaim() (int64, error) {
 // claim takes the next generation: one create-only object that holds the plan. It is above all that are covered, also where
 // the plans of these are lost.
 func (j *Job) claim(windows []WindowPlan, bounds []Hash, covered map[int64]*Covered) (*Plan, error) {
-	newest := int64(0)
-	for _, c := range covered {
-		newest = max(newest, c.Generation)
+	g, err := j.lastClaim()
+	if err != nil {
+		return nil, err
 	}
-	for {
-		g, err := j.lastClaim()
-		if err != nil {
-			return nil, err
-		}
-		g = max(g, newest) + 1
+	for _, c := range covered {
+		g = max(g, c.Generation)
+	}
+	for g++; ; g++ { // listing may be behind: names that are taken are passed over
 		p := &Plan{Tenant: j.Chain.Tenant, Generation: g, Fold: FoldVersion, Parser: j.Parser, Reparse: j.Reparse, Bounds: bounds, Windows: windows}
 		for i := range p.Windows {
 			for k := range p.Windows[i].Before {

@@ -157,3 +157,29 @@ func TestParts(t *testing.T) {
 		t.Errorf("the slowest range is %+v", s)
 	}
 }
+
+// unlisted is storage that lists no plan but the first.
+type unlisted struct{ *blob.Mem }
+
+func (u unlisted) List(prefix string) ([]string, error) {
+	names, err := u.Mem.List(prefix)
+	if strings.HasSuffix(prefix, "plans/") {
+		names = names[:min(len(names), 1)]
+	}
+	return names, err
+}
+
+// Two plans never share a generation, also where listing is behind.
+func TestClaimsPassOverWhatIsTaken(t *testing.T) {
+	chain, _ := compiled(t)
+	j, _ := job(t, chain, unlisted{blob.NewMem()}, 1)
+	for want := range int64(4) {
+		p, err := j.claim(nil, uniform(1), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Generation != want+1 {
+			t.Errorf("generation %d, want %d", p.Generation, want+1)
+		}
+	}
+}

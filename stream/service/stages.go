@@ -168,13 +168,13 @@ func (a *Aggregate) open(ctx context.Context, seat *Seat) (Owner, int64, error) 
 		}
 	}
 	state := aggregate.New(aggregate.Config{Layer: a.Layer, Partition: p.Partition, Tenants: a.Tenants}, from, closed)
-	part := a.gate.part(p.Partition, told, closed, seat.Commit)
+	part := a.gate.Part(p.Partition, told, closed, seat.Commit)
 	return a.watched(seat, &aggregateOwner{aggregate.Worker{State: state, Store: part, Commits: part}, part}, closed), from, nil
 }
 
 type aggregateOwner struct {
 	aggregate.Worker
-	part *gatePart
+	part *GatePart
 }
 
 // Close lets go of what a standby holds.

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -51,20 +52,22 @@ const (
 // Offsets are committed only as far as all that came before is written or covered, and before that the store's progress
 // is moved to there: a standby that starts again reads what it had held, and nothing of minutes that are done.
 type Gate struct {
+	// Limit bounds the bytes held, of all partitions together. It is set before the first of them.
+	Limit int
+
 	store   Metrics
 	layer   string
 	tenants []string
 	window  int64 // minutes that a coverage covers
-	limit   int   // bytes held, of all partitions
 	log     *slog.Logger
 
 	mu    sync.Mutex // all below, and the fields of all parts
 	open  map[string]bool
-	parts map[*gatePart]bool
+	parts map[*GatePart]bool
 }
 
-// gatePart is the gate of one partition of the metrics topic: Rows and Commits of its worker.
-type gatePart struct {
+// GatePart is the gate of one partition of the metrics topic: Rows and Commits of its worker.
+type GatePart struct {
 	gate      *Gate
 	partition int32
 	commit    func(offset int64)
@@ -95,7 +98,7 @@ type mark struct{ offset, minute int64 }
 
 // NewGate makes the gate of a process; standby says that it is shut. window is how many minutes a coverage covers.
 func NewGate(st Metrics, layer string, tenants []string, standby bool, window int64, log *slog.Logger) *Gate {
-	g := &Gate{store: st, layer: layer, tenants: tenants, window: window, limit: heldBytes, log: log, open: map[string]bool{}, parts: map[*gatePart]bool{}}
+	g := &Gate{store: st, layer: layer, tenants: tenants, window: window, Limit: heldBytes, log: log, open: map[string]bool{}, parts: map[*GatePart]bool{}}
 	for _, t := range tenants {
 		g.open[t] = !standby
 	}
@@ -108,19 +111,24 @@ func (g *Gate) Run(ctx context.Context) {
 	tick := time.NewTicker(gateEvery)
 	defer tick.Stop()
 	for n := 0; ; n++ {
-		for _, t := range g.tenants {
-			err := g.look(ctx, t)
-			if err == nil && n%coverageLooks == 0 {
-				err = g.cover(ctx, t)
-			}
-			if err != nil && ctx.Err() == nil {
-				g.log.Warn("the gate to the store stays as it is for now", "layer", g.layer, "tenant", t, "err", err)
-			}
-		}
+		g.Turn(ctx, n%coverageLooks == 0)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
+		}
+	}
+}
+
+// Turn is one look at the active layers and at what is asked, and with coverage also at that.
+func (g *Gate) Turn(ctx context.Context, coverage bool) {
+	for _, t := range g.tenants {
+		err := g.look(ctx, t)
+		if err == nil && coverage {
+			err = g.cover(ctx, t)
+		}
+		if err != nil && ctx.Err() == nil {
+			g.log.Warn("the gate to the store stays as it is for now", "layer", g.layer, "tenant", t, "err", err)
 		}
 	}
 }
@@ -167,13 +175,19 @@ func (g *Gate) look(ctx context.Context, tenant string) error {
 	return nil
 }
 
-func (g *Gate) all() (parts []*gatePart) {
+func (g *Gate) all() (parts []*GatePart) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for p := range g.parts {
 		parts = append(parts, p)
 	}
+	inOrder(parts)
 	return parts
+}
+
+// inOrder sorts parts, so that what is done of several of them is done in the same order every time.
+func inOrder(parts []*GatePart) {
+	slices.SortFunc(parts, func(a, b *GatePart) int { return cmp.Compare(a.partition, b.partition) })
 }
 
 // opens writes all that is held of a tenant, also what comes in meanwhile, until nothing is left; then it opens the gate.
@@ -185,12 +199,13 @@ func (g *Gate) opens(ctx context.Context, tenant string, active store.Active) er
 			g.mu.Unlock()
 			return nil
 		}
-		var todo []*gatePart
+		var todo []*GatePart
 		for p := range g.parts {
 			if p.holds(tenant) || p.closed[tenant].ClosedBefore > p.told[tenant] {
 				todo = append(todo, p)
 			}
 		}
+		inOrder(todo)
 		if len(todo) == 0 {
 			g.open[tenant] = true
 			g.mu.Unlock()
@@ -209,7 +224,7 @@ func (g *Gate) opens(ctx context.Context, tenant string, active store.Active) er
 }
 
 // flush writes what is held of a tenant, and then how far that goes.
-func (p *gatePart) flush(ctx context.Context, tenant string) (n int, err error) {
+func (p *GatePart) flush(ctx context.Context, tenant string) (n int, err error) {
 	p.gate.mu.Lock()
 	var minutes []heldMinute
 	for m := range p.held {
@@ -226,7 +241,7 @@ func (p *gatePart) flush(ctx context.Context, tenant string) (n int, err error) 
 }
 
 // tell moves the store's progress on, if it is not so far yet.
-func (p *gatePart) tell(ctx context.Context, progress store.Progress) error {
+func (p *GatePart) tell(ctx context.Context, progress store.Progress) error {
 	p.gate.mu.Lock()
 	known := p.told[progress.Tenant]
 	p.gate.mu.Unlock()
@@ -243,7 +258,7 @@ func (p *gatePart) tell(ctx context.Context, progress store.Progress) error {
 }
 
 // holds says whether rows of a tenant are held. The caller has the lock.
-func (p *gatePart) holds(tenant string) bool {
+func (p *GatePart) holds(tenant string) bool {
 	for m := range p.held {
 		if m.tenant == tenant {
 			return true
@@ -253,7 +268,7 @@ func (p *gatePart) holds(tenant string) bool {
 }
 
 // rows are those held of some minutes. They stay held until they are written. The caller has the lock.
-func (p *gatePart) rows(minutes []heldMinute) (rows []store.Row) {
+func (p *GatePart) rows(minutes []heldMinute) (rows []store.Row) {
 	for _, m := range minutes {
 		for name, v := range p.held[m] {
 			rows = append(rows, store.Row{Series: store.Series{Tenant: m.tenant, Experiment: name.experiment, Metric: name.metric, Layer: p.gate.layer},
@@ -264,7 +279,7 @@ func (p *gatePart) rows(minutes []heldMinute) (rows []store.Row) {
 }
 
 // write writes held rows and then lets go of those that have not become others meanwhile.
-func (p *gatePart) write(ctx context.Context, rows []store.Row) error {
+func (p *GatePart) write(ctx context.Context, rows []store.Row) error {
 	for some := range slices.Chunk(rows, flushRows) {
 		if err := p.gate.store.PutRows(ctx, some); err != nil {
 			return fmt.Errorf("write held rows: %w", err)
@@ -319,10 +334,10 @@ func (g *Gate) cover(ctx context.Context, tenant string) error {
 	return nil
 }
 
-// part is the gate of a partition whose progress the store knows to be told, and stage 2 begins with closed. commit takes
+// Part is the gate of a partition whose progress the store knows to be told, and stage 2 begins with closed. commit takes
 // the offset from which a restart is to read. The caller closes it.
-func (g *Gate) part(partition int32, told, closed map[string]int64, commit func(offset int64)) *gatePart {
-	p := &gatePart{gate: g, partition: partition, commit: commit, totals: map[string]Held{}, held: map[heldMinute]map[rowName]heldValue{},
+func (g *Gate) Part(partition int32, told, closed map[string]int64, commit func(offset int64)) *GatePart {
+	p := &GatePart{gate: g, partition: partition, commit: commit, totals: map[string]Held{}, held: map[heldMinute]map[rowName]heldValue{},
 		closed: map[string]store.Progress{}, told: map[string]int64{}, answered: map[string]int64{}}
 	for _, t := range g.tenants {
 		p.told[t] = told[t]
@@ -335,7 +350,7 @@ func (g *Gate) part(partition int32, told, closed map[string]int64, commit func(
 }
 
 // Close forgets what is held: the partition's next owner reads it again.
-func (p *gatePart) Close() {
+func (p *GatePart) Close() {
 	p.gate.mu.Lock()
 	defer p.gate.mu.Unlock()
 	delete(p.gate.parts, p)
@@ -343,7 +358,7 @@ func (p *gatePart) Close() {
 }
 
 // count counts a row that is held from now on (rows is 1) or no more (-1). The caller has the lock.
-func (p *gatePart) count(tenant string, rows int64, value int) {
+func (p *GatePart) count(tenant string, rows int64, value int) {
 	bytes := rows * int64(heldRow+value)
 	p.bytes += int(bytes)
 	t := p.totals[tenant]
@@ -357,7 +372,7 @@ type Held struct {
 }
 
 // status is what is held, by tenant; tenants whose gate is open are not in it.
-func (p *gatePart) status() map[string]Held {
+func (p *GatePart) status() map[string]Held {
 	p.gate.mu.Lock()
 	defer p.gate.mu.Unlock()
 	all := map[string]Held{}
@@ -376,7 +391,7 @@ func (p *gatePart) status() map[string]Held {
 }
 
 // PutRows implements aggregate.Rows: it writes the rows of tenants whose gate is open, and holds the others.
-func (p *gatePart) PutRows(ctx context.Context, rows []store.Row) error {
+func (p *GatePart) PutRows(ctx context.Context, rows []store.Row) error {
 	direct := rows
 	p.gate.mu.Lock()
 	for i := range rows {
@@ -399,7 +414,7 @@ func (p *gatePart) PutRows(ctx context.Context, rows []store.Row) error {
 }
 
 // hold keeps a row unless a greater version is held. The caller has the lock.
-func (p *gatePart) hold(r *store.Row) {
+func (p *GatePart) hold(r *store.Row) {
 	m, name := heldMinute{r.Tenant, r.Minute}, rowName{r.Experiment, r.Metric}
 	if p.held[m] == nil {
 		p.held[m] = map[rowName]heldValue{}
@@ -416,8 +431,8 @@ func (p *gatePart) hold(r *store.Row) {
 }
 
 // old are the minutes that are beyond the limits, the oldest first. The caller has the lock.
-func (p *gatePart) old() (minutes []heldMinute) {
-	share := p.gate.limit / max(len(p.gate.parts), 1)
+func (p *GatePart) old() (minutes []heldMinute) {
+	share := p.gate.Limit / max(len(p.gate.parts), 1)
 	excess := 0
 	if p.bytes > share {
 		excess = p.bytes - share/4*3
@@ -442,7 +457,7 @@ func (p *gatePart) old() (minutes []heldMinute) {
 }
 
 // PutProgress implements aggregate.Rows.
-func (p *gatePart) PutProgress(ctx context.Context, progress store.Progress) error {
+func (p *GatePart) PutProgress(ctx context.Context, progress store.Progress) error {
 	p.gate.mu.Lock()
 	p.closed[progress.Tenant] = progress
 	open := p.gate.open[progress.Tenant]
@@ -455,7 +470,7 @@ func (p *gatePart) PutProgress(ctx context.Context, progress store.Progress) err
 }
 
 // Commit implements aggregate.Commits: it commits the last offset before which everything is written or covered.
-func (p *gatePart) Commit(ctx context.Context, _ int32, offset int64) error {
+func (p *GatePart) Commit(ctx context.Context, _ int32, offset int64) error {
 	p.gate.mu.Lock()
 	minute := int64(math.MaxInt64) // all messages before the offset are of minutes before it
 	for _, c := range p.closed {

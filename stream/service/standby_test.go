@@ -148,7 +148,7 @@ type standby struct {
 	t      testing.TB
 	st     *recording
 	gate   *Gate
-	part   *gatePart
+	part   *GatePart
 	worker *aggregate.Worker
 	commit int64
 	msgs   [][]byte
@@ -157,7 +157,7 @@ type standby struct {
 func (s *standby) start(limit int) {
 	names, _ := testTenantList()
 	s.gate = NewGate(s.st, ownLayer, names, true, testWindow, slog.New(slog.NewTextHandler(io.Discard, nil)))
-	s.gate.limit = limit
+	s.gate.Limit = limit
 	s.open()
 }
 
@@ -177,7 +177,7 @@ func (s *standby) open() {
 			closed[n] = p.ClosedBefore
 		}
 	}
-	s.part = s.gate.part(0, closed, closed, func(offset int64) {
+	s.part = s.gate.Part(0, closed, closed, func(offset int64) {
 		if offset < s.commit {
 			s.commit = offset // a former owner reads again
 			return
@@ -373,11 +373,11 @@ func TestAStandbyCommitsWhatIsCovered(t *testing.T) {
 }
 
 // put is a standby's partition that is given rows by hand.
-func put(t *testing.T, limit int) (*recording, *Gate, *gatePart) {
+func put(t *testing.T, limit int) (*recording, *Gate, *GatePart) {
 	st := newRecording(t)
 	g := NewGate(st, ownLayer, []string{"shop0", "shop1"}, true, testWindow, slog.New(slog.NewTextHandler(io.Discard, nil)))
-	g.limit = limit
-	return st, g, g.part(0, nil, nil, func(int64) {})
+	g.Limit = limit
+	return st, g, g.Part(0, nil, nil, func(int64) {})
 }
 
 func rowOf(minute, version int64) store.Row {
@@ -408,7 +408,7 @@ func TestAStandbyAtItsLimit(t *testing.T) {
 	if len(written) != 3 || p.bytes != 6*(heldRow+2) {
 		t.Errorf("%d rows are written and %d bytes are held, want 3 and %d", len(written), p.bytes, 6*(heldRow+2))
 	}
-	g.part(1, nil, nil, func(int64) {}) // the limit is for both
+	g.Part(1, nil, nil, func(int64) {}) // the limit is for both
 	if err := p.PutRows(ctx, []store.Row{rowOf(30, 2)}); err != nil {
 		t.Fatal(err)
 	}

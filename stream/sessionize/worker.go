@@ -83,6 +83,10 @@ type CheckpointStats struct {
 // help.
 var ErrRefused = errors.New("refused")
 
+// ErrSuperseded is wrapped when a later generation was claimed while this one's owner was at work: by one that took itself for
+// the owner too, with another tick. What this one tells no longer stands, so it is to be opened anew.
+var ErrSuperseded = errors.New("a later generation was claimed")
+
 // claim names where a generation begins. It is created once.
 type claim struct {
 	Start       int64  // offset of its first record
@@ -160,15 +164,23 @@ func (w *Worker) newest() (g int64, c claim, checkpoint string, err error) {
 			g++
 		}
 	}
+	// Listing may be behind. An owner in a generation that is not the newest would tell nothing that stands, so claims are
+	// followed by name.
+	for next := max(g, 0); ; next++ {
+		data, err := w.blobs.Get(w.claimName(next))
+		if errors.Is(err, blob.ErrNotFound) && next != g {
+			break
+		}
+		if err != nil {
+			return 0, c, "", fmt.Errorf("claim %s: %w", w.claimName(next), err)
+		}
+		c, g = claim{}, next
+		if _, err := sealed.Unmarshal(data, &c); err != nil {
+			return 0, c, "", fmt.Errorf("claim %s: %w", w.claimName(g), err)
+		}
+	}
 	if g < 0 {
 		return g, c, "", nil
-	}
-	data, err := w.blobs.Get(w.claimName(g))
-	if err != nil {
-		return 0, c, "", fmt.Errorf("claim %s: %w", w.claimName(g), err)
-	}
-	if _, err := sealed.Unmarshal(data, &c); err != nil {
-		return 0, c, "", fmt.Errorf("claim %s: %w", w.claimName(g), err)
 	}
 	for _, name := range names { // sorted, so that the last is the newest
 		if strings.HasPrefix(name, path.Dir(w.claimName(g))) && strings.HasSuffix(name, ".checkpoint") {
@@ -306,6 +318,10 @@ func (w *Worker) tick(ctx context.Context) error {
 		st.Checkpoint.Took = w.now().Sub(published)
 		if st.Checkpoint.Taken {
 			w.ticks, w.from = 0, s.Offset
+			next := w.claimName(s.ID.Generation + 1)
+			if _, err := w.blobs.Get(next); err == nil { // else there is none, or the next checkpoint will tell
+				return fmt.Errorf("%s: %w", next, ErrSuperseded)
+			}
 		}
 	}
 	if w.Ticked != nil {
