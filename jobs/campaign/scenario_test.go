@@ -336,7 +336,7 @@ func (s *scenario) counter(name, labels string) float64 {
 
 // watch starts the poller.
 func (s *scenario) watch() *poller {
-	s.poller = startPoller(s.t, s.db, s.shape.metrics)
+	s.poller = startPoller(s.t, s.db, s.shape.metrics, "")
 	return s.poller
 }
 

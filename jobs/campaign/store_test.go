@@ -128,9 +128,11 @@ type poller struct {
 	after  []func(*watch) // asked after each whole scan
 }
 
-func startPoller(t testing.TB, d *database, metricsPartitions int) *poller {
+// startPoller starts one that watches a layer, or all if it is empty.
+func startPoller(t testing.TB, d *database, metricsPartitions int, only string) *poller {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &poller{watch: newWatch(metricsPartitions), cancel: cancel, done: make(chan struct{})}
+	p.watch.only = only
 	go func() {
 		defer close(p.done)
 		for ctx.Err() == nil {

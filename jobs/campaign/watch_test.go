@@ -38,7 +38,8 @@ func (h *history) last() sighting { return h.sightings[len(h.sightings)-1] }
 // versions are equal values, nothing of a closed minute changes, comes or goes. Progress is told before the scan that it
 // is to be held against. Not safe for concurrent use, but for the reading of faults.
 type watch struct {
-	partitions int // of the metrics topic: a layer is complete as far as the least of so many
+	partitions int    // of the metrics topic: a layer is complete as far as the least of so many
+	only       string // the layer that is watched; empty: all
 	rows       map[rowKey]*history
 	progress   map[string]map[int32]int64 // by layer and tenant: closed before
 	scans      int
@@ -106,6 +107,9 @@ func closedBefore(partitions map[int32]int64, n int) int64 {
 
 // row takes a row of the running scan.
 func (w *watch) row(k rowKey, version int64, value []byte) {
+	if w.only != "" && k.Layer != w.only {
+		return
+	}
 	now := sighting{version, xxhash.Sum64(value)}
 	h := w.rows[k]
 	if h != nil && h.last() == now {
