@@ -3,6 +3,7 @@ package embedded
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math"
@@ -19,6 +20,7 @@ import (
 	"tandem/schemas/blob"
 	"tandem/schemas/store"
 	"tandem/schemas/store/pebblestore"
+	"tandem/stream/sessionize"
 )
 
 var (
@@ -228,11 +230,18 @@ func (s *schedule) zombie(i int) {
 		if k != int(s.p.opt.Raw)+2*i {
 			continue
 		}
+		gone := false
 		s.zombies = append(s.zombies, func(ctx context.Context, most int) (int, error) {
+			if gone {
+				return 0, nil
+			}
 			now := s.p.shards[i]
 			s.p.shards[i] = old
 			n, err := stage(ctx, most)
 			s.p.shards[i] = now
+			if gone = errors.Is(err, sessionize.ErrSuperseded); gone {
+				return 0, nil
+			}
 			return n, err
 		})
 	}

@@ -45,7 +45,7 @@ func TestABatchThatInflatesTooFar(t *testing.T) {
 	for name, codec := range map[string]kgo.CompressionCodec{"zstd": kgo.ZstdCompression(), "gzip": kgo.GzipCompression(), "lz4": kgo.Lz4Compression()} {
 		t.Run(name, func(t *testing.T) {
 			seeds := start(t)
-			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			w, err := NewWriter(To(seeds...))
 			if err != nil {
