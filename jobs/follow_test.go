@@ -60,7 +60,7 @@ func TestServicesFollowTheChain(t *testing.T) {
 	want, end := replayed(t, ctx, grown.Tenants[0].Chain, slices.Concat(raws, after))
 	s.produce(t, ctx, after, end)
 	for _, g := range []struct{ group, topic string }{{"tandem.dispatch.dc1", "raw"}, {"tandem.stream.dc1.1", "beacons.shop.0"}, {"tandem.stream.dc1.2", "metrics.stream.dc1"}} {
-		s.await(t, ctx, g.group+" has read all", func() bool { return s.committed(ctx, g.group, g.topic, 2) == s.end(ctx, g.topic) })
+		s.await(t, ctx, g.group+" has read all", func() bool { return s.readAll(ctx, g.group, g.topic, 2) })
 	}
 	s.stopAll()
 	st, err := pebblestore.Open(s.site.Store.Pebble, pebblestore.Options{})
@@ -171,7 +171,7 @@ func TestBackfillFromRaw(t *testing.T) {
 	end := from.Add(5 * time.Hour).UnixMilli()
 	s.produce(t, ctx, raws, end)
 	for _, g := range []struct{ group, topic string }{{"tandem.dispatch.dc1", "raw"}, {"tandem.archive.dc1", "beacons.shop.0"}} {
-		s.await(t, ctx, g.group+" has read all", func() bool { return s.committed(ctx, g.group, g.topic, 2) == s.end(ctx, g.topic) })
+		s.await(t, ctx, g.group+" has read all", func() bool { return s.readAll(ctx, g.group, g.topic, 2) })
 	}
 	s.stopAll()
 	do := func(code int, run func(context.Context, []string, io.Writer, io.Writer) int, args ...string) {
