@@ -79,6 +79,7 @@ type process struct {
 	raw    []*tenure // dispatch: its partitions
 	at     int64     // dispatch: offset of the next record of the tail
 	beat   int64     // dispatch: when the next heartbeat is due
+	again  int64     // dispatch: when what waits is told of again
 }
 
 // seat is a partition that one process at a time is to work on.

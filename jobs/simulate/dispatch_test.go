@@ -9,6 +9,10 @@ import (
 	"tandem/stream/dispatch"
 )
 
+// tellEvery is how often a dispatcher tells of sources that wait, ms: one that began to listen later may wait for them in turn
+// (seed 1000310 did, for good).
+const tellEvery = 10_000
+
 // dispatch is a dispatcher's process (service.Dispatch, with one thread for all that it does): it reads its raw partitions as
 // far as pacing allows, tells of progress, hears of others', and writes heartbeats.
 func (p *process) dispatch() error {
@@ -54,7 +58,8 @@ func (p *process) dispatch() error {
 			}
 			did = did || err == nil
 		}
-		if p.teller.Due() {
+		if p.teller.Due() || p.teller.Waits() && s.now >= p.again {
+			p.again = s.now + tellEvery
 			heard := int64(0) // the clock, where it hears all the others
 			if s.opt.PatienceMS > 0 && !c.kafka.has(tail, p.at) {
 				heard = s.now
