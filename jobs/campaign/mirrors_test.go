@@ -278,8 +278,10 @@ func (m *mirrors) finish(p *poller) {
 		for _, q := range s.procs {
 			q.leave(30 * time.Second)
 		}
-		s.poller = p
-		s.explain()
+		if p.watch.only == "" || p.watch.only == s.layer {
+			s.poller = p
+			s.explain()
+		}
 		s.sameBytes()
 	}
 }
