@@ -70,8 +70,8 @@ func (p *process) dispatch() error {
 			}
 			did = did || err == nil // what is not told is told with the next
 		}
-		if s.now >= p.beat && s.beating() {
-			p.beat = s.now + c.beatMS
+		if s.now >= p.beat && s.beating(p) {
+			p.beat = s.plant.next(s.now, c.beatMS)
 			var beats []broker.Record
 			for _, t := range p.raw {
 				if c.sources.List[t.n].Kind == wire.KindLive {
@@ -89,7 +89,7 @@ func (p *process) dispatch() error {
 			continue
 		}
 		until := int64(1 << 62)
-		if s.beating() {
+		if s.beating(p) {
 			until = p.beat
 		}
 		behind := false // a partition has records that pacing holds back

@@ -94,7 +94,22 @@ type plant struct {
 	checks  *checks
 }
 
-func (s *sim) beating() bool { return s.now <= s.plant.end }
+// beating says whether a dispatcher has heartbeats to write. The last ones, at the end, may come a little late.
+func (s *sim) beating(p *process) bool {
+	return p.beat <= s.plant.end && s.now <= s.plant.end+10_000
+}
+
+// next is when a dispatcher's next heartbeats are due. The last ones of all sources come at the end, together: one that had its
+// last earlier than others by more than the pacing allows would be waited for, for good.
+func (p *plant) next(now, every int64) int64 {
+	if !p.sim.quiet {
+		return now + every
+	}
+	if now >= p.end {
+		return p.end + 1
+	}
+	return p.end - (p.end-now-1)/every*every
+}
 
 // run runs a world under the options; the sim that it returns has ended, and says what was found.
 func run(w worlds.World, opt options, telling bool) *sim {
