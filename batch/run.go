@@ -279,6 +279,8 @@ func (l *line) run(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
+	l.mu.Lock() // the context's end may be failing it right now
+	defer l.mu.Unlock()
 	return l.err
 }
 
