@@ -67,9 +67,9 @@ func (j *Job) forecast(b *Backfill, a Archive, covered map[int64]*Covered) (*For
 	}
 	f := &Forecast{Why: map[string]int{}}
 	var due []int64
-	all := settled(j.Chain, a)
-	for _, w := range all {
-		reason := j.whyBackfill(b, a, known, w)
+	all := candidates(j.Chain, a)
+	for _, w := range settled(j.Chain, a) {
+		reason := j.whyBackfill(b, a, known, all, w)
 		if covered[w] != nil && known[w] == nil && reason != "" {
 			reason = whyGone
 		}
@@ -98,7 +98,7 @@ func (j *Job) forecast(b *Backfill, a Archive, covered map[int64]*Covered) (*For
 			f.Approximate++
 		}
 	}
-	if err := j.refuse(b, a, known, f); err != nil {
+	if err := j.refuse(b, known, all, f); err != nil {
 		return nil, err
 	}
 	speed, err := j.Speed()
@@ -133,23 +133,23 @@ func (j *Job) known(b *Backfill, covered map[int64]*Covered) (map[int64]*Covered
 	return known, nil
 }
 
-func (j *Job) whyBackfill(b *Backfill, a Archive, known map[int64]*Covered, w int64) string {
+// whyBackfill says why a window is due in a backfill, "" if it is not. all are the candidates.
+func (j *Job) whyBackfill(b *Backfill, a Archive, known map[int64]*Covered, all []int64, w int64) string {
 	if reason := why(j.Chain, a, known, w); reason != "" {
 		return reason
 	}
 	if c := known[w]; w >= b.From && w < b.To && (c.Fold != FoldVersion || c.Parser != j.Parser || b.Reparse && !c.Reparsed) {
 		return whyReader
 	}
-	if c := known[w]; c.Unknown > 0 && unknown(j.Chain, candidates(j.Chain, a), known, nil, w) == 0 {
+	if c := known[w]; c.Unknown > 0 && unknown(j.Chain, all, known, nil, w) == 0 {
 		return whyState
 	}
 	return ""
 }
 
-// refuse says what the archive cannot tell of what a backfill asks.
-func (j *Job) refuse(b *Backfill, a Archive, known map[int64]*Covered, f *Forecast) error {
+// refuse says what the archive cannot tell of what a backfill asks. all are the candidates.
+func (j *Job) refuse(b *Backfill, known map[int64]*Covered, all []int64, f *Forecast) error {
 	if !b.Approximate {
-		all := candidates(j.Chain, a)
 		for i := range f.plans {
 			w := f.plans[i].Window
 			k, _ := slices.BinarySearch(all, w-back(j.Chain, w))
@@ -227,24 +227,6 @@ func (j *Job) Backfill(ctx context.Context, b *Backfill, told func(*Report)) err
 			told(r)
 		}
 	}
-}
-
-// WaitingForBackfill says how many windows the batch leaves to a backfill, and the first and last of them: those that were covered under
-// other revisions than those in force now.
-func (j *Job) WaitingForBackfill(ctx context.Context) (n int, first, last int64, err error) {
-	a, covered, err := j.look(ctx)
-	if err != nil {
-		return 0, 0, 0, err
-	}
-	for _, w := range settled(j.Chain, a) {
-		if w >= a.From && why(j.Chain, a, covered, w) == whyRevisions {
-			if n == 0 {
-				first = w
-			}
-			n, last = n+1, w
-		}
-	}
-	return n, first, last, nil
 }
 
 // Approximate counts the windows of minutes [from, to) whose coverage says that it is approximate.

@@ -41,36 +41,42 @@ type Waiting struct {
 	Due         int64 `json:"due"`     // when the pass is due, ms of the archive's progress; Since if late beacons do not wait
 }
 
-// waiting is how many records of each covered window its coverage does not know.
-func (a *Archive) waiting(covered map[int64]*Covered) (by map[int64]int64, all Waiting) {
-	by = map[int64]int64{}
-	all = Waiting{Since: math.MaxInt64, First: math.MaxInt64, Last: math.MinInt64}
-	for w, list := range a.Arrivals {
-		c := covered[w]
-		if c == nil || w < a.From {
-			continue
+// late is how many records of a window its coverage does not know, and when the first of them came (Arrival.At): none of one
+// that is not covered, or whose files are retired.
+func (a *Archive) late(w int64, c *Covered) (n, since int64) {
+	since = math.MaxInt64
+	if c == nil || w < a.From {
+		return 0, since
+	}
+	for _, x := range a.Arrivals[w] {
+		known := slices.ContainsFunc(c.Inputs.Spans[x.Partition], func(s Span) bool { return s.First <= x.Span.First && x.Span.Next <= s.Next })
+		if !known {
+			n, since = n+x.Records, min(since, x.At)
 		}
-		for _, x := range list {
-			known := slices.ContainsFunc(c.Inputs.Spans[x.Partition], func(s Span) bool { return s.First <= x.Span.First && x.Span.Next <= s.Next })
-			if !known {
-				by[w] += x.Records
-				all.Since = min(all.Since, x.At)
-			}
-		}
-		if n := by[w]; n > 0 {
+	}
+	return n, since
+}
+
+// waiting is what waits of all windows.
+func (a *Archive) waiting(covered map[int64]*Covered) Waiting {
+	all := Waiting{Since: math.MaxInt64, First: math.MaxInt64, Last: math.MinInt64}
+	for w := range a.Arrivals {
+		n, since := a.late(w, covered[w])
+		all.Since = min(all.Since, since)
+		if n > 0 {
 			all.Windows++
 			all.Beacons += n
 			all.First, all.Last = min(all.First, w), max(all.Last, w)
 		}
 	}
 	if all.Windows == 0 {
-		return by, Waiting{}
+		return Waiting{}
 	}
 	all.Due = all.Since
 	if a.LateEvery > 0 {
 		all.Due = (metric.FloorDiv(all.Since, a.LateEvery) + 1) * a.LateEvery
 	}
-	return by, all
+	return all
 }
 
 // waits says whether a window whose inputs are now others than those of its coverage waits for the pass: only records that came
@@ -81,18 +87,28 @@ func (a *Archive) waits(all *Waiting, was, is *Inputs) bool {
 	return was.equal(&same) && a.Progress < all.Due
 }
 
-// Waiting is what waits for the late pass, without windows if nothing does.
-func (j *Job) Waiting(ctx context.Context) (Waiting, error) {
-	a, err := j.Archived()
+// Left are the windows that the batch leaves to a backfill: those that were covered under other revisions than those in force
+// now.
+type Left struct {
+	Windows     int
+	First, Last int64 // windows, ms
+}
+
+// Waiting is what waits for the late pass, without windows if nothing does, and what is left to a backfill.
+func (j *Job) Waiting(ctx context.Context) (late Waiting, left Left, err error) {
+	a, covered, err := j.look(ctx)
 	if err != nil {
-		return Waiting{}, err
+		return late, left, err
 	}
-	covered, err := j.Covered(ctx)
-	if err != nil {
-		return Waiting{}, err
+	for _, w := range settled(j.Chain, a) {
+		if w >= a.From && why(j.Chain, a, covered, w) == whyRevisions {
+			if left.Windows == 0 {
+				left.First = w
+			}
+			left.Windows, left.Last = left.Windows+1, w
+		}
 	}
-	_, all := a.waiting(covered)
-	return all, nil
+	return a.waiting(covered), left, nil
 }
 
 // Again is a range of neighbouring windows that a plan ran though they had been covered.

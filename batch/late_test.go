@@ -65,7 +65,7 @@ func TestAThousandTwoDaysLate(t *testing.T) {
 		upTo(h)
 		run(t, j)
 	}
-	w, err := j.Waiting(ctx)
+	w, _, err := j.Waiting(ctx)
 	if err != nil || w.Beacons != 1000 || w.Windows != 4 || w.First != t0+3*hour || w.Due != t0+72*hour {
 		t.Fatalf("what waits is %+v, %v", w, err)
 	}
@@ -79,7 +79,7 @@ func TestAThousandTwoDaysLate(t *testing.T) {
 	began := time.Now()
 	run(t, j)
 	took := time.Since(began)
-	if w, err := j.Waiting(ctx); err != nil || w.Windows != 0 {
+	if w, _, err := j.Waiting(ctx); err != nil || w.Windows != 0 {
 		t.Errorf("after the pass %+v waits, %v", w, err)
 	}
 	windows, beacons, ended, came := 0, int64(0), 0, int64(0)

@@ -233,7 +233,7 @@ func join(spans []Span, s Span) []Span {
 // runs that those before it in the list will leave, else those that coverage names; whether that makes others due shows when
 // these are covered. It is a pure function of its arguments; covered is by window.
 func Due(chain *tenant.Chain, a Archive, covered map[int64]*Covered) []WindowPlan {
-	_, waiting := a.waiting(covered)
+	waiting := a.waiting(covered)
 	var fresh, changed, other []int64
 	for _, w := range settled(chain, a) {
 		if w < a.From {
@@ -308,11 +308,11 @@ func settled(chain *tenant.Chain, a Archive) []int64 {
 // plans says what the windows, in order, read.
 func plans(chain *tenant.Chain, a Archive, covered map[int64]*Covered, due []int64) []WindowPlan {
 	var plans []WindowPlan
-	late, _ := a.waiting(covered)
 	all := candidates(chain, a)
 	for i, w := range due {
 		in := inputs(chain, a, covered, w)
-		p := WindowPlan{Window: w, Spans: in.Spans, Revisions: in.Revisions, Before: in.Runs, Again: covered[w] != nil, Late: late[w]}
+		late, _ := a.late(w, covered[w])
+		p := WindowPlan{Window: w, Spans: in.Spans, Revisions: in.Revisions, Before: in.Runs, Again: covered[w] != nil, Late: late}
 		from := w - back(chain, w)
 		for k, v := range due[:i] {
 			if v < from {

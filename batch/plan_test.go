@@ -118,7 +118,7 @@ func (s *script) do(cmd string, args []string) []string {
 		s.lateEvery = s.num(args[0]) * minute
 	case "waiting":
 		a := s.archive()
-		_, x := a.waiting(s.covered)
+		x := a.waiting(s.covered)
 		if x.Windows == 0 {
 			return []string{"nothing"}
 		}

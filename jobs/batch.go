@@ -225,17 +225,20 @@ func (b *batchJob) run(ctx context.Context, once bool, wait time.Duration) error
 				}
 			}
 			if r == nil || once {
-				return errors.Join(b.waiting(ctx, j), b.logWaiting(ctx, j, log), b.collect(ctx, j))
+				return errors.Join(waiting(ctx, j, log), b.collect(ctx, j))
 			}
 		}
 	})
 }
 
-// waiting tells what waits for the late pass.
-func (b *batchJob) waiting(ctx context.Context, j *batch.Job) error {
-	w, err := j.Waiting(ctx)
-	if err == nil && w.Windows > 0 {
-		b.log.Info("late", "tenant", j.Chain.Tenant, "beacons", w.Beacons, "windows", w.Windows, "since", timeText(w.Since/1000*1000), "pass", timeText(w.Due/1000*1000))
+// waiting tells what waits for the late pass, and what the batch leaves to a backfill.
+func waiting(ctx context.Context, j *batch.Job, log *slog.Logger) error {
+	w, left, err := j.Waiting(ctx)
+	if w.Windows > 0 {
+		log.Info("late", "beacons", w.Beacons, "windows", w.Windows, "since", timeText(w.Since/1000*1000), "pass", timeText(w.Due/1000*1000))
+	}
+	if left.Windows > 0 {
+		log.Warn("covered under other revisions of the config: they wait for tandem backfill", "windows", left.Windows, "from", timeText(left.First), "to", timeText(left.Last+batch.WindowMS))
 	}
 	return err
 }
@@ -256,15 +259,6 @@ func (b *batchJob) logWindows(j *batch.Job, log *slog.Logger) {
 			log.Info("window", "start", timeText(c.Window), "generation", c.Generation, "beacons", c.Counts.Records, "rows", c.Rows, "late", c.Counts.Late)
 		}
 	}
-}
-
-// logWaiting tells of windows that the batch leaves.
-func (b *batchJob) logWaiting(ctx context.Context, j *batch.Job, log *slog.Logger) error {
-	n, first, last, err := j.WaitingForBackfill(ctx)
-	if err == nil && n > 0 {
-		log.Warn("covered under other revisions of the config: they wait for tandem backfill", "windows", n, "from", timeText(first), "to", timeText(last+batch.WindowMS))
-	}
-	return err
 }
 
 // Plans of windows that were covered before take about so long, so that new windows do not wait for them.

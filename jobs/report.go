@@ -56,7 +56,7 @@ func runReport(ctx context.Context, args []string, stdout, stderr io.Writer) int
 				return err
 			}
 			reports = append(reports, of...)
-			w, err := j.Waiting(ctx)
+			w, _, err := j.Waiting(ctx)
 			waits = append(waits, tenantWaiting{j.Chain.Tenant, w})
 			return err
 		})

@@ -229,13 +229,12 @@ func (m *Minute) Unite(k Key, o *Sketch) {
 // is left as it is, as if it had never been there, so that what is touched does not depend on what once was.
 func (m *Minute) ForgetSeen() {
 	m.each(func(s slot) {
-		k := s.key
-		if k.Group() != GroupSeen {
+		if s.key.Group() != GroupSeen {
 			return
 		}
 		if sketch := m.sketch(s.ref); !sketch.Empty() {
 			sketch.Reset()
-			m.touch(k, s.ref, 1)
+			m.touch(s.key, s.ref, 1)
 		}
 	})
 }
@@ -264,10 +263,7 @@ func (m *Minute) Untouch() {
 
 // Touch touches every cell that there is (the first tick of a generation publishes every open row).
 func (m *Minute) Touch(cells func(group int) int) {
-	m.each(func(s slot) {
-		k := s.key
-		m.touch(k, s.ref, 1<<cells(k.Group())-1)
-	})
+	m.each(func(s slot) { m.touch(s.key, s.ref, 1<<cells(s.key.Group())-1) })
 }
 
 func byKey(a, b slot) int { return cmp.Compare(a.key, b.key) }

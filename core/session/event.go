@@ -135,15 +135,11 @@ type reader struct {
 }
 
 func (r *reader) u() uint64 {
-	if b := r.b; len(b) > 0 && b[0] < 0x80 {
-		r.b = b[1:]
-		return uint64(b[0])
+	if len(r.b) > 0 && r.b[0] < 0x80 {
+		v := uint64(r.b[0])
+		r.b = r.b[1:]
+		return v
 	}
-	return r.long()
-}
-
-// long is u without the short way, which is inlined.
-func (r *reader) long() uint64 {
 	v, n := binary.Uvarint(r.b)
 	if n <= 0 {
 		r.err = errCorrupt

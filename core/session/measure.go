@@ -345,14 +345,14 @@ func (f *Folder) count(e *End) {
 	minute := f.Sums.At(at)
 	n := len(f.Chain.Groups[tenant.GroupVisit].Names)
 	mask := uint64(1<<tenant.CellEnd | 1<<tenant.CellPages | 1<<tenant.CellSeconds)
-	deltas := [4]int64{f.Sign, f.Sign * int64(e.Pages), f.Sign * e.Seconds}
-	used := 3
+	deltas := append(make([]int64, 0, 4), f.Sign) // in the order of the cells
 	if e.Pages == 1 {
 		mask |= 1 << tenant.CellBounce
-		deltas, used = [4]int64{f.Sign, f.Sign, f.Sign, f.Sign * e.Seconds}, 4
+		deltas = append(deltas, f.Sign)
 	}
+	deltas = append(deltas, f.Sign*int64(e.Pages), f.Sign*e.Seconds)
 	for _, x := range e.Scopes {
-		minute.Post(metric.NewKey(x.Scope, tenant.GroupVisit, x.Variation, e.Tags), n, mask, deltas[:used], 0)
+		minute.Post(metric.NewKey(x.Scope, tenant.GroupVisit, x.Variation, e.Tags), n, mask, deltas, 0)
 	}
 }
 
