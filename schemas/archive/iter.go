@@ -6,6 +6,8 @@ import (
 	"sort"
 
 	"github.com/cespare/xxhash/v2"
+
+	"tandem/schemas/blob"
 )
 
 // Rows returns an iterator over the rows whose hash is in [lo, hi], both included, in the file's order. Row groups outside
@@ -164,7 +166,7 @@ func (it *Iter) payloadPage(i int) error {
 // read reads the columns from and to of the row group at hand and what is between them.
 func (it *Iter) read(s *stretch, from, to int) (err error) {
 	s.at = it.group.columns[from].pages[0].at
-	s.b, err = readAt(it.f.from, s.at, it.group.columns[to].end()-s.at, s.b)
+	s.b, err = blob.ReadAt(it.f.from, s.at, it.group.columns[to].end()-s.at, s.b)
 	return err
 }
 

@@ -16,12 +16,8 @@ import (
 // reader stops there: the way out is to restore the object from a copy.
 var ErrCorrupt = errors.New("corrupt")
 
-const (
-	// holdBytes: files up to this size are read at once and held, larger ones by row groups.
-	holdBytes = 1 << 20
-	// readBytes is the piece in which the digest of a whole file is taken.
-	readBytes = 256 << 10
-)
+// readBytes is the piece in which the digest of a whole file is taken.
+const readBytes = 256 << 10
 
 // Columns selects what Rows reads besides the fields that are always read (all but these). What is not selected is empty.
 // Payloads are more than half of a file, so a reader that needs few of them asks for each by Iter.Payload.
@@ -64,15 +60,12 @@ func openFile(r blob.Reader, info FileInfo) (*File, error) {
 	if r.Size() != info.Bytes {
 		return nil, fmt.Errorf("%w: it has %d bytes, its manifest says %d", ErrCorrupt, r.Size(), info.Bytes)
 	}
-	f := &File{info: info, from: r, closer: r}
-	if info.Bytes <= holdBytes {
-		data, err := readAt(r, 0, info.Bytes, nil)
-		if err != nil {
-			return nil, err
-		}
-		f.from = blob.Bytes(data)
+	from, err := blob.Held(r)
+	if err != nil {
+		return nil, err
 	}
-	tail, err := readAt(f.from, info.Bytes-info.Tail, info.Tail, nil)
+	f := &File{info: info, from: from, closer: r}
+	tail, err := blob.ReadAt(f.from, info.Bytes-info.Tail, info.Tail, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -83,18 +76,6 @@ func openFile(r blob.Reader, info FileInfo) (*File, error) {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	return f, nil
-}
-
-// readAt reads into buf, or into new memory if that is too small.
-func readAt(r io.ReaderAt, at, n int64, buf []byte) ([]byte, error) {
-	if int64(cap(buf)) < n {
-		buf = make([]byte, n)
-	}
-	buf = buf[:n]
-	if _, err := io.ReadFull(io.NewSectionReader(r, at, n), buf); err != nil {
-		return nil, fmt.Errorf("read: %w", err)
-	}
-	return buf, nil
 }
 
 // footer decodes the footer, whose digest was right.

@@ -19,9 +19,6 @@ import (
 	"tandem/schemas/blob"
 )
 
-// holdBytes: files up to this size are read at once and held, larger ones by row groups.
-const holdBytes = 1 << 20
-
 // Iter walks the rows of a run: call Next until it is false, then Err, then Close. Of a row only what is asked for is
 // decoded: of the sessions of a run few matter to a window some hours later. It is for one goroutine.
 type Iter struct {
@@ -59,21 +56,18 @@ func Open(r blob.Reader, info RunInfo, lo, hi uint64) (*Iter, error) {
 }
 
 func open(r blob.Reader, info RunInfo, lo, hi uint64) (*Iter, error) {
-	it := &Iter{info: info, lo: lo, hi: hi, closer: r, from: r}
 	if r.Size() != info.Bytes {
 		return nil, fmt.Errorf("%w: it has %d bytes, its description says %d", ErrCorrupt, r.Size(), info.Bytes)
 	}
 	if info.Tail < 8 || info.Tail > info.Bytes {
 		return nil, fmt.Errorf("%w: its description says that its last %d of %d bytes are the footer", ErrCorrupt, info.Tail, info.Bytes)
 	}
-	if info.Bytes <= holdBytes {
-		data, err := readAt(r, 0, info.Bytes, nil)
-		if err != nil {
-			return nil, err
-		}
-		it.from = blob.Bytes(data)
+	from, err := blob.Held(r)
+	if err != nil {
+		return nil, err
 	}
-	tail, err := readAt(it.from, info.Bytes-info.Tail, info.Tail, nil)
+	it := &Iter{info: info, lo: lo, hi: hi, closer: r, from: from}
+	tail, err := blob.ReadAt(it.from, info.Bytes-info.Tail, info.Tail, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -91,17 +85,6 @@ func open(r blob.Reader, info RunInfo, lo, hi uint64) (*Iter, error) {
 var decoder = sync.OnceValues(func() (*zstd.Decoder, error) {
 	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(4*(groupBytes+MaxStateBytes)))
 })
-
-func readAt(r io.ReaderAt, at, n int64, buf []byte) ([]byte, error) {
-	if int64(cap(buf)) < n {
-		buf = make([]byte, n)
-	}
-	buf = buf[:n]
-	if _, err := io.ReadFull(io.NewSectionReader(r, at, n), buf); err != nil {
-		return nil, fmt.Errorf("read: %w", err)
-	}
-	return buf, nil
-}
 
 // footer decodes the footer, whose digest was right, and looks whether it is of a file that a Writer made.
 func (it *Iter) footer(tail []byte) error {
@@ -222,7 +205,7 @@ func (it *Iter) nextGroup() bool {
 	g := it.groups[it.next]
 	first, last := g.Columns[0].MetaData, g.Columns[colState].MetaData
 	var err error
-	if it.bytes, err = readAt(it.from, first.DataPageOffset, last.DataPageOffset+last.TotalCompressedSize-first.DataPageOffset, it.bytes); err != nil {
+	if it.bytes, err = blob.ReadAt(it.from, first.DataPageOffset, last.DataPageOffset+last.TotalCompressedSize-first.DataPageOffset, it.bytes); err != nil {
 		return it.fail(err)
 	}
 	it.start, it.rows, it.pos, it.loaded = first.DataPageOffset, int(g.NumRows), 0, [numColumns]bool{}

@@ -102,7 +102,7 @@ func TestRoundTrip(t *testing.T) {
 func TestLargeRunFromDir(t *testing.T) {
 	rows := testRows(5, 125_000)
 	data, info := mustWrite(t, rows)
-	if info.Bytes <= 2*holdBytes {
+	if info.Bytes <= 2*blob.HoldBytes {
 		t.Fatalf("only %d bytes", info.Bytes)
 	}
 	d, err := blob.OpenDir(t.TempDir())
@@ -335,7 +335,7 @@ func (f *failingReader) ReadAt(p []byte, off int64) (int, error) {
 func TestStorageErrors(t *testing.T) {
 	data, info := mustWrite(t, testRows(5, 90_000))
 	_, forSQL := columnsForSQL(t, data, info)
-	if info.Bytes <= holdBytes {
+	if info.Bytes <= blob.HoldBytes {
 		t.Fatalf("only %d bytes", info.Bytes)
 	}
 	for _, n := range []int64{0, 1, info.Tail - 1, info.Tail, info.Tail + 1000, info.Bytes / 2, info.Bytes - forSQL - 5} {
