@@ -94,18 +94,16 @@ func (j *auditJob) run(ctx context.Context, file, name string, parallel int) (re
 	if err := b.open(file); err != nil {
 		return nil, err
 	}
+	if err := b.only(name); err != nil {
+		return nil, err
+	}
 	st, err := b.site.OpenStore(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	found := false
 	for i := range b.site.Tenants {
 		t := &b.site.Tenants[i]
-		if name != "" && name != t.Chain.Tenant {
-			continue
-		}
-		found = true
 		bj, err := b.job(t)
 		if err != nil {
 			return nil, err
@@ -115,9 +113,6 @@ func (j *auditJob) run(ctx context.Context, file, name string, parallel int) (re
 			return nil, err
 		}
 		reports = append(reports, r)
-	}
-	if !found {
-		return nil, fmt.Errorf("the site has no tenant %q", name)
 	}
 	return reports, nil
 }

@@ -79,11 +79,8 @@ func runBackfill(ctx context.Context, args []string, stdout, stderr io.Writer) i
 	ask.From -= ask.From % batch.WindowMS
 	ask.To -= ask.To % batch.WindowMS
 	err := b.open(*file)
-	if err == nil && *name != "" {
-		b.site.Tenants = slices.DeleteFunc(b.site.Tenants, func(t site.Tenant) bool { return t.Chain.Tenant != *name })
-		if len(b.site.Tenants) == 0 {
-			err = fmt.Errorf("the site has no tenant %q", *name)
-		}
+	if err == nil {
+		err = b.only(*name)
 	}
 	if err == nil {
 		err = b.withStore(ctx, func(j *batch.Job) error {

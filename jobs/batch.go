@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -146,6 +147,18 @@ func (b *batchJob) open(file string) (err error) {
 	b.limitMemory()
 	b.site, b.blobs, err = site.Open(file)
 	return err
+}
+
+// only leaves one tenant of the site, or all if the name is empty.
+func (b *batchJob) only(name string) error {
+	if name == "" {
+		return nil
+	}
+	b.site.Tenants = slices.DeleteFunc(b.site.Tenants, func(t site.Tenant) bool { return t.Chain.Tenant != name })
+	if len(b.site.Tenants) == 0 {
+		return fmt.Errorf("the site has no tenant %q", name)
+	}
+	return nil
 }
 
 // job is the batch of a tenant. Which topics its archive is of, the archive says itself.
