@@ -47,12 +47,9 @@ const (
 )
 
 func (j *Job) encodeResult(res *result, sums *metric.Sums) ([]byte, error) {
-	var one metric.Sums
 	var blocks, plain []byte
 	for _, m := range sums.Minutes() {
-		one.DropBefore(m.Minute)
-		one.At(m.Minute).Merge(m, j.cells)
-		plain = one.AppendBinary(plain[:0], j.cells)
+		plain = m.AppendBinary(plain[:0], j.cells)
 		if len(plain) > maxMinute {
 			return nil, fmt.Errorf("map result: %d bytes in minute %d, more than %d: use more ranges", len(plain), m.Minute, maxMinute)
 		}

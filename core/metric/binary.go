@@ -34,6 +34,12 @@ func (s *Sums) AppendBinary(b []byte, cells func(group int) int) []byte {
 	return append(b, body...)
 }
 
+// AppendBinary appends the minute in bytes, as Sums with no other would.
+func (m *Minute) AppendBinary(b []byte, cells func(group int) int) []byte {
+	one := Sums{minutes: []*Minute{m}}
+	return one.AppendBinary(b, cells)
+}
+
 func (m *Minute) append(b []byte, cells func(group int) int) (out []byte, any bool) {
 	var pages, sketches []slot
 	for _, s := range m.sorted() {

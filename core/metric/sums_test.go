@@ -87,6 +87,13 @@ func TestSumsInBytes(t *testing.T) {
 		if again := s.AppendBinary(nil, groupCells); !bytes.Equal(again, b) {
 			t.Fatal("the same sums give other bytes")
 		}
+		for _, m := range s.Minutes() {
+			var one Sums
+			one.At(m.Minute).Merge(m, groupCells)
+			if !bytes.Equal(m.AppendBinary(nil, groupCells), one.AppendBinary(nil, groupCells)) {
+				t.Fatalf("minute %d alone has other bytes", m.Minute)
+			}
+		}
 		if err := back.AddBinary(b, knownCells); err != nil {
 			t.Fatal(err)
 		}

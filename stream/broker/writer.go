@@ -34,8 +34,8 @@ func NewWriter(to Connection) (*Writer, error) {
 	return newWriter(to, MaxMessage, kgo.SnappyCompression())
 }
 
-// NewMetricsWriter makes one to topics of metrics messages, which it does not compress: two thirds of their bytes are hashes
-// of visitors, so that it took off three tenths, at the price of a twentieth of a shard's time.
+// NewMetricsWriter makes one to topics of metrics messages, which it does not compress: they hold many hashes of visitors, so
+// that Snappy took off three tenths, at the price of a twentieth of a shard's time.
 func NewMetricsWriter(to Connection) (*Writer, error) {
 	return newWriter(to, MaxMessage, kgo.NoCompression())
 }
