@@ -118,7 +118,7 @@ func TestBackfillWorlds(t *testing.T) {
 	}
 }
 
-// late is a chain to which an experiment comes at minute 45, and the splice that gives it a start of minute 10.
+// lateExperiment is a chain to which an experiment comes at minute 45, and the splice that gives it a start of minute 10.
 func lateExperiment(t *testing.T) (before, after []*tenant.Config) {
 	t.Helper()
 	first := "session_ttl: 1h\ntags: {device: [desktop, mobile]}\npoints: {home: {kind: page, stats: true}, order: {values: {revenue: {cap: 50}}}}\n"

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,30 +14,15 @@ import (
 	"tandem/batch"
 	"tandem/jobs/embedded"
 	"tandem/jobs/site"
-	"tandem/schemas/records"
 	"tandem/schemas/row"
 	"tandem/schemas/store"
-	"tandem/schemas/traffic"
 )
 
 // layeredSite makes the folder of a site whose store has both layers of two hours of traffic, which begin at the time that it
 // returns.
 func layeredSite(t *testing.T) (dir string, s *site.Site, begin time.Time) {
 	t.Helper()
-	dir = t.TempDir()
-	for name, text := range map[string]string{"shop.yaml": string(traffic.Config()), "site.yaml": batchSite} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s, err := site.Load(filepath.Join(dir, "site.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	blobs, err := s.OpenBlobs()
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir, s, blobs := shopSite(t)
 	st, err := s.OpenStore(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -49,22 +33,11 @@ func layeredSite(t *testing.T) (dir string, s *site.Site, begin time.Time) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := traffic.Defaults()
-	o.Span, o.SessionsPerMinute = 2*time.Hour, 3
-	o.Start = time.Now().UTC().Truncate(time.Hour).Add(-o.Span - 2*time.Hour) // within the retention of the store's rows
-	var raws []embedded.Raw
-	err = traffic.Generate(o, func(r records.Record) error {
-		raws = append(raws, embedded.Raw{Ingest: r.Ingest, Payload: bytes.Clone(r.Payload)})
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	slices.SortStableFunc(raws, func(a, b embedded.Raw) int { return int(min(max(a.Ingest-b.Ingest, -1), 1)) })
+	raws, begin := shopTraffic(t, 2*time.Hour, 3)
 	if err := errors.Join(p.Feed(t.Context(), raws), p.Pump(t.Context()), p.Finish(t.Context()), st.Close()); err != nil {
 		t.Fatal(err)
 	}
-	return dir, s, o.Start
+	return dir, s, begin
 }
 
 func TestAuditCommand(t *testing.T) {

@@ -39,10 +39,10 @@ blobs: blobs
 store: {pebble: store}
 `
 
-// archivedSite makes the folder of a site whose archive holds some hours of traffic.
-func archivedSite(t *testing.T, hours int) string {
+// shopSite makes the folder of a site of the demo's shop.
+func shopSite(t *testing.T) (dir string, s *site.Site, blobs blob.Store) {
 	t.Helper()
-	dir := t.TempDir()
+	dir = t.TempDir()
 	for name, text := range map[string]string{"shop.yaml": string(traffic.Config()), "site.yaml": batchSite} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
@@ -52,10 +52,33 @@ func archivedSite(t *testing.T, hours int) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	blobs, err := s.OpenBlobs()
+	if blobs, err = s.OpenBlobs(); err != nil {
+		t.Fatal(err)
+	}
+	return dir, s, blobs
+}
+
+// shopTraffic is the shop's traffic over a time whose start it returns, in order of ingest time.
+func shopTraffic(t *testing.T, span time.Duration, sessionsPerMinute float64) (raws []embedded.Raw, start time.Time) {
+	t.Helper()
+	o := traffic.Defaults()
+	o.Span, o.SessionsPerMinute = span, sessionsPerMinute
+	o.Start = time.Now().UTC().Truncate(time.Hour).Add(-o.Span - 2*time.Hour) // within the retention of the store's rows
+	err := traffic.Generate(o, func(r records.Record) error {
+		raws = append(raws, embedded.Raw{Ingest: r.Ingest, Payload: bytes.Clone(r.Payload)})
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	slices.SortStableFunc(raws, func(a, b embedded.Raw) int { return int(min(max(a.Ingest-b.Ingest, -1), 1)) })
+	return raws, o.Start
+}
+
+// archivedSite makes the folder of a site whose archive holds some hours of traffic.
+func archivedSite(t *testing.T, hours int) string {
+	t.Helper()
+	dir, s, blobs := shopSite(t)
 	st, err := memoryStore()
 	if err != nil {
 		t.Fatal(err)
@@ -67,18 +90,7 @@ func archivedSite(t *testing.T, hours int) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := traffic.Defaults()
-	o.Span = time.Duration(hours) * time.Hour
-	o.Start = time.Now().UTC().Truncate(time.Hour).Add(-o.Span - 2*time.Hour) // within the retention of the store's rows
-	var raws []embedded.Raw
-	err = traffic.Generate(o, func(r records.Record) error {
-		raws = append(raws, embedded.Raw{Ingest: r.Ingest, Payload: bytes.Clone(r.Payload)})
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	slices.SortStableFunc(raws, func(a, b embedded.Raw) int { return int(min(max(a.Ingest-b.Ingest, -1), 1)) })
+	raws, _ := shopTraffic(t, time.Duration(hours)*time.Hour, traffic.Defaults().SessionsPerMinute)
 	for part := range slices.Chunk(raws, 5000) {
 		if err := errors.Join(p.Feed(t.Context(), part), p.Pump(t.Context())); err != nil {
 			t.Fatal(err)

@@ -205,27 +205,7 @@ func TestBackfillFromRaw(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mem, err := memoryStore()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer mem.Close()
-	opt := embedded.Defaults()
-	opt.Stream = false
-	p, err := embedded.Open(ctx, opt, chain, embedded.NewMemory(), blob.NewMem(), mem)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range raws {
-		raws[i].Partition = 0
-	}
-	if err := errors.Join(p.Feed(ctx, raws), p.Finish(ctx)); err != nil {
-		t.Fatal(err)
-	}
-	want, err := embedded.Lines(ctx, mem, "shop", "batch", 0, store.MaxMinute+1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	want, _ := pipelined(t, ctx, chain, raws, "batch")
 	got := rowsAt(t, s.dir)
 	if d := difference(want, got); len(d) > 0 {
 		t.Errorf("%d lines differ of %d, the first: %s", len(d), len(want), d[0])

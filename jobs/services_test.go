@@ -160,13 +160,19 @@ func (s *serviceRig) traffic(t *testing.T, n int) []embedded.Raw {
 // replayed is what the embedded pipeline makes of the records, and the time at which nothing of them is open.
 func replayed(t *testing.T, ctx context.Context, chain *tenant.Chain, raws []embedded.Raw) (lines []string, end int64) {
 	t.Helper()
+	return pipelined(t, ctx, chain, raws, "stream")
+}
+
+// pipelined is replayed for one of the two layers: stream or batch.
+func pipelined(t *testing.T, ctx context.Context, chain *tenant.Chain, raws []embedded.Raw, layer string) (lines []string, end int64) {
+	t.Helper()
 	st, err := memoryStore()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer st.Close()
 	opt := embedded.Defaults()
-	opt.Batch = false
+	opt.Stream, opt.Batch = layer == "stream", layer == "batch"
 	p, err := embedded.Open(ctx, opt, chain, embedded.NewMemory(), blob.NewMem(), st)
 	if err != nil {
 		t.Fatal(err)
@@ -178,7 +184,7 @@ func replayed(t *testing.T, ctx context.Context, chain *tenant.Chain, raws []emb
 	if err := errors.Join(p.Feed(ctx, one), p.Finish(ctx)); err != nil {
 		t.Fatal(err)
 	}
-	if lines, err = embedded.Lines(ctx, st, chain.Tenant, "stream", 0, store.MaxMinute+1); err != nil {
+	if lines, err = embedded.Lines(ctx, st, chain.Tenant, layer, 0, store.MaxMinute+1); err != nil {
 		t.Fatal(err)
 	}
 	return lines, p.End()

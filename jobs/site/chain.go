@@ -19,23 +19,16 @@ func Open(file string) (*Site, blob.Store, error) {
 		return nil, nil, err
 	}
 	blobs, err := s.OpenBlobs()
-	if err == nil {
-		err = s.ReadChains(blobs)
+	for i := range s.Tenants {
+		if err == nil {
+			err = s.Tenants[i].readChain(blobs)
+		}
 	}
 	return s, blobs, err
 }
 
-// ReadChains reads the tenants' chains of configs in storage. Where one has begun it is what counts, and the files of the
-// site must say how it began.
-func (s *Site) ReadChains(blobs blob.Store) error {
-	for i := range s.Tenants {
-		if err := s.Tenants[i].readChain(blobs); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
+// readChain reads the tenant's chain of configs in storage. Where one has begun it is what counts, and the files of the site
+// must say how it began.
 func (t *Tenant) readChain(blobs blob.Store) error {
 	c, err := configs.Read(blobs, t.Chain.Tenant)
 	if err != nil {

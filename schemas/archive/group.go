@@ -281,13 +281,11 @@ func (c *columnWriter) unlist(rows []Row, col int, kind columnKind) error {
 			c.page = binary.LittleEndian.AppendUint64(c.page, uint64(v))
 		}
 		c.inPage = len(c.ints)
-	}
-	for i := range rows {
-		if kind == kindInt {
-			break
-		}
-		if err := c.plain(bytesField(&rows[i], col)); err != nil {
-			return err
+	} else {
+		for i := range rows {
+			if err := c.plain(bytesField(&rows[i], col)); err != nil {
+				return err
+			}
 		}
 	}
 	if c.inPage == 0 {

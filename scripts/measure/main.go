@@ -105,16 +105,22 @@ func main() {
 	}
 }
 
+// loadConfig reads a tenant's config, its text too.
+func loadConfig(file string) (text []byte, chain *tenant.Chain, err error) {
+	if text, err = os.ReadFile(file); err != nil {
+		return nil, nil, err
+	}
+	cfg, err := tenant.Load(file, text)
+	if err != nil {
+		return nil, nil, err
+	}
+	chain, err = tenant.Compile([]*tenant.Config{cfg})
+	return text, chain, err
+}
+
 func (b *bench) load(file, config string, n int) error {
-	data, err := os.ReadFile(config)
-	if err != nil {
-		return err
-	}
-	cfg, err := tenant.Load(config, data)
-	if err != nil {
-		return err
-	}
-	if b.chain, err = tenant.Compile([]*tenant.Config{cfg}); err != nil {
+	var err error
+	if _, b.chain, err = loadConfig(config); err != nil {
 		return err
 	}
 	f, err := os.Open(file)

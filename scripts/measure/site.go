@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 
 	"tandem/core/beacon"
-	"tandem/core/tenant"
 	"tandem/jobs/embedded"
 	"tandem/schemas/blob"
 	"tandem/schemas/records"
@@ -29,15 +28,7 @@ store: {pebble: store}
 // makeSite archives the records of a file, without holding them, in a folder that becomes a site: the real batch runs on it,
 // and its memory is that of a process of its own (tandem batch --site FOLDER/site.yaml).
 func makeSite(folder, file, config string) error {
-	data, err := os.ReadFile(config)
-	if err != nil {
-		return err
-	}
-	cfg, err := tenant.Load(config, data)
-	if err != nil {
-		return err
-	}
-	chain, err := tenant.Compile([]*tenant.Config{cfg})
+	data, chain, err := loadConfig(config)
 	if err != nil {
 		return err
 	}
