@@ -59,9 +59,7 @@ func TestServicesFollowTheChain(t *testing.T) {
 	}
 	want, end := replayed(t, ctx, grown.Tenants[0].Chain, slices.Concat(raws, after))
 	s.produce(t, ctx, after, end)
-	for _, g := range []struct{ group, topic string }{{"tandem.dispatch.dc1", "raw"}, {"tandem.stream.dc1.1", "beacons.shop.0"}, {"tandem.stream.dc1.2", "metrics.stream.dc1"}} {
-		s.await(t, ctx, g.group+" has read all", func() bool { return s.readAll(ctx, g.group, g.topic, 2) })
-	}
+	s.awaitAll(t, ctx, end, "dispatch.dc1", "stream.dc1.1", "stream.dc1.2")
 	s.stopAll()
 	st, err := pebblestore.Open(s.site.Store.Pebble, pebblestore.Options{})
 	if err != nil {
@@ -170,9 +168,7 @@ func TestBackfillFromRaw(t *testing.T) {
 	s.start(t, "archive", "--id", "r1")
 	end := from.Add(5 * time.Hour).UnixMilli()
 	s.produce(t, ctx, raws, end)
-	for _, g := range []struct{ group, topic string }{{"tandem.dispatch.dc1", "raw"}, {"tandem.archive.dc1", "beacons.shop.0"}} {
-		s.await(t, ctx, g.group+" has read all", func() bool { return s.readAll(ctx, g.group, g.topic, 2) })
-	}
+	s.awaitAll(t, ctx, end, "dispatch.dc1", "archive.dc1")
 	s.stopAll()
 	do := func(code int, run func(context.Context, []string, io.Writer, io.Writer) int, args ...string) {
 		t.Helper()

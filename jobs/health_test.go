@@ -180,7 +180,7 @@ func TestHealth(t *testing.T) {
 	}{{"tandem.dispatch.dc1", "raw", 3}, {"tandem.stream.dc1.1", "beacons.shop.0", 4}, {"tandem.stream.dc1.2", "metrics.stream.dc1", 2}, {"tandem.archive.dc1", "beacons.shop.0", 4}} {
 		s.await(t, ctx, g.group+" has read all", func() bool {
 			seen.forward(t, addresses...)
-			return s.committed(ctx, g.group, g.topic, g.partitions) == s.end(ctx, g.topic)
+			return s.readAll(ctx, g.group, g.topic, g.partitions)
 		})
 	}
 	s.await(t, ctx, "all are ready again", ready)

@@ -52,26 +52,7 @@ func TestServices(t *testing.T) {
 		logs := s.logs.String()
 		return strings.Count(logs, "msg=assigned group=tandem.dispatch.dc1 ") > 3 && strings.Count(logs, "msg=assigned group=tandem.stream.dc1.1 ") > 4
 	})
-	groups := []struct {
-		group, topic string
-		partitions   int32
-	}{{"tandem.dispatch.dc1", "raw", 3}, {"tandem.stream.dc1.1", "beacons.shop.0", 4}, {"tandem.stream.dc1.2", "metrics.stream.dc1", 2}, {"tandem.archive.dc1", "beacons.shop.0", 4}}
-	// A raw partition that changes hands near the end is told of out of turn, and then no tick ends and no window settles any
-	// more, by which stage 2 and the archiver commit. So time goes on until all have read all, as it does where sources live.
-	beat, beaten := end+3_600_000, time.Now()
-	s.await(t, ctx, "all have read all", func() bool {
-		if time.Since(beaten) > 5*time.Second && ctx.Err() == nil {
-			beat += 3_600_000
-			s.write(t, ctx, nil, beat)
-			beaten = time.Now()
-		}
-		for _, g := range groups {
-			if !s.readAll(ctx, g.group, g.topic, g.partitions) {
-				return false
-			}
-		}
-		return true
-	})
+	s.awaitAll(t, ctx, end, "dispatch.dc1", "stream.dc1.1", "stream.dc1.2", "archive.dc1")
 	s.stopAll()
 
 	st, err := pebblestore.Open(s.site.Store.Pebble, pebblestore.Options{})
@@ -262,6 +243,33 @@ func (s *serviceRig) committed(ctx context.Context, group, topic string, partiti
 		}
 	}
 	return n
+}
+
+// awaitAll waits until groups of services have committed all of the topics that they read, once the records up to end are
+// produced. The last progress of a raw partition may be told out of turn, and then no tick ends and no window settles any more,
+// by which stage 2 and the archiver commit. So time goes on until all have read all, as it does where sources live.
+func (s *serviceRig) awaitAll(t *testing.T, ctx context.Context, end int64, groups ...string) {
+	t.Helper()
+	beacons := s.site.Tenants[0].Partitions
+	reads := map[string]struct {
+		topic      string
+		partitions int32
+	}{"dispatch.dc1": {"raw", s.site.Raw[0].Partitions}, "stream.dc1.1": {"beacons.shop.0", beacons},
+		"stream.dc1.2": {"metrics.stream.dc1", s.site.Metrics.Partitions}, "archive.dc1": {"beacons.shop.0", beacons}}
+	beat, beaten := end+3_600_000, time.Now()
+	s.await(t, ctx, "all have read all", func() bool {
+		if time.Since(beaten) > 5*time.Second && ctx.Err() == nil {
+			beat += 3_600_000
+			s.write(t, ctx, nil, beat)
+			beaten = time.Now()
+		}
+		for _, g := range groups {
+			if !s.readAll(ctx, "tandem."+g, reads[g].topic, reads[g].partitions) {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // readAll says whether a group has committed all of a topic; no, where that cannot be asked.
