@@ -1,0 +1,114 @@
+// Package pages is what people look at: the experiments of a tenant with their health, one experiment with what its
+// numbers prove, the state of the pipeline, and the way from a number to its sessions. The files of the pages are embedded
+// and served as they are; the data are JSON from what a Source reads.
+package pages
+
+import (
+	"context"
+	"errors"
+
+	"tandem/core/tenant"
+)
+
+// Source is where the pages' data come from. Access is decided before: the context is of a request that may see the tenant.
+type Source interface {
+	// Tenants lists those that the request may see, in order.
+	Tenants(ctx context.Context) ([]string, error)
+	// Config is the revision in force and its text. Its error wraps ErrNotFound if there is no such tenant.
+	Config(ctx context.Context, tenant string) (*tenant.Config, string, error)
+	// Formulas are the tenant's, in the order of its repository.
+	Formulas(ctx context.Context, tenant string) ([]Formula, error)
+	// Read sums rows into buckets, from the layers that readers see.
+	Read(ctx context.Context, q Query) (*Answer, error)
+	// Operations tells how the pipeline is doing for a tenant.
+	Operations(ctx context.Context, tenant string) (*Operations, error)
+	// Explain goes from a number to what it consists of; the answer is encoded as it is. Its error wraps ErrNotFound or
+	// ErrRequest where that is what is wrong.
+	Explain(ctx context.Context, q Explain) (any, error)
+	// Promote makes readers see another layer, and is told in the audit log.
+	Promote(ctx context.Context, tenant, layer string) error
+}
+
+var (
+	// ErrNotFound is wrapped when what is asked for is not there.
+	ErrNotFound = errors.New("not found")
+	// ErrRequest is wrapped when it is the request that is wrong.
+	ErrRequest = errors.New("wrong request")
+	// ErrForbidden is wrapped when the request's token does not allow it.
+	ErrForbidden = errors.New("not allowed")
+)
+
+// Formula is one of a tenant's repository, with what the pages need of it.
+type Formula struct {
+	ID, Title, Unit, Format, Chart, Good, Role, Description, Owner, Expr string
+	// Population is the scope in which it stands, "site" or that of an experiment if empty.
+	Population string
+	// Names are the metrics (SPEC 6, without scope) that Eval asks for.
+	Names []string
+	// Eval computes it from sums; false where it has no value (division by nothing).
+	Eval func(sum func(name string) float64) (float64, bool)
+	// Stat says what its sums can prove; nil: nothing, it is for charts only.
+	Stat *Stat
+}
+
+// Kinds of Stat.
+const (
+	Proportion = "proportion" // Hits of the sessions (`P.beta`)
+	Mean       = "mean"       // a total for each session
+	Ratio      = "ratio"      // a total over another
+)
+
+// Stat names the metrics from which a formula's interval follows. Its n is always `visit.beta`.
+type Stat struct {
+	Kind          string
+	Hits          string // of a proportion
+	Num, Den      Sums   // of a mean (Num only) and of a ratio
+	Cross         string // of a ratio: the sum of products
+	Events        string // what the burn-in counts; of a proportion its hits
+	MinimumEvents float64
+}
+
+// Sums are the metrics of a per-session total and of its square, and the decimals of the total.
+type Sums struct {
+	Sum, Sq  string
+	Decimals int
+}
+
+// names are all metrics that a Stat asks for.
+func (s *Stat) names() []string {
+	var out []string
+	for _, n := range []string{s.Hits, s.Num.Sum, s.Num.Sq, s.Den.Sum, s.Den.Sq, s.Cross, s.Events} {
+		if n != "" {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// Query asks for sums. Times are minutes since the epoch, [From, To) in buckets of Step minutes from From on.
+type Query struct {
+	Tenant, Experiment string // no experiment: the site
+	Scope              string // "site", "assigned" or "fm"
+	Names              []string
+	From, To, Step     int64
+	Filter             map[string]string // tag to value
+}
+
+// Answer holds the sums. Scaled values are the integers of SPEC 6.
+type Answer struct {
+	Sums map[Key][]int64 // by bucket; absent is zero
+	// ClosedBefore and CoveredBefore: minutes before them are final in the stream, and come from the batch.
+	ClosedBefore, CoveredBefore int64
+	Layer                       string // the stream's layer that readers see
+}
+
+// Key names sums of one variation; of the site it is empty.
+type Key struct{ Variation, Name string }
+
+// Explain names a number (Metric with its variation, minute and tags) or a session.
+type Explain struct {
+	Tenant, Session                      string
+	Experiment, Scope, Variation, Metric string
+	Minute                               int64
+	Tags                                 map[string]string
+}
