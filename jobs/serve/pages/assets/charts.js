@@ -32,7 +32,7 @@ export function frame(spec) {
     h('figcaption', null, spec.link ? h('a', {href: spec.link}, spec.title) : spec.title, spec.note ? h('span', {class: 'muted'}, ` ${spec.note}`) : null),
     h('div', {class: 'plot', 'data-keep': spec.key, role: 'img', 'aria-label': `${spec.title}: ${last.length ? `last values ${last.join(', ')}` : 'no data'}`}),
     h('div', {class: 'legend', 'aria-hidden': 'true'}, spec.lines.map((l) => h('span', null, h('i', {class: `swatch s${l.colour % 6}`}), l.name))),
-    h('details', null, h('summary', null, 'Table'), h('div', {class: 'scroll short', tabindex: 0, role: 'region', 'aria-label': `${spec.title}, table`}, table(spec))));
+    h('details', null, h('summary', null, 'Table'), h('div', {class: 'scroll short', tabindex: 0, role: 'group', 'aria-label': `${spec.title}, table`}, table(spec))));
 }
 
 function table(spec) {

@@ -116,7 +116,7 @@ export function render(d, r) {
       h('p', {class: 'muted small'}, 'Shaded and dashed: provisional minutes, whose values can still change.'),
       h('div', {class: 'grid'}, all.filter((s) => !s.lift).map((s) => frame(s)))),
     h('details', {class: 'config'}, h('summary', null, 'Config as text'),
-      h('pre', {tabindex: 0, role: 'region', 'aria-label': 'Config'}, d.config)),
+      h('pre', {tabindex: 0, role: 'group', 'aria-label': 'Config'}, d.config)),
   ];
 }
 

@@ -44,7 +44,7 @@ export function render(d, r) {
   return [
     h('div', {class: 'head'}, h('h1', null, 'Operations')),
     d.missing.length ? notice('warn', d.missing.map((m) => h('div', null, m))) : null,
-    section('layers', 'Data centres', table('Layers', ['Layer', 'Readers', '#Complete up to', '#Behind', 'Waits for', ''], d.layers.map((l) => h('tr', {'data-key': l.name},
+    section('layers', 'Data centres', table('Layers', ['Layer', 'Readers', '#Complete up to', '#Behind', 'Waits for', 'Change'], d.layers.map((l) => h('tr', {'data-key': l.name},
       h('th', {scope: 'row'}, l.name), h('td', null, l.active ? h('span', {class: 'pill good'}, 'active') : h('span', {class: 'muted'}, 'standing by')),
       n(time(l.complete)), n(l.complete ? duration(d.now - l.complete) : '–'), h('td', null, l.heldBy || h('span', {class: 'muted'}, '–')), h('td', null, promote(d, r, l)))), 'No layer has told anything yet.')),
     section('services', 'Services', table('Services', ['Service', 'Kind', 'State', '#Lag', '#Behind', 'Reason'], d.services.map((s) => h('tr', {'data-key': s.name},
@@ -55,7 +55,7 @@ export function render(d, r) {
     h('h3', null, 'Runs'), table('Batch runs', ['Plan', 'Began', '#Took', '#Plan', '#Map', '#Reduce', 'Windows', '#Beacons', '#Sessions', '#Late', 'Slowest range'], d.runs.map((x) => h('tr', {'data-key': x.generation},
       h('th', {scope: 'row'}, x.generation), h('td', {class: 'nowrap'}, time(x.began)), n(duration(x.took)), n(duration(x.plan)), n(duration(x.map)), n(duration(x.reduce)),
       h('td', {class: 'nowrap'}, x.windows, ' from ', time(x.first)), n(count(x.beacons)), n(count(x.sessions)), n(count(x.late)), h('td', {class: 'nowrap'}, x.slowest || '–'))), 'No batch has run yet.'),
-    h('details', null, h('summary', null, `Windows (${c.windows.length})`), table('Windows', ['Window', '#Generation', '#Beacons', '#Late', ''], c.windows.map((w) => h('tr', {'data-key': w.from},
+    h('details', null, h('summary', null, `Windows (${c.windows.length})`), table('Windows', ['Window', '#Generation', '#Beacons', '#Late', 'State'], c.windows.map((w) => h('tr', {'data-key': w.from},
       h('th', {scope: 'row'}, time(w.from)), n(w.generation), n(count(w.records)), n(count(w.late)), h('td', null, w.approximate ? 'approximate' : ''))), 'No window is covered yet.'))),
     section('drift', 'Drift', h('p', {class: 'muted small'}, 'The stream against the batch, over the windows that both have. Late beacons are the difference.'),
       table('Drift', ['Metric', '#Stream', '#Batch', '#Difference'], d.drift.map((x) => h('tr', {'data-key': x.metric}, h('th', {scope: 'row'}, x.metric), n(count(x.stream)), n(count(x.batch)),

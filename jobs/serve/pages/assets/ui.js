@@ -92,6 +92,6 @@ const kinds = {running: 'good', ended: 'idle', planned: 'idle', 'no data': 'warn
 export const pill = (status) => h('span', {class: `pill ${kinds[status] || 'idle'}`}, status);
 
 // scroller holds a wide table: it scrolls by itself on a narrow screen, by keyboard too.
-export const scroller = (label, table) => h('div', {class: 'scroll', tabindex: 0, role: 'region', 'aria-label': label}, table);
+export const scroller = (label, table) => h('div', {class: 'scroll', tabindex: 0, role: 'group', 'aria-label': label}, table);
 
 export const notice = (kind, ...text) => h('div', {class: `notice ${kind}`, role: kind === 'error' ? 'alert' : null}, ...text);
