@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"tandem/core/evidence"
 	"tandem/core/tenant"
 )
 
@@ -168,8 +169,8 @@ func (s *server) experiments(r *http.Request) (any, error) {
 // why says in words what a status comes from.
 func (e *evaluation) why(formulas []Formula) []string {
 	out := []string{}
-	if e.signs.SplitP < 0.01 {
-		out = append(out, fmt.Sprintf("traffic is not split as intended (p %.2g at any look)", e.signs.SplitP))
+	if e.signs.SplitP < evidence.SplitWarning {
+		out = append(out, "traffic is not split as intended")
 	}
 	if e.signs.Silent {
 		out = append(out, fmt.Sprintf("a variation brought no session in the last %d minutes", silence))
@@ -179,7 +180,7 @@ func (e *evaluation) why(formulas []Formula) []string {
 	}
 	for _, r := range e.results {
 		if r.failing {
-			out = append(out, formulas[r.formula].Title+" of "+e.x.Variations[r.variation]+" is worse than the control's")
+			out = append(out, formulas[r.formula].Title+", "+e.x.Variations[r.variation]+": worse than the control")
 		}
 	}
 	if e.signs.Started && !e.signs.Ended && e.signs.Recent == 0 && e.signs.Sessions > 0 {
@@ -191,12 +192,16 @@ func (e *evaluation) why(formulas []Formula) []string {
 // ranges are the choices of a chart, in minutes; 0 is all of the experiment's time.
 var ranges = map[string]int64{"1h": 60, "6h": 360, "24h": 1440, "7d": 10080, "all": 0}
 
-// chartPoints is the most points of a series on a chart.
-const chartPoints = 1440
+// chartPoints is the most points of a series on a chart, autoPoints where no length of buckets is asked for.
+const (
+	chartPoints = 1440
+	autoPoints  = 150
+)
 
 // wanted is what the URL of an experiment's page asks for.
 type wanted struct {
 	scope, span, drill string
+	step               int64 // minutes; 0: as fits
 	filter             map[string]string
 }
 
@@ -213,6 +218,11 @@ func wantedOf(q url.Values, c *tenant.Config) (w wanted, err error) {
 	}
 	if _, ok := ranges[w.span]; !ok {
 		return w, fmt.Errorf("%w: range %q is none of 1h, 6h, 24h, 7d, all", ErrRequest, w.span)
+	}
+	if v := q.Get("step"); v != "" {
+		if w.step, err = strconv.ParseInt(v, 10, 64); err != nil || !slices.Contains(steps, w.step) {
+			return w, fmt.Errorf("%w: step %q is none of %v minutes", ErrRequest, v, steps)
+		}
 	}
 	for key, values := range q {
 		name, ok := strings.CutPrefix(key, "tag.")
@@ -270,7 +280,7 @@ func (s *server) experiment(r *http.Request) (any, error) {
 		"tenant": c.Tenant, "experiment": e.x.Name, "status": e.signs.Status(), "why": e.why(formulas), "start": openTime(e.x.Start), "end": openTime(e.x.End),
 		"splitP": num(e.signs.SplitP), "closed": e.closed * 60000, "covered": e.covered * 60000, "layer": e.layer, "variations": e.variations(),
 		"metrics": e.metrics(formulas), "chart": chart, "tags": tags, "config": text, "qualify": e.x.Qualify,
-		"now": s.now().UnixMilli(), "refresh": s.refresh.Milliseconds(), "scope": w.scope, "range": w.span,
+		"now": s.now().UnixMilli(), "refresh": s.refresh.Milliseconds(), "scope": w.scope, "range": w.span, "step": w.step,
 	}
 	if drill >= 0 {
 		out["lift"] = e.lift(&formulas[drill])
@@ -341,7 +351,7 @@ func (e *evaluation) metrics(formulas []Formula) []metricJSON {
 		}
 		if r.why == "" {
 			row.Diff, row.Low, row.High, row.Relative, row.P = num(r.diff), num(r.interval.Low), num(r.interval.High), r.relative, num(min(1, math.Exp(-r.logE)))
-		} else if r.known && r.control != 0 {
+		} else if r.state == "waiting" && r.known && r.control != 0 {
 			row.Diff, row.Relative = num((r.value-r.control)/math.Abs(r.control)), true
 		}
 		m.Rows = append(m.Rows, row)
@@ -393,7 +403,11 @@ func (s *server) chart(ctx context.Context, c *tenant.Config, e *evaluation, for
 	if n := ranges[w.span]; n > 0 {
 		from = max(from, to-n)
 	}
-	step := stepOf(max(to-from, 1), chartPoints)
+	// What is asked for is coarsened where it would be too many points.
+	step := stepOf(max(to-from, 1), autoPoints)
+	if w.step > 0 {
+		step = max(w.step, stepOf(max(to-from, 1), chartPoints))
+	}
 	from -= from % step
 	names := []string{sessions}
 	for _, f := range formulas {
@@ -419,7 +433,9 @@ func (s *server) chart(ctx context.Context, c *tenant.Config, e *evaluation, for
 	if err != nil {
 		return nil, err
 	}
-	out.Provisional, out.Covered = max(a.ClosedBefore, a.CoveredBefore)*60, a.CoveredBefore*60
+	// A bucket is as provisional as its last minute.
+	closed := max(a.ClosedBefore, a.CoveredBefore)
+	out.Provisional, out.Covered = (closed-(closed%step))*60, a.CoveredBefore*60
 	for m := from; m < to; m += step {
 		out.Times = append(out.Times, m*60)
 	}

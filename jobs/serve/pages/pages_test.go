@@ -147,7 +147,7 @@ func TestErrors(t *testing.T) {
 	h := handler(t, m, time.Millisecond)
 	for url, status := range map[string]int{
 		"/nobody/page/experiments": 404, "/shop/page/experiment/nothing": 404, "/shop/page/experiment/checkout_button?drill=nothing": 404,
-		"/shop/page/experiment/checkout_button?scope=site": 400, "/shop/page/experiment/checkout_button?range=2y": 400,
+		"/shop/page/experiment/checkout_button?scope=site": 400, "/shop/page/experiment/checkout_button?range=2y": 400, "/shop/page/experiment/checkout_button?step=7": 400,
 		"/shop/page/experiment/checkout_button?tag.device=watch": 400, "/shop/page/experiment/checkout_button?tag.colour=red": 400,
 		"/shop/page/explain": 400, "/shop/page/explain?session=nobody": 404, "/shop/page/explain?metric=order&minute=noon": 400, "/shop/page/nothing": 404,
 	} {
@@ -233,7 +233,7 @@ func TestWeight(t *testing.T) {
 	if regexp.MustCompile(`<script[^>]*>[^<]|\son[a-z]+=|style=`).MatchString(page) {
 		t.Error("inline script or style")
 	}
-	data, _ := fetch("/shop/page/experiment/checkout_button?range=24h&drill=conversion_rate")
+	data, _ := fetch("/shop/page/experiment/checkout_button?range=24h&step=1&drill=conversion_rate")
 	t.Logf("%d files, %d bytes; data of the heaviest page %d bytes", len(seen), total, data)
 	if len(seen) < 10 || total+data > 300_000 {
 		t.Errorf("%d files of %d bytes and data of %d bytes", len(seen), total, data)

@@ -83,7 +83,7 @@ export function draw(root, spec) {
     cursor: {y: false, drag: {x: true, y: false}, sync: {key: 'page'}, points: {size: 5}},
     scales: {x: {time: true}, y: {range: (u, lo, hi) => {
       if (lo === null || hi === null) return [0, 1];
-      if (spec.signed) { const m = Math.max(Math.abs(lo), Math.abs(hi)) * 1.1 || 1; return [-m, m]; }
+      if (spec.signed) { const m = reach(c.spec); return [-m, m]; }
       return [Math.min(0, lo), hi > 0 ? hi * 1.12 : 1];
     }}},
     axes: [{...axis, space: 70, size: 26, values: ticks}, {...axis, size: 56, space: 32, values: (u, v) => v.map((x) => c.spec.text(x, true))}],
@@ -151,6 +151,12 @@ function edge(u, spec) {
   if (!spec.provisional || !t.length || t[t.length - 1] < spec.provisional) return null;
   const x = Math.round(u.valToPos(Math.max(spec.provisional, u.scales.x.min), 'x', true));
   return x < u.bbox.left + u.bbox.width ? Math.max(x, u.bbox.left) : null;
+}
+
+// reach is how far an axis of differences goes: as far as the later three quarters do, since intervals begin very wide.
+function reach(spec) {
+  const all = spec.lines.flatMap((l) => [l.low, l.high]).map((v) => v.filter((x) => x !== null)).flatMap((v) => v.slice(v.length >> 2));
+  return Math.max(...all.map(Math.abs), 0) * 1.1 || 1;
 }
 
 // spark is the last hour's traffic, one bar a minute.

@@ -17,6 +17,7 @@ function choose(d) {
     Object.entries(d.tags).sort().map(([tag, values]) => select(`tag-${tag}`, `tag.${tag}`, tag, [['', 'any'], ...values.map((v) => [v, v])], q.get(`tag.${tag}`) || '')),
     h('span', {class: 'segments', role: 'group', 'aria-label': 'Time of the charts'}, Object.entries(spans).map(([v, t]) =>
       h('a', {href: param('range', v), 'aria-current': v === d.range ? 'true' : null}, t))),
+    select('step', 'step', 'per', [['', 'as fits'], ['1', 'minute'], ['5', '5 minutes'], ['30', '30 minutes'], ['60', 'hour'], ['1440', 'day']], d.step ? String(d.step) : ''),
     h('button', {type: 'button', class: 'quiet', onclick: async (e) => {
       const b = e.currentTarget;
       await navigator.clipboard.writeText(location.href).then(() => { b.textContent = 'Link copied'; }, () => { b.textContent = 'Copy the address above'; });
@@ -72,7 +73,8 @@ function lines(d, id) {
 // specs are the charts of the page: sessions, then each formula of the repository.
 function specs(d) {
   const drill = new URLSearchParams(location.search).get('drill');
-  const note = d.chart.step === 60 ? 'per minute' : `per ${d.chart.step / 60} min`;
+  const step = d.chart.step / 60;
+  const note = step === 1 ? 'per minute' : step < 60 ? `per ${step} minutes` : step === 60 ? 'per hour' : step === 1440 ? 'per day' : `per ${step / 60} hours`;
   const base = {times: d.chart.times, provisional: d.chart.provisional, note};
   const out = [{...base, key: 'sessions', title: 'Sessions', lines: lines(d, ''), text: (n) => count(n), kind: 'line'}];
   for (const m of d.metrics) {
@@ -109,7 +111,7 @@ export function render(d, r) {
     h('div', {class: 'head'}, h('h1', null, d.experiment, ' ', pill(d.status)),
       d.why.length ? h('ul', {class: 'why'}, d.why.map((w) => h('li', null, w))) : null,
       h('dl', {class: 'strip'},
-        [['Started', d.start ? time(d.start) : 'with the retention'], ['Ends', d.end ? time(d.end) : 'open'], ['Sessions', count(d.variations.reduce((a, v) => a + v.sessions, 0))],
+        [['Started', d.start ? time(d.start) : 'no start given'], ['Ends', d.end ? time(d.end) : 'open'], ['Sessions', count(d.variations.reduce((a, v) => a + v.sessions, 0))],
           ['Split', `p ${probability(d.splitP)}`], ['Final up to', time(d.closed)], ['Batch up to', time(d.covered)], ['Stream', d.layer || '–']].map(([k, v]) => h('div', null, h('dt', null, k), h('dd', null, v))))),
     choose(d), h('div', {class: 'top'}, traffic(d)), metrics(d), drilled(d, all, r),
     h('section', {'aria-labelledby': 'charts'}, h('h2', {id: 'charts'}, 'Over time'),
