@@ -267,7 +267,7 @@ func TestBrowser(t *testing.T) {
 	t.Run("sign in", func(t *testing.T) {
 		inner := handler(t, m, time.Minute)
 		e := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if strings.Contains(r.URL.Path, "/page/") && r.Header.Get("Authorization") != "Bearer right" {
+			if !Frame(r.URL.Path) && r.Header.Get("Authorization") != "Bearer right" {
 				w.WriteHeader(http.StatusUnauthorized)
 				return
 			}

@@ -79,10 +79,14 @@ func (s *server) look(ctx context.Context, tenant string) (*list, error) {
 	if err != nil {
 		return nil, err
 	}
-	tests := slices.DeleteFunc(slices.Clone(formulas), func(f Formula) bool { return f.Stat == nil || f.Population == "site" })
+	tests := slices.DeleteFunc(slices.Clone(formulas), func(f Formula) bool { return f.Stat == nil || f.Site })
+	rd, err := s.src.Open(ctx, tenant)
+	if err != nil {
+		return nil, err
+	}
 	all := []*evaluation{}
 	for i := range c.Experiments {
-		e, err := s.evaluate(ctx, c, &c.Experiments[i], tests, "fm", nil)
+		e, err := s.evaluate(ctx, rd, c, &c.Experiments[i], tests, "fm", nil)
 		if err != nil {
 			return nil, fmt.Errorf("experiment %s: %w", c.Experiments[i].Name, err)
 		}
@@ -256,19 +260,23 @@ func (s *server) experiment(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	formulas := slices.DeleteFunc(slices.Clone(all), func(f Formula) bool { return f.Population == "site" })
+	formulas := slices.DeleteFunc(slices.Clone(all), func(f Formula) bool { return f.Site })
 	drill := slices.IndexFunc(formulas, func(f Formula) bool { return f.ID == w.drill })
 	if w.drill != "" && drill < 0 {
 		return nil, fmt.Errorf("%w: formula %q", ErrNotFound, w.drill)
 	}
-	e, err := s.evaluate(ctx, c, &c.Experiments[i], formulas, w.scope, w.filter)
+	rd, err := s.src.Open(ctx, c.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	e, err := s.evaluate(ctx, rd, c, &c.Experiments[i], formulas, w.scope, w.filter)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.confirmAmong(ctx, c.Tenant, e); err != nil {
 		return nil, err
 	}
-	chart, err := s.chart(ctx, c, e, formulas, w)
+	chart, err := s.chart(ctx, rd, c, e, formulas, w)
 	if err != nil {
 		return nil, err
 	}
@@ -398,7 +406,7 @@ func (e *evaluation) lift(f *Formula) any {
 }
 
 // chart gives each formula by variation over the range asked for, the minutes that are still open included.
-func (s *server) chart(ctx context.Context, c *tenant.Config, e *evaluation, formulas []Formula, w wanted) (any, error) {
+func (s *server) chart(ctx context.Context, rd Reader, c *tenant.Config, e *evaluation, formulas []Formula, w wanted) (any, error) {
 	from, to, _, _ := span(e.x, c, s.now())
 	if n := ranges[w.span]; n > 0 {
 		from = max(from, to-n)
@@ -429,7 +437,7 @@ func (s *server) chart(ctx context.Context, c *tenant.Config, e *evaluation, for
 	if to <= from {
 		return out, nil
 	}
-	a, err := s.src.Read(ctx, Query{Tenant: c.Tenant, Experiment: e.x.Name, Scope: w.scope, Names: names, From: from, To: to, Step: step, Filter: w.filter})
+	a, err := rd.Read(ctx, Query{Experiment: e.x.Name, Scope: w.scope, Names: names, From: from, To: to, Step: step, Filter: w.filter})
 	if err != nil {
 		return nil, err
 	}

@@ -73,7 +73,7 @@ func span(x *tenant.Experiment, c *tenant.Config, now time.Time) (from, to int64
 }
 
 // evaluate reads an experiment's sums since its start and says what they prove, up to the last closed minute.
-func (s *server) evaluate(ctx context.Context, c *tenant.Config, x *tenant.Experiment, formulas []Formula, scope string, filter map[string]string) (*evaluation, error) {
+func (s *server) evaluate(ctx context.Context, rd Reader, c *tenant.Config, x *tenant.Experiment, formulas []Formula, scope string, filter map[string]string) (*evaluation, error) {
 	from, to, started, ended := span(x, c, s.now())
 	e := &evaluation{x: x, from: from, to: max(to, from), step: 1}
 	e.signs.Started, e.signs.Ended, e.signs.SplitP = started, ended, 1
@@ -87,16 +87,16 @@ func (s *server) evaluate(ctx context.Context, c *tenant.Config, x *tenant.Exper
 	slices.Sort(names)
 	names = slices.Compact(names)
 	// Closed is known with the first answer only.
-	q := Query{Tenant: c.Tenant, Experiment: x.Name, Scope: scope, Names: names, From: e.to - recent, To: e.to, Step: 1, Filter: filter}
+	q := Query{Experiment: x.Name, Scope: scope, Names: names, From: e.to - recent, To: e.to, Step: 1, Filter: filter}
 	var err error
-	if e.last, err = s.src.Read(ctx, q); err != nil {
+	if e.last, err = rd.Read(ctx, q); err != nil {
 		return nil, err
 	}
 	e.closed, e.covered, e.layer = max(e.last.ClosedBefore, e.last.CoveredBefore), e.last.CoveredBefore, e.last.Layer
 	if e.closed < e.to {
 		e.to = max(e.closed, from)
 		q.From, q.To = e.to-recent, e.to
-		if e.last, err = s.src.Read(ctx, q); err != nil {
+		if e.last, err = rd.Read(ctx, q); err != nil {
 			return nil, err
 		}
 	}
@@ -106,7 +106,7 @@ func (s *server) evaluate(ctx context.Context, c *tenant.Config, x *tenant.Exper
 	// Buckets begin on multiples of the step, so that rollups serve them.
 	e.step = stepOf(e.to-from, points)
 	q.From, q.To, q.Step = from-from%e.step, e.to, e.step
-	if e.whole, err = s.src.Read(ctx, q); err != nil {
+	if e.whole, err = rd.Read(ctx, q); err != nil {
 		return nil, err
 	}
 	e.from = q.From

@@ -168,6 +168,27 @@ func TestErrors(t *testing.T) {
 	get(t, h, "/shop/page/experiments", 500, nil)
 }
 
+func TestFrames(t *testing.T) {
+	h := handler(t, &made{now: madeNow}, time.Minute)
+	for path, frame := range map[string]bool{"/": true, "/shop": true, "/shop/operations": true, "/shop/explain": true, "/shop/experiment/x": true, "/static/app.js": true,
+		"/shop/page/experiments": false, "/shop/page/operations": false, "/shop/page/experiment/checkout_button": false} {
+		if Frame(path) != frame {
+			t.Errorf("%s is a frame: %v", path, !frame)
+		}
+		r := get(t, h, path, 200, nil)
+		if strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") == frame {
+			t.Errorf("%s has type %s", path, r.Header.Get("Content-Type"))
+		}
+	}
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set("Accept", "application/json")
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if w.Body.String() != `{"tenants":["shop","outlet"]}` {
+		t.Errorf("tenants: %s", w.Body)
+	}
+}
+
 func TestPromote(t *testing.T) {
 	m := &made{now: madeNow}
 	h := handler(t, m, time.Minute)
@@ -215,10 +236,10 @@ func TestWeight(t *testing.T) {
 	seen := map[string]bool{}
 	var load func(text string)
 	load = func(text string) {
-		for _, name := range regexp.MustCompile(`(?:src|href)="/(assets/[^"]+)"|from '\./([^']+)'`).FindAllStringSubmatch(text, -1) {
+		for _, name := range regexp.MustCompile(`(?:src|href)="/(static/[^"]+)"|from '\./([^']+)'`).FindAllStringSubmatch(text, -1) {
 			url := "/" + name[1]
 			if name[2] != "" {
-				url = "/assets/" + name[2]
+				url = "/static/" + name[2]
 			}
 			if seen[url] {
 				continue

@@ -18,8 +18,8 @@ type Source interface {
 	Config(ctx context.Context, tenant string) (*tenant.Config, string, error)
 	// Formulas are the tenant's, in the order of its repository.
 	Formulas(ctx context.Context, tenant string) ([]Formula, error)
-	// Read sums rows into buckets, from the layers that readers see.
-	Read(ctx context.Context, q Query) (*Answer, error)
+	// Open decides which layers stand for a tenant; all that a page tells is read through what it returns.
+	Open(ctx context.Context, tenant string) (Reader, error)
 	// Operations tells how the pipeline is doing for a tenant.
 	Operations(ctx context.Context, tenant string) (*Operations, error)
 	// Explain goes from a number to what it consists of; the answer is encoded as it is. Its error wraps ErrNotFound or
@@ -27,6 +27,11 @@ type Source interface {
 	Explain(ctx context.Context, q Explain) (any, error)
 	// Promote makes readers see another layer, and is told in the audit log.
 	Promote(ctx context.Context, tenant, layer string) error
+}
+
+// Reader sums rows into buckets, all from the same generations and the same data centre.
+type Reader interface {
+	Read(ctx context.Context, q Query) (*Answer, error)
 }
 
 var (
@@ -41,8 +46,8 @@ var (
 // Formula is one of a tenant's repository, with what the pages need of it.
 type Formula struct {
 	ID, Title, Unit, Format, Chart, Good, Role, Description, Owner, Expr string
-	// Population is the scope in which it stands, "site" or that of an experiment if empty.
-	Population string
+	// Site says that it stands in the site's scope, so not on an experiment's page.
+	Site bool
 	// Names are the metrics (SPEC 6, without scope) that Eval asks for.
 	Names []string
 	// Eval computes it from sums; false where it has no value (division by nothing).
@@ -87,11 +92,11 @@ func (s *Stat) names() []string {
 
 // Query asks for sums. Times are minutes since the epoch, [From, To) in buckets of Step minutes from From on.
 type Query struct {
-	Tenant, Experiment string // no experiment: the site
-	Scope              string // "site", "assigned" or "fm"
-	Names              []string
-	From, To, Step     int64
-	Filter             map[string]string // tag to value
+	Experiment     string
+	Scope          string // "assigned" or "fm"
+	Names          []string
+	From, To, Step int64
+	Filter         map[string]string // tag to value
 }
 
 // Answer holds the sums. Scaled values are the integers of SPEC 6.
@@ -102,7 +107,7 @@ type Answer struct {
 	Layer                       string // the stream's layer that readers see
 }
 
-// Key names sums of one variation; of the site it is empty.
+// Key names the sums of a metric in one variation.
 type Key struct{ Variation, Name string }
 
 // Explain names a number (Metric with its variation, minute and tags) or a session.

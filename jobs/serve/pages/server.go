@@ -19,7 +19,7 @@ import (
 	"time"
 )
 
-//go:embed assets
+//go:embed static
 var embedded embed.FS
 
 // Options of the pages.
@@ -42,8 +42,23 @@ type server struct {
 // policy lets pages load their own files and talk to their own server, and nothing else.
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
-// New returns the handler of the pages, to be mounted at "/". Files and the frame of the pages need no access; the data,
-// all paths /{tenant}/page/..., are guarded by whoever mounts it.
+// Frame says whether a GET of the path gives the frame of a page or one of its files, which hold nothing of anybody, so that a
+// browser without a token is shown where to enter one. "/" is a frame only for who does not ask for JSON.
+func Frame(path string) bool {
+	p := strings.Split(strings.Trim(path, "/"), "/")
+	switch len(p) {
+	case 1:
+		return true
+	case 2:
+		return p[0] == "static" || p[1] == "operations" || p[1] == "explain"
+	case 3:
+		return p[1] == "experiment"
+	}
+	return false
+}
+
+// New returns the handler of the pages, to be mounted at "/". Whoever mounts it guards the data: all paths that are no Frame,
+// and "/" for who asks for JSON.
 func New(src Source, o Options) (http.Handler, error) {
 	s := &server{src: src, now: o.Now, refresh: o.Refresh, lists: map[string]*list{}}
 	mux := http.NewServeMux()
@@ -51,10 +66,18 @@ func New(src Source, o Options) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, pattern := range []string{"GET /{$}", "GET /{tenant}", "GET /{tenant}/operations", "GET /{tenant}/explain", "GET /{tenant}/experiment/{experiment}"} {
+	// The front page's data have its own address, since the first part of every other is a tenant's.
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Add("Vary", "Accept")
+		if strings.Contains(r.Header.Get("Accept"), "application/json") {
+			s.json(s.tenants)(w, r)
+			return
+		}
+		shell.serve(w, r)
+	})
+	for _, pattern := range []string{"GET /{tenant}", "GET /{tenant}/operations", "GET /{tenant}/explain", "GET /{tenant}/experiment/{experiment}"} {
 		mux.HandleFunc(pattern, shell.serve)
 	}
-	mux.HandleFunc("GET /page/tenants", s.json(s.tenants))
 	mux.HandleFunc("GET /{tenant}/page/experiments", s.json(s.experiments))
 	mux.HandleFunc("GET /{tenant}/page/experiment/{experiment}", s.json(s.experiment))
 	mux.HandleFunc("GET /{tenant}/page/operations", s.json(s.operations))
@@ -78,7 +101,7 @@ type file struct {
 // files mounts the assets and returns the frame of all pages.
 func (s *server) files(mux *http.ServeMux) (*file, error) {
 	var shell *file
-	err := fs.WalkDir(embedded, "assets", func(name string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(embedded, "static", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -103,7 +126,7 @@ func (s *server) files(mux *http.ServeMux) (*file, error) {
 			return err
 		}
 		f.gzip = b.Bytes()
-		if name == "assets/index.html" {
+		if name == "static/index.html" {
 			shell = f
 			return nil
 		}
@@ -111,7 +134,7 @@ func (s *server) files(mux *http.ServeMux) (*file, error) {
 		return nil
 	})
 	if err == nil && shell == nil {
-		err = errors.New("assets/index.html is missing")
+		err = errors.New("static/index.html is missing")
 	}
 	return shell, err
 }
@@ -121,7 +144,7 @@ func (f *file) serve(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Type", f.kind)
 	h.Set("ETag", f.tag)
 	h.Set("Cache-Control", "no-cache")
-	h.Set("Vary", "Accept-Encoding")
+	h.Add("Vary", "Accept-Encoding")
 	if r.Header.Get("If-None-Match") == f.tag {
 		w.WriteHeader(http.StatusNotModified)
 		return

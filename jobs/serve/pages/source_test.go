@@ -153,6 +153,8 @@ func (x *madeX) minute(v int, minute, now int64) map[string]int64 {
 	return out
 }
 
+func (m *made) Open(context.Context, string) (Reader, error) { return m, nil }
+
 func (m *made) Read(_ context.Context, q Query) (*Answer, error) {
 	a := &Answer{Sums: map[Key][]int64{}, ClosedBefore: m.now - 11, CoveredBefore: m.now - 11 - (m.now-11)%30 - 30, Layer: "stream.dc1"}
 	xs := m.all()

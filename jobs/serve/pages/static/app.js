@@ -14,7 +14,7 @@ export function token() { return sessionStorage.getItem('token'); }
 
 // ask gets JSON. What is wrong is thrown, with the status and the server's words.
 export async function ask(path, options = {}) {
-  const headers = {...options.headers};
+  const headers = {Accept: 'application/json', ...options.headers};
   if (token()) headers.Authorization = `Bearer ${token()}`;
   let r;
   try {
@@ -38,7 +38,7 @@ function route(path) {
 }
 
 const tenants = {
-  load: () => ask('/page/tenants'),
+  load: () => ask('/'),
   title: () => 'Tenants',
   render: (data) => {
     if (data.tenants?.length === 1) { queueMicrotask(() => go(`/${encodeURIComponent(data.tenants[0])}`, true)); }
