@@ -36,6 +36,7 @@ func commands() []command {
 		{"config", "check tenant configs; show a tenant's chain, price a change, append it", runConfig},
 		{"demo", "everything in one process, in time-lapse", runDemo},
 		{"dispatch", "a service: raw beacons to the tenants' topics", runDispatch},
+		{"explain", "a number or a session: its beacons, markers and contributions in each layer", runExplain},
 		{"export", "rows of a store as a rows file", runExport},
 		{"failover", "show and change which data centre's layer readers see", runFailover},
 		{"generate", "records of a made-up shop with a known effect", runGenerate},
