@@ -45,6 +45,7 @@ func commands() []command {
 		{"replay", "a records file through the whole pipeline, rows out", runReplay},
 		{"report", "the batch's last runs", runReport},
 		{"schema", "print or make the tables of the store in Cassandra", runSchema},
+		{"serve", "a service: formulas, a Prometheus-compatible API and pages over HTTP", runServe},
 		{"stream", "a service: beacons to metrics", runStream},
 		{"topics", "make and check the site's Kafka topics", runTopics},
 		{"version", "what this binary was built from", runVersion},
