@@ -75,11 +75,11 @@ func (s *server) look(ctx context.Context, tenant string) (*list, error) {
 	if l.all != nil && time.Since(l.at) < min(keep, s.refresh) {
 		return &list{all: l.all, tests: l.tests}, nil
 	}
-	formulas, err := s.src.Formulas(ctx, tenant)
+	formulas, err := s.src.Formulas(ctx, tenant, "fm")
 	if err != nil {
 		return nil, err
 	}
-	tests := slices.DeleteFunc(slices.Clone(formulas), func(f Formula) bool { return f.Stat == nil || f.Site })
+	tests := slices.DeleteFunc(slices.Clone(formulas), func(f Formula) bool { return f.Stat == nil })
 	rd, err := s.src.Open(ctx, tenant)
 	if err != nil {
 		return nil, err
@@ -256,11 +256,10 @@ func (s *server) experiment(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := s.src.Formulas(ctx, c.Tenant)
+	formulas, err := s.src.Formulas(ctx, c.Tenant, w.scope)
 	if err != nil {
 		return nil, err
 	}
-	formulas := slices.DeleteFunc(slices.Clone(all), func(f Formula) bool { return f.Site })
 	drill := slices.IndexFunc(formulas, func(f Formula) bool { return f.ID == w.drill })
 	if w.drill != "" && drill < 0 {
 		return nil, fmt.Errorf("%w: formula %q", ErrNotFound, w.drill)
@@ -346,20 +345,20 @@ type metricJSON struct {
 func (e *evaluation) metrics(formulas []Formula) []metricJSON {
 	out := make([]metricJSON, len(formulas))
 	for i, f := range formulas {
-		out[i] = metricJSON{f.ID, f.Title, f.Unit, f.Format, f.Chart, f.Good, f.Role, f.Description, f.Owner, f.Expr, f.Names, num(math.NaN()), []rowJSON{}}
+		out[i] = metricJSON{f.ID, f.Title, f.Unit, f.Format, f.Chart, f.Good, f.Role, f.Description, f.Owner, f.Expr, []string{}, num(math.NaN()), []rowJSON{}}
+		for _, b := range f.Bases {
+			_, name, _ := strings.Cut(b.Metric, ".")
+			out[i].Names = append(out[i].Names, name)
+		}
 	}
 	for _, r := range e.results {
 		m := &out[r.formula]
 		row := rowJSON{Variation: e.x.Variations[r.variation], Value: num(r.value), Diff: num(math.NaN()), Low: num(math.NaN()), High: num(math.NaN()),
 			State: r.state, Failing: r.failing, P: num(math.NaN()), Why: r.why}
-		if !r.known {
-			row.Value = num(math.NaN())
-		} else {
-			m.Baseline = num(r.control)
-		}
+		m.Baseline = num(r.control)
 		if r.why == "" {
 			row.Diff, row.Low, row.High, row.Relative, row.P = num(r.diff), num(r.interval.Low), num(r.interval.High), r.relative, num(min(1, math.Exp(-r.logE)))
-		} else if r.state == "waiting" && r.known && r.control != 0 {
+		} else if r.state == "waiting" && r.control != 0 {
 			row.Diff, row.Relative = num((r.value-r.control)/math.Abs(r.control)), true
 		}
 		m.Rows = append(m.Rows, row)
@@ -417,12 +416,11 @@ func (s *server) chart(ctx context.Context, rd Reader, c *tenant.Config, e *eval
 		step = max(w.step, stepOf(max(to-from, 1), chartPoints))
 	}
 	from -= from % step
-	names := []string{sessions}
+	n := sessions(w.scope)
+	bases := []Base{n}
 	for _, f := range formulas {
-		names = append(names, f.Names...)
+		bases = append(bases, f.Bases...)
 	}
-	slices.Sort(names)
-	names = slices.Compact(names)
 	type line struct {
 		Variation string `json:"variation"`
 		Values    []num  `json:"values"`
@@ -437,7 +435,7 @@ func (s *server) chart(ctx context.Context, rd Reader, c *tenant.Config, e *eval
 	if to <= from {
 		return out, nil
 	}
-	a, err := rd.Read(ctx, Query{Experiment: e.x.Name, Scope: w.scope, Names: names, From: from, To: to, Step: step, Filter: w.filter})
+	a, err := rd.Read(ctx, Query{Experiment: e.x.Name, Bases: distinct(bases), From: from, To: to, Step: step, Filter: w.filter})
 	if err != nil {
 		return nil, err
 	}
@@ -447,26 +445,17 @@ func (s *server) chart(ctx context.Context, rd Reader, c *tenant.Config, e *eval
 	for m := from; m < to; m += step {
 		out.Times = append(out.Times, m*60)
 	}
-	add := func(id, variation string, eval func(sum func(string) float64) (float64, bool)) {
-		l := line{variation, make([]num, len(out.Times))}
-		for b := range out.Times {
-			v, ok := eval(func(name string) float64 {
-				if row := a.Sums[Key{variation, name}]; b < len(row) {
-					return float64(row[b])
-				}
-				return 0
-			})
-			if !ok {
-				v = math.NaN()
-			}
-			l.Values[b] = num(v)
-		}
-		out.Series[id] = append(out.Series[id], l)
-	}
+	zeros := make([]float64, len(out.Times))
 	for _, v := range e.x.Variations {
-		add("", v, func(sum func(string) float64) (float64, bool) { return sum(sessions), true })
+		of := func(b Base) []float64 {
+			if row := a.Sums[Key{v, b}]; row != nil {
+				return row
+			}
+			return zeros
+		}
+		out.Series[""] = append(out.Series[""], line{v, nums(of(n))})
 		for _, f := range formulas {
-			add(f.ID, v, f.Eval)
+			out.Series[f.ID] = append(out.Series[f.ID], line{v, nums(f.Eval(len(zeros), of))})
 		}
 	}
 	return out, nil

@@ -1,6 +1,7 @@
 package pages
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"slices"
@@ -26,11 +27,12 @@ const (
 )
 
 // sessions is the n of every analysis (SPEC 6).
-const sessions = "visit.beta"
+func sessions(scope string) Base { return Base{Metric: scope + ".visit.beta"} }
 
 // evaluation is what is known of one experiment in one scope under one filter.
 type evaluation struct {
 	x        *tenant.Experiment
+	scope    string
 	from, to int64 // minutes: [from, to) is closed, and counts
 	step     int64
 	closed   int64
@@ -43,13 +45,13 @@ type evaluation struct {
 	results  []result
 	last     *Answer // of the last minutes
 	whole    *Answer
+	all      *Answer // one bucket, for what does not add up over time
 }
 
 // result is one formula of one treatment against the control.
 type result struct {
 	formula, variation int // places
 	value, control     float64
-	known              bool
 	interval           evidence.Interval
 	diff               float64
 	relative           bool
@@ -75,19 +77,22 @@ func span(x *tenant.Experiment, c *tenant.Config, now time.Time) (from, to int64
 // evaluate reads an experiment's sums since its start and says what they prove, up to the last closed minute.
 func (s *server) evaluate(ctx context.Context, rd Reader, c *tenant.Config, x *tenant.Experiment, formulas []Formula, scope string, filter map[string]string) (*evaluation, error) {
 	from, to, started, ended := span(x, c, s.now())
-	e := &evaluation{x: x, from: from, to: max(to, from), step: 1}
+	e := &evaluation{x: x, scope: scope, from: from, to: max(to, from), step: 1}
 	e.signs.Started, e.signs.Ended, e.signs.SplitP = started, ended, 1
-	names := []string{sessions}
+	judged, shown := []Base{sessions(scope)}, []Base{}
 	for _, f := range formulas {
-		names = append(names, f.Names...)
-		if f.Stat != nil {
-			names = append(names, f.Stat.names()...)
+		if f.Stat == nil {
+			shown = append(shown, f.Bases...)
+			continue
+		}
+		judged = append(judged, f.Bases...)
+		for _, name := range f.Stat.names() {
+			judged = append(judged, Base{Metric: name})
 		}
 	}
-	slices.Sort(names)
-	names = slices.Compact(names)
+	judged, shown = distinct(judged), distinct(shown)
 	// Closed is known with the first answer only.
-	q := Query{Experiment: x.Name, Scope: scope, Names: names, From: e.to - recent, To: e.to, Step: 1, Filter: filter}
+	q := Query{Experiment: x.Name, Bases: judged, From: e.to - recent, To: e.to, Step: 1, Filter: filter}
 	var err error
 	if e.last, err = rd.Read(ctx, q); err != nil {
 		return nil, err
@@ -109,9 +114,21 @@ func (s *server) evaluate(ctx context.Context, rd Reader, c *tenant.Config, x *t
 	if e.whole, err = rd.Read(ctx, q); err != nil {
 		return nil, err
 	}
+	if len(shown) > 0 {
+		q.Bases, q.Step = shown, e.to-q.From
+		if e.all, err = rd.Read(ctx, q); err != nil {
+			return nil, err
+		}
+	}
 	e.from = q.From
 	e.judge(formulas)
 	return e, nil
+}
+
+// distinct sorts them and leaves out what is there twice.
+func distinct(b []Base) []Base {
+	slices.SortFunc(b, func(a, b Base) int { return cmp.Or(cmp.Compare(a.Metric, b.Metric), cmp.Compare(a.Rolling, b.Rolling)) })
+	return slices.Compact(b)
 }
 
 // steps are lengths of buckets in minutes.
@@ -128,23 +145,26 @@ func stepOf(minutes int64, n int64) int64 {
 }
 
 // cumulative gives sums up to and including each bucket.
-func (e *evaluation) cumulative(v, name string) []float64 {
+func (e *evaluation) cumulative(v string, b Base) []float64 {
 	n := (e.to - e.from + e.step - 1) / e.step
 	out := make([]float64, n)
-	sum := int64(0)
-	row := e.whole.Sums[Key{v, name}]
+	sum := 0.
+	row := e.whole.Sums[Key{v, b}]
 	for i := range out {
-		if i < len(row) {
+		if i < len(row) && !math.IsNaN(row[i]) {
 			sum += row[i]
 		}
-		out[i] = float64(sum)
+		out[i] = sum
 	}
 	return out
 }
 
-func total(row []int64) (sum float64) {
+// total leaves out what has expired.
+func total(row []float64) (sum float64) {
 	for _, v := range row {
-		sum += float64(v)
+		if !math.IsNaN(v) {
+			sum += v
+		}
 	}
 	return sum
 }
@@ -154,15 +174,15 @@ func (e *evaluation) judge(formulas []Formula) {
 	lately := make([]float64, len(x.Variations))
 	e.spark = make([]float64, recent)
 	for i, v := range x.Variations {
-		e.n = append(e.n, e.cumulative(v, sessions))
-		row := e.last.Sums[Key{v, sessions}]
+		e.n = append(e.n, e.cumulative(v, sessions(e.scope)))
+		row := e.last.Sums[Key{v, sessions(e.scope)}]
 		for m, c := range row {
-			e.spark[m] += float64(c)
+			e.spark[m] += total([]float64{c})
 		}
 		lately[i] = total(row[max(len(row)-silence, 0):])
 		e.signs.Sessions += e.n[i][len(e.n[i])-1]
 	}
-	e.signs.Recent = total(floats(e.spark))
+	e.signs.Recent = total(e.spark)
 	p := 1.
 	counts := make([]float64, len(x.Variations))
 	for b := range e.n[0] {
@@ -194,14 +214,6 @@ func (e *evaluation) judge(formulas []Formula) {
 	}
 }
 
-func floats(f []float64) []int64 {
-	out := make([]int64, len(f))
-	for i, v := range f {
-		out[i] = int64(v)
-	}
-	return out
-}
-
 func (e *evaluation) shareOf(v, control int) float64 {
 	w := e.x.Weights
 	return w[v] / (w[v] + w[control])
@@ -213,12 +225,12 @@ func (e *evaluation) broken(hits string, v, control int) bool {
 	if !(share > 0 && share < 1) {
 		return false
 	}
-	t, c := e.last.Sums[Key{e.x.Variations[v], hits}], e.last.Sums[Key{e.x.Variations[control], hits}]
+	t, c := e.last.Sums[Key{e.x.Variations[v], Base{Metric: hits}}], e.last.Sums[Key{e.x.Variations[control], Base{Metric: hits}}]
 	var b evidence.Break
 	for m := range recent {
-		at := func(row []int64) float64 {
+		at := func(row []float64) float64 {
 			if m < len(row) {
-				return float64(row[m])
+				return total(row[m : m+1])
 			}
 			return 0
 		}
@@ -228,11 +240,25 @@ func (e *evaluation) broken(hits string, v, control int) bool {
 }
 
 // sumAt returns the sums of a variation up to and including a bucket.
-func (e *evaluation) sumAt(variation string, bucket int) func(name string) float64 {
-	return func(name string) float64 {
-		row := e.whole.Sums[Key{variation, name}]
+func (e *evaluation) sumAt(variation string, bucket int) func(metric string) float64 {
+	return func(metric string) float64 {
+		row := e.whole.Sums[Key{variation, Base{Metric: metric}}]
 		return total(row[:min(bucket+1, len(row))])
 	}
+}
+
+// valueAt is a formula's value in a variation up to and including a bucket; of what is for charts only, over all.
+func (e *evaluation) valueAt(f *Formula, variation string, bucket int) float64 {
+	sum := e.sumAt(variation, bucket)
+	return f.Eval(1, func(b Base) []float64 {
+		if f.Stat == nil {
+			if row := e.all.Sums[Key{variation, b}]; len(row) > 0 {
+				return row[len(row)-1:]
+			}
+			return []float64{0}
+		}
+		return []float64{sum(b.Metric)}
+	})[0]
 }
 
 // moments are those of a variation up to and including a bucket, and the events of its burn-in.
@@ -254,9 +280,7 @@ func (st *Stat) moments(n float64, sum func(string) float64) (m evidence.Moments
 // compare says what is known of a formula in a treatment after a bucket.
 func (e *evaluation) compare(f *Formula, v, control, bucket int) (r result) {
 	sum, base := e.sumAt(e.x.Variations[v], bucket), e.sumAt(e.x.Variations[control], bucket)
-	value, ok := f.Eval(sum)
-	against, ok2 := f.Eval(base)
-	r.value, r.control, r.known = value, against, ok && ok2
+	r.value, r.control = e.valueAt(f, e.x.Variations[v], bucket), e.valueAt(f, e.x.Variations[control], bucket)
 	st := f.Stat
 	if st == nil {
 		r.why = "for charts only: its sums prove nothing"

@@ -106,7 +106,7 @@ func TestExperiment(t *testing.T) {
 	for v, name := range x.Variations {
 		var want float64
 		for minute := x.Start / 60000; minute < madeNow-11; minute++ {
-			want += float64(x.minute(v, minute, madeNow)[sessions])
+			want += float64(x.minute(v, minute, madeNow)["visit.beta"])
 		}
 		if d.Variations[v].Name != name || d.Variations[v].Sessions != want {
 			t.Errorf("%s has %v sessions, want %v", name, d.Variations[v].Sessions, want)

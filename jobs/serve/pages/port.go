@@ -16,8 +16,9 @@ type Source interface {
 	Tenants(ctx context.Context) ([]string, error)
 	// Config is the revision in force and its text. Its error wraps ErrNotFound if there is no such tenant.
 	Config(ctx context.Context, tenant string) (*tenant.Config, string, error)
-	// Formulas are the tenant's, in the order of its repository.
-	Formulas(ctx context.Context, tenant string) ([]Formula, error)
+	// Formulas are the tenant's for experiments, in the order of its repository, over the sessions of a scope: "fm" or
+	// "assigned".
+	Formulas(ctx context.Context, tenant, scope string) ([]Formula, error)
 	// Open decides which layers stand for a tenant; all that a page tells is read through what it returns.
 	Open(ctx context.Context, tenant string) (Reader, error)
 	// Operations tells how the pipeline is doing for a tenant.
@@ -46,14 +47,19 @@ var (
 // Formula is one of a tenant's repository, with what the pages need of it.
 type Formula struct {
 	ID, Title, Unit, Format, Chart, Good, Role, Description, Owner, Expr string
-	// Site says that it stands in the site's scope, so not on an experiment's page.
-	Site bool
-	// Names are the metrics (SPEC 6, without scope) that Eval asks for.
-	Names []string
-	// Eval computes it from sums; false where it has no value (division by nothing).
-	Eval func(sum func(name string) float64) (float64, bool)
+	// Bases are the metrics that Eval asks for.
+	Bases []Base
+	// Eval computes it by point; NaN where it has no value (division by nothing). of gives as
+	// many values of a base.
+	Eval func(points int, of func(Base) []float64) []float64
 	// Stat says what its sums can prove; nil: nothing, it is for charts only.
 	Stat *Stat
+}
+
+// Base is a metric with its scope, as "fm.order.beta".
+type Base struct {
+	Metric  string
+	Rolling int64 // minutes before a point's end that it covers; 0: the point's own
 }
 
 // Kinds of Stat.
@@ -63,7 +69,7 @@ const (
 	Ratio      = "ratio"      // a total over another
 )
 
-// Stat names the metrics from which a formula's interval follows. Its n is always `visit.beta`.
+// Stat names the metrics from which a formula's interval follows. Its n is always `visit.beta` of the scope. Metrics are named with their scope.
 type Stat struct {
 	Kind          string
 	Hits          string // of a proportion
@@ -93,22 +99,24 @@ func (s *Stat) names() []string {
 // Query asks for sums. Times are minutes since the epoch, [From, To) in buckets of Step minutes from From on.
 type Query struct {
 	Experiment     string
-	Scope          string // "assigned" or "fm"
-	Names          []string
+	Bases          []Base
 	From, To, Step int64
 	Filter         map[string]string // tag to value
 }
 
 // Answer holds the sums. Scaled values are the integers of SPEC 6.
 type Answer struct {
-	Sums map[Key][]int64 // by bucket; absent is zero
+	Sums map[Key][]float64 // by bucket, in the scale of SPEC 6; absent is zero, NaN not known
 	// ClosedBefore and CoveredBefore: minutes before them are final in the stream, and come from the batch.
 	ClosedBefore, CoveredBefore int64
 	Layer                       string // the stream's layer that readers see
 }
 
 // Key names the sums of a metric in one variation.
-type Key struct{ Variation, Name string }
+type Key struct {
+	Variation string
+	Base
+}
 
 // Explain names a number (Metric with its variation, minute and tags) or a session.
 type Explain struct {

@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -93,32 +94,48 @@ func (m *made) Config(_ context.Context, name string) (*tenant.Config, string, e
 	return c, configText, nil
 }
 
-func ratio(a, b string) func(func(string) float64) (float64, bool) {
-	return func(sum func(string) float64) (float64, bool) { return sum(a) / sum(b), sum(b) != 0 }
+func bases(scope string, names ...string) (out []Base) {
+	for _, n := range names {
+		out = append(out, Base{Metric: scope + "." + n})
+	}
+	return out
 }
 
-func (m *made) Formulas(context.Context, string) ([]Formula, error) {
+// ratio of two metrics, the first over a unit.
+func ratio(scope, a, b string, unit float64) func(int, func(Base) []float64) []float64 {
+	return func(points int, of func(Base) []float64) []float64 {
+		out := make([]float64, points)
+		x, y := of(Base{Metric: scope + "." + a}), of(Base{Metric: scope + "." + b})
+		for i := range out {
+			out[i] = math.NaN()
+			if i < len(x) && i < len(y) && y[i] != 0 {
+				out[i] = x[i] / unit / y[i]
+			}
+		}
+		return out
+	}
+}
+
+func (m *made) Formulas(_ context.Context, _, s string) ([]Formula, error) {
 	if m.broken.Load() {
 		return nil, errors.New("formulas/shop.yaml:7: conversion: unknown name ordr")
 	}
+	const n = "visit.beta"
 	f := []Formula{
-		{ID: "conversion_rate", Title: "Conversion rate", Unit: "percent", Format: "0.00%", Chart: "line", Good: "up", Role: "primary", Expr: "order.beta / visits", Owner: "checkout team",
-			Description: "Sessions with at least one order, of all that qualified.", Names: []string{"order.beta", sessions}, Eval: ratio("order.beta", sessions), Stat: &Stat{Kind: Proportion, Hits: "order.beta"}},
-		{ID: "revenue_per_visit", Title: "Revenue per session", Unit: "currency", Format: "$0.00", Chart: "line", Good: "up", Role: "primary", Expr: "order.revenue / visits",
-			Description: "Capped at 500 for the interval.", Names: []string{"order.revenue", sessions},
-			Eval: func(sum func(string) float64) (float64, bool) {
-				return sum("order.revenue") / 100 / sum(sessions), sum(sessions) != 0
-			},
-			Stat: &Stat{Kind: Mean, Num: Sums{"order.revenue.cap", "order.revenue.cap.sq", 2}, Events: "order", MinimumEvents: 300}},
-		{ID: "error_rate", Title: "Sessions with an error", Unit: "percent", Format: "0.000%", Chart: "area", Good: "down", Role: "guardrail", Expr: "error.beta / visits", Owner: "platform",
-			Names: []string{"error.beta", sessions}, Eval: ratio("error.beta", sessions), Stat: &Stat{Kind: Proportion, Hits: "error.beta"}},
-		{ID: "orders", Title: "Orders", Format: "0", Chart: "bar", Good: "up", Role: "diagnostic", Expr: "order", Names: []string{"order"}, Eval: func(sum func(string) float64) (float64, bool) { return sum("order"), true }},
+		{ID: "conversion_rate", Title: "Conversion rate", Unit: "percent", Format: "0.00%", Chart: "line", Good: "up", Role: "primary", Expr: "order.beta / visit.beta", Owner: "checkout team",
+			Description: "Sessions with at least one order, of all that qualified.", Bases: bases(s, "order.beta", n), Eval: ratio(s, "order.beta", n, 1), Stat: &Stat{Kind: Proportion, Hits: s + ".order.beta"}},
+		{ID: "revenue_per_visit", Title: "Revenue per session", Unit: "currency", Format: "$0.00", Chart: "line", Good: "up", Role: "primary", Expr: "order.revenue / visit.beta",
+			Description: "Capped at 500 for the interval.", Bases: bases(s, "order.revenue", n), Eval: ratio(s, "order.revenue", n, 100),
+			Stat: &Stat{Kind: Mean, Num: Sums{s + ".order.revenue.cap", s + ".order.revenue.cap.sq", 2}, Events: s + ".order", MinimumEvents: 300}},
+		{ID: "error_rate", Title: "Sessions with an error", Unit: "percent", Format: "0.000%", Chart: "area", Good: "down", Role: "guardrail", Expr: "error.beta / visit.beta", Owner: "platform",
+			Bases: bases(s, "error.beta", n), Eval: ratio(s, "error.beta", n, 1), Stat: &Stat{Kind: Proportion, Hits: s + ".error.beta"}},
+		{ID: "orders", Title: "Orders", Format: "0", Chart: "bar", Good: "up", Role: "diagnostic", Expr: "order", Bases: bases(s, "order"),
+			Eval: func(points int, of func(Base) []float64) []float64 {
+				return append(make([]float64, 0, points), of(Base{Metric: s + ".order"})...)
+			}},
 	}
 	if m.extra.Load() {
-		f = append(f, Formula{ID: "aov", Title: "Average order value", Format: "$0.00", Chart: "line", Good: "up", Expr: "order.revenue / order", Names: []string{"order", "order.revenue"},
-			Eval: func(sum func(string) float64) (float64, bool) {
-				return sum("order.revenue") / 100 / sum("order"), sum("order") != 0
-			}})
+		f = append(f, Formula{ID: "aov", Title: "Average order value", Format: "$0.00", Chart: "line", Good: "up", Expr: "order.revenue / order", Bases: bases(s, "order", "order.revenue"), Eval: ratio(s, "order.revenue", "order", 100)})
 	}
 	return f, nil
 }
@@ -135,7 +152,7 @@ func (x *madeX) minute(v int, minute, now int64) map[string]int64 {
 		lambda *= .5 // not all has come yet
 	}
 	n := int64(max(0, math.Round(lambda+math.Sqrt(lambda)*rng.NormFloat64())))
-	out[sessions] = n
+	out["visit.beta"] = n
 	for range n {
 		if rng.Float64() < x.convert[v] {
 			cents := int64(100 * math.Exp(3.6+.6*rng.NormFloat64()))
@@ -156,7 +173,7 @@ func (x *madeX) minute(v int, minute, now int64) map[string]int64 {
 func (m *made) Open(context.Context, string) (Reader, error) { return m, nil }
 
 func (m *made) Read(_ context.Context, q Query) (*Answer, error) {
-	a := &Answer{Sums: map[Key][]int64{}, ClosedBefore: m.now - 11, CoveredBefore: m.now - 11 - (m.now-11)%30 - 30, Layer: "stream.dc1"}
+	a := &Answer{Sums: map[Key][]float64{}, ClosedBefore: m.now - 11, CoveredBefore: m.now - 11 - (m.now-11)%30 - 30, Layer: "stream.dc1"}
 	xs := m.all()
 	i := slices.IndexFunc(xs, func(x madeX) bool { return x.Name == q.Experiment })
 	if i < 0 {
@@ -173,14 +190,16 @@ func (m *made) Read(_ context.Context, q Query) (*Answer, error) {
 				continue
 			}
 			for metric, n := range x.minute(v, minute, m.now) {
-				if !slices.Contains(q.Names, metric) {
-					continue
+				for _, b := range q.Bases {
+					if !strings.HasSuffix(b.Metric, "."+metric) || strings.Count(b.Metric, ".") != strings.Count(metric, ".")+1 {
+						continue
+					}
+					k := Key{name, b}
+					if a.Sums[k] == nil {
+						a.Sums[k] = make([]float64, (q.To-q.From+q.Step-1)/q.Step)
+					}
+					a.Sums[k][(minute-q.From)/q.Step] += float64(n)
 				}
-				k := Key{name, metric}
-				if a.Sums[k] == nil {
-					a.Sums[k] = make([]int64, (q.To-q.From+q.Step-1)/q.Step)
-				}
-				a.Sums[k][(minute-q.From)/q.Step] += n
 			}
 		}
 	}

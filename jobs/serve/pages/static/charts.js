@@ -1,5 +1,5 @@
 // Charts: uPlot for series over time, SVG for intervals and sparklines. Each chart has a table of the same numbers.
-import {h, value, percent, local, utc} from './ui.js';
+import {h, value, percent, local, utc, notice} from './ui.js';
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 export const colour = (i) => css(`--v${i % 6}`);
@@ -30,7 +30,8 @@ export function frame(spec) {
   }).filter(Boolean);
   return h('figure', {class: 'chart', 'data-key': spec.key},
     h('figcaption', null, spec.link ? h('a', {href: spec.link}, spec.title) : spec.title, spec.note ? h('span', {class: 'muted'}, ` ${spec.note}`) : null),
-    h('div', {class: 'plot', 'data-keep': spec.key, role: 'img', 'aria-label': `${spec.title}: ${last.length ? `last values ${last.join(', ')}` : 'no data'}`}),
+    last.length === 0 ? notice('', 'Nothing has come in this time.') : null,
+    h('div', {class: last.length ? 'plot' : 'plot none', 'data-keep': spec.key, role: 'img', 'aria-label': `${spec.title}: ${last.length ? `last values ${last.join(', ')}` : 'no data'}`}),
     h('div', {class: 'legend', 'aria-hidden': 'true'}, spec.lines.map((l) => h('span', null, h('i', {class: `swatch s${l.colour % 6}`}), l.name))),
     h('details', null, h('summary', null, 'Table'), h('div', {class: 'scroll short', tabindex: 0, role: 'group', 'aria-label': `${spec.title}, table`}, table(spec))));
 }
@@ -50,8 +51,12 @@ function table(spec) {
 export function draw(root, spec) {
   const box = root.querySelector(`[data-keep="${CSS.escape(spec.key)}"]`);
   if (!box) return;
-  const data = [spec.times, ...spec.lines.flatMap((l) => l.low ? [l.values, l.high, l.low] : [l.values])];
-  const shape = JSON.stringify([spec.lines.map((l) => [l.name, !!l.low]), spec.kind]);
+  // What is provisional is a line of its own, dashed, that goes on from the last final point.
+  const split = spec.provisional && spec.kind !== 'bar';
+  const cut = split ? spec.times.findIndex((t) => t >= spec.provisional) : -1;
+  const data = [spec.times, ...spec.lines.flatMap((l) => l.low ? [l.values, l.high, l.low]
+    : split ? [cut < 0 ? l.values : l.values.map((v, i) => i < cut ? v : null), l.values.map((v, i) => cut >= 0 && i >= cut - 1 ? v : null)] : [l.values])];
+  const shape = JSON.stringify([spec.lines.map((l) => [l.name, !!l.low]), spec.kind, !!split]);
   let c = live.get(spec.key);
   if (c && (c.box !== box || c.shape !== shape)) {
     c.plot.destroy();
@@ -70,6 +75,7 @@ export function draw(root, spec) {
     const stroke = colour(l.colour);
     series.push({label: l.name, stroke, width: 1.5, points: {show: false}, spanGaps: false,
       fill: spec.kind === 'area' ? `${stroke}22` : undefined, paths: spec.kind === 'bar' ? uPlot.paths.bars({size: [0.8, 20]}) : undefined});
+    if (split) series.push({stroke, width: 1.5, dash: [3, 3], points: {show: false}, spanGaps: false});
     if (l.low) {
       const at = series.length;
       series.push({stroke: `${stroke}55`, width: 1, points: {show: false}}, {stroke: `${stroke}55`, width: 1, points: {show: false}});
@@ -86,10 +92,9 @@ export function draw(root, spec) {
       if (spec.signed) { const m = reach(c.spec); return [-m, m]; }
       return [Math.min(0, lo), hi > 0 ? hi * 1.12 : 1];
     }}},
-    axes: [{...axis, space: 70, size: 26, values: ticks}, {...axis, size: 56, space: 32, values: (u, v) => v.map((x) => c.spec.text(x, true))}],
+    axes: [{...axis, space: 70, size: 26, values: ticks}, {...axis, size: 60, space: 32, values: (u, v) => v.map((x) => c.spec.text(x).replace(/(\.\d*?)0+(?!\d)/, '$1').replace(/\.(?!\d)/, ''))}],
     hooks: {
       drawAxes: [(u) => shade(u, c.spec)],
-      draw: [(u) => veil(u, c.spec)],
       setCursor: [(u) => {
         const i = u.cursor.idx;
         if (i === null || i === undefined || u.cursor.left < 0) { tip.hidden = true; return; }
@@ -132,17 +137,6 @@ function shade(u, spec) {
     ctx.setLineDash([3, 3]);
     ctx.beginPath(); ctx.moveTo(x, bbox.top); ctx.lineTo(x, bbox.top + bbox.height); ctx.stroke();
   }
-  ctx.restore();
-}
-
-// veil cuts the lines of provisional minutes into dashes.
-function veil(u, spec) {
-  const x = edge(u, spec);
-  if (x === null) return;
-  const {ctx, bbox} = u;
-  ctx.save();
-  ctx.fillStyle = css('--bg');
-  for (let at = x + 4; at < bbox.left + bbox.width; at += 8) ctx.fillRect(at, bbox.top + 1, 3, bbox.height - 2);
   ctx.restore();
 }
 

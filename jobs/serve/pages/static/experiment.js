@@ -38,7 +38,7 @@ function traffic(d) {
             h('rect', {class: 'track', x: 0, y: 3, width: 200, height: 8}), h('rect', {class: `f${i % 6}`, x: 0, y: 3, width: 200 * share, height: 8}),
             h('line', {class: 'zero', x1: 200 * v.share, x2: 200 * v.share, y1: 0, y2: 14}))));
       })))),
-    h('p', {class: 'small'}, h('span', {class: `pill ${srm[0]}`}, srm[1]), ` p ${probability(d.splitP)} at any look`,
+    all === 0 ? null : h('p', {class: 'small'}, h('span', {class: `pill ${srm[0]}`}, srm[1]), ` p ${probability(d.splitP)} at any look`,
       d.splitP < 0.01 ? '. Check, in this order: assignment, redirects and crashes before the first beacon, bots, the start of the analysis, late logs.' : ''));
 }
 
@@ -50,7 +50,7 @@ function metrics(d) {
   const drill = new URLSearchParams(location.search).get('drill');
   return h('section', {'aria-labelledby': 'metrics'}, h('h2', {id: 'metrics'}, 'Metrics'),
     h('p', {class: 'muted small'}, 'Since the start, up to the last closed minute. Intervals hold at every look (95 %).'),
-    rows.length === 0 ? notice('', 'No formula is configured for experiments.') : scroller('Metrics', h('table', {class: 'metrics'},
+    rows.length === 0 ? notice('', 'No formula is configured for experiments.') : rows.every((m) => !m.rows.length) ? notice('', 'Nothing has come yet.') : scroller('Metrics', h('table', {class: 'metrics'},
       h('thead', null, h('tr', null, ['Metric', 'Control', 'Variation', 'Value', 'Difference', 'Interval', 'Evidence'].map((t, i) => h('th', {scope: 'col', class: i === 1 || i === 3 || i === 4 ? 'n' : null}, t)))),
       h('tbody', null, rows.flatMap((m) => {
         const scale = Math.max(...m.rows.flatMap((r) => [Math.abs(r.low || 0), Math.abs(r.high || 0)]), 1e-9);
