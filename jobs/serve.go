@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -25,7 +24,7 @@ import (
 	"tandem/schemas/traffic"
 )
 
-const serveUsage = `usage: tandem serve --site SITE.yaml | --data DIR [--config C.yaml] [--listen 127.0.0.1:8080] [--tokens TOKENS.yaml] [--cert CERT.pem --key KEY.pem]
+const serveUsage = `usage: tandem serve --site SITE.yaml | --data DIR [--config C.yaml] [--formulas F.yaml] [--listen 127.0.0.1:8080] [--tokens TOKENS.yaml] [--cert CERT.pem --key KEY.pem]
 
 Answers over HTTP, until it is stopped, what a site's store holds, or the folder DIR that replay --data or demo --data left:
 POST /{tenant} for formulas, GET /{tenant}/api/v1/... as Prometheus does, and pages. /openapi.json describes the API;
@@ -51,7 +50,7 @@ const (
 )
 
 type serveOptions struct {
-	site, data, config, listen, tokens, cert, key, audit string
+	site, data, config, formulas, listen, tokens, cert, key, audit string
 }
 
 // runServe is `tandem serve`.
@@ -61,6 +60,7 @@ func runServe(ctx context.Context, args []string, _, stderr io.Writer) int {
 	flags.StringVar(&o.site, "site", "", "site `file`")
 	flags.StringVar(&o.data, "data", "", "`folder` that replay --data or demo --data left")
 	flags.StringVar(&o.config, "config", "", "tenant config of --data: a `file`, or a folder of revisions")
+	flags.StringVar(&o.formulas, "formulas", "", "formula repository of --data: a `file`")
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:8080", "`address`")
 	flags.StringVar(&o.tokens, "tokens", "", "tokens `file`")
 	flags.StringVar(&o.cert, "cert", "", "PEM `file` of the server's certificate, with --key")
@@ -74,8 +74,8 @@ func runServe(ctx context.Context, args []string, _, stderr io.Writer) int {
 		return wrongUsage(stderr, "serve", "unexpected argument %q", rest[0])
 	case (o.site == "") == (o.data == ""):
 		return wrongUsage(stderr, "serve", "one of --site and --data is needed")
-	case o.config != "" && o.data == "":
-		return wrongUsage(stderr, "serve", "--config goes with --data; a site names its tenants' configs itself")
+	case o.config+o.formulas != "" && o.data == "":
+		return wrongUsage(stderr, "serve", "--config and --formulas go with --data; a site names those of its tenants itself")
 	case (o.cert == "") != (o.key == ""):
 		return wrongUsage(stderr, "serve", "--cert and --key go together")
 	case o.tokens == "" && !loopback(o.listen):
@@ -165,28 +165,49 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 
 // open opens the store, and says which tenants there are and by which clock its rows expire.
 func (o *serveOptions) open(ctx context.Context) (store.Store, *servedTenants, func() time.Time, error) {
-	if o.data != "" {
-		var chain *tenant.Chain
-		var err error
-		if o.config != "" {
-			chain, err = site.LoadChain(o.config)
-		} else {
-			chain, err = shopChain()
+	t := newServedTenants(func() ([]servedTenant, error) {
+		s, _, err := site.Open(o.site)
+		if err != nil {
+			return nil, err
 		}
+		return siteTenants(s), nil
+	})
+	now := time.Now
+	if o.data != "" {
+		one, err := o.dataTenant()
 		if err != nil {
 			return nil, nil, nil, err
 		}
-		st, err := openExported(ctx, "", o.data)
-		return st, serveChain(chain), recordsTime, err
+		t = newServedTenants(func() ([]servedTenant, error) { return []servedTenant{one}, nil })
+		now = recordsTime
 	}
-	s, _, err := site.Open(o.site)
+	if err := t.look(); err != nil {
+		return nil, nil, nil, err
+	}
+	if o.data != "" {
+		st, err := openExported(ctx, "", o.data)
+		return st, t, now, err
+	}
+	s, err := site.Load(o.site)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	st, err := s.OpenStore(ctx)
-	t := &servedTenants{file: o.site}
-	t.set(s)
-	return st, t, time.Now, err
+	return st, t, now, err
+}
+
+// dataTenant is the tenant of --data.
+func (o *serveOptions) dataTenant() (one servedTenant, err error) {
+	one.formulas = o.formulas
+	if o.config != "" {
+		one.chain, err = site.LoadChain(o.config)
+		return one, err
+	}
+	if one.formulas == "" {
+		one.builtin = traffic.Formulas()
+	}
+	one.chain, err = shopChain()
+	return one, err
 }
 
 // shopChain is that of the made-up shop.
@@ -196,59 +217,4 @@ func shopChain() (*tenant.Chain, error) {
 		return nil, err
 	}
 	return tenant.Compile([]*tenant.Config{cfg})
-}
-
-// servedTenants are the tenants of a site as their chains are now.
-type servedTenants struct {
-	file string // of the site; "": they stay as they are
-	all  atomic.Pointer[map[string]*serve.Tenant]
-}
-
-func serveChain(chain *tenant.Chain) *servedTenants {
-	t := &servedTenants{}
-	t.all.Store(&map[string]*serve.Tenant{chain.Tenant: {Chain: chain}})
-	return t
-}
-
-func (t *servedTenants) get(name string) *serve.Tenant { return (*t.all.Load())[name] }
-
-func (t *servedTenants) names() (all []string) {
-	for n := range *t.all.Load() {
-		all = append(all, n)
-	}
-	return all
-}
-
-func (t *servedTenants) set(s *site.Site) {
-	all := map[string]*serve.Tenant{}
-	for i := range s.Tenants {
-		chain := s.Tenants[i].Spliced // readers see what the batch says of the past
-		if chain == nil {
-			chain = s.Tenants[i].Chain
-		}
-		all[chain.Tenant] = &serve.Tenant{Chain: chain}
-	}
-	t.all.Store(&all)
-}
-
-// follow reads the chains again every lookEvery. What cannot be read leaves them as they are.
-func (t *servedTenants) follow(ctx context.Context, log *slog.Logger) {
-	if t.file == "" {
-		return
-	}
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		s, _, err := site.Open(t.file)
-		if err != nil {
-			log.Error("configs cannot be read; the ones in force stay", "err", err)
-			continue
-		}
-		t.set(s)
-	}
 }

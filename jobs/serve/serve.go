@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"tandem/core/formula"
 	"tandem/core/tenant"
 	"tandem/jobs/serve/read"
 )
@@ -22,7 +23,10 @@ import (
 // Tenant is what a tenant's requests are answered from: its chain of configs as the batch reads by it, with splices. It
 // is immutable; a newer one replaces it as a whole.
 type Tenant struct {
-	Chain *tenant.Chain
+	Chain    *tenant.Chain
+	Formulas *formula.Repository
+	// Trouble, if not empty, says why the repository's file cannot be read as it is now: Formulas is the one before.
+	Trouble string
 }
 
 // Config says what a server serves.
@@ -50,6 +54,7 @@ func NewHandler(c Config) http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
+	mux.HandleFunc("GET /openapi.json", openAPI)
 	mux.Handle("/", s.observed(http.HandlerFunc(s.route)))
 	return headers(mux)
 }
@@ -93,6 +98,10 @@ func (s *server) route(w http.ResponseWriter, r *http.Request) {
 	defer leave()
 	r = r.WithContext(context.WithValue(r.Context(), contextKey{}, &Request{Tenant: t, Reader: s.Reader, Who: who}))
 	switch {
+	case rest == "" && r.Method == http.MethodPost:
+		s.formulas(w, r)
+	case rest == "download.csv" && r.Method == http.MethodGet:
+		s.download(w, r)
 	case strings.HasPrefix(rest, "api/v1/"):
 		mounted(s.Prom, w, r)
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:

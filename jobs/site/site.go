@@ -65,6 +65,7 @@ type Tenant struct {
 	Config     string `yaml:"config"`     // a file, or a folder of revisions: what its chain begins with
 	Partitions int32  `yaml:"partitions"` // of each of its beacons topics
 	Groups     int    `yaml:"groups"`     // beacons topics that its sessions are spread over
+	Formulas   string `yaml:"formulas"`   // file of its formula repository, for serve; empty: those of any tenant
 
 	Chain   *tenant.Chain  `yaml:"-"` // as the stream and the archive read by it
 	Spliced *tenant.Chain  `yaml:"-"` // as the batch does, with what splices say of the past
@@ -138,7 +139,7 @@ func (s *Site) resolve(folder string) {
 		files = append(files, &s.Store.Cassandra.PasswordFile)
 	}
 	for i := range s.Tenants {
-		files = append(files, &s.Tenants[i].Config)
+		files = append(files, &s.Tenants[i].Config, &s.Tenants[i].Formulas)
 	}
 	for _, f := range files {
 		*f = path(folder, *f)

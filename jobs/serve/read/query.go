@@ -40,7 +40,7 @@ const (
 // Answer is what a Query comes to.
 type Answer struct {
 	From, To, Step int64
-	States         []State // by point: of sums
+	States, Seen   []State // by point: of sums, and of visitors, which are known by the minute for a shorter time
 	Series         []Series
 	// CompleteThrough is that of the resolution; ProvisionalFrom the first minute of the first point that is not final,
 	// To if all are.
@@ -89,7 +89,7 @@ func (x *Resolved) Range(ctx context.Context, q Query) (*Answer, error) {
 		}
 		return nil, err
 	}
-	a := &Answer{From: q.From, To: q.To, Step: q.Step, States: p.point(p.sums), CompleteThrough: x.CompleteThrough, ProvisionalFrom: q.To}
+	a := &Answer{From: q.From, To: q.To, Step: q.Step, States: p.point(p.sums), Seen: p.point(p.seen), CompleteThrough: x.CompleteThrough, ProvisionalFrom: q.To}
 	for _, s := range parts {
 		a.Series = append(a.Series, s...)
 	}
