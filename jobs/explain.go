@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"tandem/batch"
+	"tandem/jobs/site"
 	"tandem/schemas/store"
 )
 
@@ -116,25 +117,16 @@ func (j *explainJob) run(ctx context.Context, file, name string) (out *batch.Exp
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 	t := &b.site.Tenants[0]
-	bj, err := b.job(t)
+	x, err := b.explainer(ctx, t, st)
 	if err != nil {
 		return nil, err
 	}
-	active, _, err := st.Active(ctx, t.Chain.Tenant)
-	if err != nil {
-		return nil, err
-	}
-	x := &batch.Explain{Job: bj, Live: t.Chain, Store: st, Layer: active.Layer, Now: time.Now().UnixMilli(), Most: j.most}
-	if x.Layer != "" {
-		if x.Closed, err = closedBefore(ctx, st, active.Layer, t.Chain.Tenant, b.site.Metrics.Partitions); err != nil {
-			return nil, err
-		}
-	}
+	x.Most = j.most
 	if j.session == "" {
 		return x.Number(ctx, j.number)
 	}
 	if j.to == 0 {
-		a, err := bj.Archived()
+		a, err := x.Job.Archived()
 		if err != nil {
 			return nil, err
 		}
@@ -147,6 +139,23 @@ func (j *explainJob) run(ctx context.Context, file, name string) (out *batch.Exp
 		j.from = max(j.to-2*24*60, 0)
 	}
 	return x.Session(ctx, j.session, j.from, j.to)
+}
+
+// explainer is ready to explain a tenant's numbers, of the store's layers as they are now.
+func (b *batchJob) explainer(ctx context.Context, t *site.Tenant, st store.Store) (*batch.Explain, error) {
+	j, err := b.job(t)
+	if err != nil {
+		return nil, err
+	}
+	active, _, err := st.Active(ctx, t.Chain.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	x := &batch.Explain{Job: j, Live: t.Chain, Store: st, Layer: active.Layer, Now: time.Now().UnixMilli()}
+	if x.Layer != "" {
+		x.Closed, err = closedBefore(ctx, st, active.Layer, t.Chain.Tenant, b.site.Metrics.Partitions)
+	}
+	return x, err
 }
 
 func printExplanation(stdout io.Writer, x *batch.Explanation, asJSON bool) error {

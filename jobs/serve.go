@@ -18,6 +18,7 @@ import (
 
 	"tandem/core/tenant"
 	"tandem/jobs/serve"
+	"tandem/jobs/serve/pages"
 	"tandem/jobs/serve/read"
 	"tandem/jobs/site"
 	"tandem/schemas/store"
@@ -50,6 +51,7 @@ const (
 )
 
 type serveOptions struct {
+	services                                                       string
 	site, data, config, formulas, listen, tokens, cert, key, audit string
 }
 
@@ -66,6 +68,7 @@ func runServe(ctx context.Context, args []string, _, stderr io.Writer) int {
 	flags.StringVar(&o.cert, "cert", "", "PEM `file` of the server's certificate, with --key")
 	flags.StringVar(&o.key, "key", "", "PEM `file` of its key")
 	flags.StringVar(&o.audit, "audit", "", "`file` to append a line to for each act of an admin")
+	flags.StringVar(&o.services, "services", "", "base URLs of the services' --listen, with commas, for the page of operations")
 	rest, code, over := parse(flags, serveUsage, args, stderr)
 	switch {
 	case over:
@@ -119,6 +122,14 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
 	defer func() { err = errors.Join(err, st.Close()) }()
 	c.Reader = read.New(st, read.Options{Limits: read.DefaultLimits(), Now: now})
 	c.Tenant, c.Tenants = tenants.get, tenants.names
+	source, err := o.source(c.Audit, st)
+	if err != nil {
+		return err
+	}
+	if c.Pages, err = pages.New(source, pagesRefresh); err != nil {
+		return err
+	}
+	c.Frame = pages.Frame
 	going, stop := context.WithCancel(ctx)
 	defer stop()
 	go tenants.follow(going, log)

@@ -296,6 +296,11 @@ func schemaFor(chain *tenant.Chain, c *read.Catalog) *formula.Schema {
 	return s
 }
 
+// SchemaIn says what formulas may name in an experiment, as it is now.
+func SchemaIn(ctx context.Context, x *read.Resolved, experiment string) (*formula.Schema, error) {
+	return schema(ctx, x, x.Catalog(), experiment)
+}
+
 // schema says what formulas may name in an experiment, or in the site.
 func schema(ctx context.Context, x *read.Resolved, c *read.Catalog, experiment string) (*formula.Schema, error) {
 	s := schemaFor(x.Chain, c)

@@ -41,6 +41,8 @@ type Config struct {
 	// Prom and Pages are mounted, Prom below /{tenant}/api/v1/, Pages at all paths of GET that are nobody else's. What
 	// they get has passed access and limits; FromContext gives the tenant. Nil: not there.
 	Prom, Pages http.Handler
+	// Frame says which paths of Pages hold nothing of anybody, so that a browser gets them without a token and can ask for one.
+	Frame func(path string) bool
 	Audit       *AuditLog // nil: none is kept
 	Log         *slog.Logger
 	Now         func() time.Time
@@ -75,6 +77,10 @@ func (s *server) measure() {
 // route finds whose request it is: of a tenant, or of the pages of no tenant.
 func (s *server) route(w http.ResponseWriter, r *http.Request) {
 	first, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	if s.frame(r) {
+		mounted(s.Pages, w, r)
+		return
+	}
 	if first == "" || first == "static" {
 		s.common(w, r)
 		return
@@ -115,6 +121,11 @@ func (s *server) route(w http.ResponseWriter, r *http.Request) {
 	default:
 		Fail(w, r, &Problem{Status: http.StatusMethodNotAllowed, Title: "No such method here"})
 	}
+}
+
+// frame says whether a request is for something that holds nothing of anybody. The front page is asked for data too.
+func (s *server) frame(r *http.Request) bool {
+	return r.Method == http.MethodGet && s.Frame != nil && s.Frame(r.URL.Path) && (r.URL.Path != "/" || !strings.Contains(r.Header.Get("Accept"), "application/json"))
 }
 
 // common serves what belongs to no tenant: the front page, and files of pages, which hold nothing of anybody.

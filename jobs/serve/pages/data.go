@@ -44,10 +44,11 @@ func (s *server) tenants(r *http.Request) (any, error) {
 
 // list is the last look at all experiments of a tenant.
 type list struct {
-	at    time.Time
-	all   []*evaluation
-	busy  chan struct{} // holds one token: a look at a time
-	tests []Formula
+	at      time.Time
+	now     time.Time // the data's
+	all     []*evaluation
+	trouble []string
+	busy    chan struct{} // holds one token: a look at a time
 }
 
 // keep is how long a look at all experiments serves, at most.
@@ -55,7 +56,7 @@ const keep = time.Minute
 
 // look evaluates all experiments of a tenant, or returns the last look if it is young enough.
 func (s *server) look(ctx context.Context, tenant string) (*list, error) {
-	c, _, err := s.src.Config(ctx, tenant)
+	rd, err := s.src.Open(ctx, tenant)
 	if err != nil {
 		return nil, err
 	}
@@ -73,28 +74,25 @@ func (s *server) look(ctx context.Context, tenant string) (*list, error) {
 		return nil, ctx.Err()
 	}
 	if l.all != nil && time.Since(l.at) < min(keep, s.refresh) {
-		return &list{all: l.all, tests: l.tests}, nil
+		return &list{all: l.all, now: l.now, trouble: rd.Trouble()}, nil
 	}
-	formulas, err := s.src.Formulas(ctx, tenant, "fm")
-	if err != nil {
-		return nil, err
-	}
-	tests := slices.DeleteFunc(slices.Clone(formulas), func(f Formula) bool { return f.Stat == nil })
-	rd, err := s.src.Open(ctx, tenant)
-	if err != nil {
-		return nil, err
-	}
+	c, _ := rd.Config()
 	all := []*evaluation{}
 	for i := range c.Experiments {
-		e, err := s.evaluate(ctx, rd, c, &c.Experiments[i], tests, "fm", nil)
-		if err != nil {
-			return nil, fmt.Errorf("experiment %s: %w", c.Experiments[i].Name, err)
+		x := &c.Experiments[i]
+		formulas, err := rd.Formulas(ctx, x.Name, "fm")
+		if err == nil {
+			var e *evaluation
+			e, err = evaluate(ctx, rd, c, x, slices.DeleteFunc(formulas, func(f Formula) bool { return f.Stat == nil }), "fm", nil)
+			all = append(all, e)
 		}
-		all = append(all, e)
+		if err != nil {
+			return nil, fmt.Errorf("experiment %s: %w", x.Name, err)
+		}
 	}
 	confirm(all)
-	l.all, l.tests, l.at = all, tests, time.Now()
-	return &list{all: all, tests: tests}, nil
+	l.all, l.now, l.at = all, rd.Now(), time.Now()
+	return &list{all: all, now: l.now, trouble: rd.Trouble()}, nil
 }
 
 type variationJSON struct {
@@ -158,20 +156,20 @@ func (s *server) experiments(r *http.Request) (any, error) {
 	var closed, covered int64
 	for _, e := range l.all {
 		it := item{Name: e.x.Name, Status: string(e.signs.Status()), Start: openTime(e.x.Start), End: openTime(e.x.End), Sessions: num(e.signs.Sessions),
-			SplitP: num(e.signs.SplitP), Variations: e.variations(), Spark: nums(e.spark), Tests: []test{}, Why: e.why(l.tests)}
+			SplitP: num(e.signs.SplitP), Variations: e.variations(), Spark: nums(e.spark), Tests: []test{}, Why: e.why()}
 		for _, r := range e.results {
-			if f := l.tests[r.formula]; r.state == "signal" || r.state == "confirmed" || r.failing {
+			if f := e.formulas[r.formula]; r.state == "signal" || r.state == "confirmed" || r.failing {
 				it.Tests = append(it.Tests, test{f.Title, e.x.Variations[r.variation], r.state, r.failing, num(r.diff), r.relative, f.Good})
 			}
 		}
 		items = append(items, it)
 		closed, covered = max(closed, e.closed), max(covered, e.covered)
 	}
-	return map[string]any{"experiments": items, "closed": closed * 60000, "covered": covered * 60000, "now": s.now().UnixMilli(), "refresh": s.refresh.Milliseconds()}, nil
+	return map[string]any{"experiments": items, "closed": closed * 60000, "covered": covered * 60000, "now": l.now.UnixMilli(), "trouble": l.trouble, "refresh": s.refresh.Milliseconds()}, nil
 }
 
 // why says in words what a status comes from.
-func (e *evaluation) why(formulas []Formula) []string {
+func (e *evaluation) why() []string {
 	out := []string{}
 	if e.signs.SplitP < evidence.SplitWarning {
 		out = append(out, "traffic is not split as intended")
@@ -184,7 +182,7 @@ func (e *evaluation) why(formulas []Formula) []string {
 	}
 	for _, r := range e.results {
 		if r.failing {
-			out = append(out, formulas[r.formula].Title+", "+e.x.Variations[r.variation]+": worse than the control")
+			out = append(out, e.formulas[r.formula].Title+", "+e.x.Variations[r.variation]+": worse than the control")
 		}
 	}
 	if e.signs.Started && !e.signs.Ended && e.signs.Recent == 0 && e.signs.Sessions > 0 {
@@ -244,10 +242,11 @@ func wantedOf(q url.Values, c *tenant.Config) (w wanted, err error) {
 
 func (s *server) experiment(r *http.Request) (any, error) {
 	ctx := r.Context()
-	c, text, err := s.src.Config(ctx, r.PathValue("tenant"))
+	rd, err := s.src.Open(ctx, r.PathValue("tenant"))
 	if err != nil {
 		return nil, err
 	}
+	c, configText := rd.Config()
 	i := slices.IndexFunc(c.Experiments, func(x tenant.Experiment) bool { return x.Name == r.PathValue("experiment") })
 	if i < 0 {
 		return nil, fmt.Errorf("%w: experiment %q", ErrNotFound, r.PathValue("experiment"))
@@ -256,7 +255,7 @@ func (s *server) experiment(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	formulas, err := s.src.Formulas(ctx, c.Tenant, w.scope)
+	formulas, err := rd.Formulas(ctx, c.Experiments[i].Name, w.scope)
 	if err != nil {
 		return nil, err
 	}
@@ -264,18 +263,14 @@ func (s *server) experiment(r *http.Request) (any, error) {
 	if w.drill != "" && drill < 0 {
 		return nil, fmt.Errorf("%w: formula %q", ErrNotFound, w.drill)
 	}
-	rd, err := s.src.Open(ctx, c.Tenant)
-	if err != nil {
-		return nil, err
-	}
-	e, err := s.evaluate(ctx, rd, c, &c.Experiments[i], formulas, w.scope, w.filter)
+	e, err := evaluate(ctx, rd, c, &c.Experiments[i], formulas, w.scope, w.filter)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.confirmAmong(ctx, c.Tenant, e); err != nil {
 		return nil, err
 	}
-	chart, err := s.chart(ctx, rd, c, e, formulas, w)
+	drawn, err := chart(ctx, rd, c, e, formulas, w)
 	if err != nil {
 		return nil, err
 	}
@@ -284,10 +279,10 @@ func (s *server) experiment(r *http.Request) (any, error) {
 		tags[t.Name] = append(slices.Clone(t.Values), "none", "other")
 	}
 	out := map[string]any{
-		"tenant": c.Tenant, "experiment": e.x.Name, "status": e.signs.Status(), "why": e.why(formulas), "start": openTime(e.x.Start), "end": openTime(e.x.End),
+		"tenant": c.Tenant, "experiment": e.x.Name, "status": e.signs.Status(), "why": e.why(), "start": openTime(e.x.Start), "end": openTime(e.x.End),
 		"splitP": num(e.signs.SplitP), "closed": e.closed * 60000, "covered": e.covered * 60000, "layer": e.layer, "variations": e.variations(),
-		"metrics": e.metrics(formulas), "chart": chart, "tags": tags, "config": text, "qualify": e.x.Qualify,
-		"now": s.now().UnixMilli(), "refresh": s.refresh.Milliseconds(), "scope": w.scope, "range": w.span, "step": w.step,
+		"metrics": e.metrics(formulas), "chart": drawn, "tags": tags, "config": configText, "qualify": e.x.Qualify,
+		"now": rd.Now().UnixMilli(), "trouble": rd.Trouble(), "refresh": s.refresh.Milliseconds(), "scope": w.scope, "range": w.span, "step": w.step,
 	}
 	if drill >= 0 {
 		out["lift"] = e.lift(&formulas[drill])
@@ -405,8 +400,8 @@ func (e *evaluation) lift(f *Formula) any {
 }
 
 // chart gives each formula by variation over the range asked for, the minutes that are still open included.
-func (s *server) chart(ctx context.Context, rd Reader, c *tenant.Config, e *evaluation, formulas []Formula, w wanted) (any, error) {
-	from, to, _, _ := span(e.x, c, s.now())
+func chart(ctx context.Context, rd Reader, c *tenant.Config, e *evaluation, formulas []Formula, w wanted) (any, error) {
+	from, to, _, _ := span(e.x, c, rd.Now())
 	if n := ranges[w.span]; n > 0 {
 		from = max(from, to-n)
 	}
@@ -468,9 +463,8 @@ func (s *server) operations(r *http.Request) (any, error) {
 	}
 	return struct {
 		*Operations
-		Now     int64 `json:"now"`
 		Refresh int64 `json:"refresh"`
-	}{o, s.now().UnixMilli(), s.refresh.Milliseconds()}, nil
+	}{o, s.refresh.Milliseconds()}, nil
 }
 
 func (s *server) explain(r *http.Request) (any, error) {

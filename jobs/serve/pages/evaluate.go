@@ -26,6 +26,9 @@ const (
 	points = 240
 )
 
+// minOrders is the burn-in of amounts.
+const minOrders = evidence.MinOrders
+
 // sessions is the n of every analysis (SPEC 6).
 func sessions(scope string) Base { return Base{Metric: scope + ".visit.beta"} }
 
@@ -44,6 +47,7 @@ type evaluation struct {
 	spark    []float64 // sessions of the last minutes
 	results  []result
 	last     *Answer // of the last minutes
+	formulas []Formula
 	whole    *Answer
 	all      *Answer // one bucket, for what does not add up over time
 }
@@ -75,9 +79,9 @@ func span(x *tenant.Experiment, c *tenant.Config, now time.Time) (from, to int64
 }
 
 // evaluate reads an experiment's sums since its start and says what they prove, up to the last closed minute.
-func (s *server) evaluate(ctx context.Context, rd Reader, c *tenant.Config, x *tenant.Experiment, formulas []Formula, scope string, filter map[string]string) (*evaluation, error) {
-	from, to, started, ended := span(x, c, s.now())
-	e := &evaluation{x: x, scope: scope, from: from, to: max(to, from), step: 1}
+func evaluate(ctx context.Context, rd Reader, c *tenant.Config, x *tenant.Experiment, formulas []Formula, scope string, filter map[string]string) (*evaluation, error) {
+	from, to, started, ended := span(x, c, rd.Now())
+	e := &evaluation{x: x, scope: scope, formulas: formulas, from: from, to: max(to, from), step: 1}
 	e.signs.Started, e.signs.Ended, e.signs.SplitP = started, ended, 1
 	judged, shown := []Base{sessions(scope)}, []Base{}
 	for _, f := range formulas {
@@ -284,6 +288,9 @@ func (e *evaluation) compare(f *Formula, v, control, bucket int) (r result) {
 	st := f.Stat
 	if st == nil {
 		r.why = "for charts only: its sums prove nothing"
+		if f.Trouble != "" {
+			r.why = f.Trouble
+		}
 		return r
 	}
 	n, nc := e.n[v][bucket], e.n[control][bucket]

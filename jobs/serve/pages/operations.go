@@ -12,6 +12,7 @@ type Operations struct {
 	MayPromote bool `json:"mayPromote"`
 	// Missing names what could not be asked for, and why.
 	Missing []string `json:"missing"`
+	Now     int64    `json:"now"`
 }
 
 // Service is a process.

@@ -14,7 +14,7 @@ import (
 
 func handler(t testing.TB, m *made, refresh time.Duration) http.Handler {
 	t.Helper()
-	h, err := New(m, Options{Now: m.clock, Refresh: refresh})
+	h, err := New(m, refresh)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ package pages
 import (
 	"context"
 	"errors"
+	"time"
 
 	"tandem/core/tenant"
 )
@@ -14,12 +15,8 @@ import (
 type Source interface {
 	// Tenants lists those that the request may see, in order.
 	Tenants(ctx context.Context) ([]string, error)
-	// Config is the revision in force and its text. Its error wraps ErrNotFound if there is no such tenant.
-	Config(ctx context.Context, tenant string) (*tenant.Config, string, error)
-	// Formulas are the tenant's for experiments, in the order of its repository, over the sessions of a scope: "fm" or
-	// "assigned".
-	Formulas(ctx context.Context, tenant, scope string) ([]Formula, error)
-	// Open decides which layers stand for a tenant; all that a page tells is read through what it returns.
+	// Open decides which layers stand for a tenant; all that a page tells is read through what it returns. Its error wraps
+	// ErrNotFound if there is no such tenant.
 	Open(ctx context.Context, tenant string) (Reader, error)
 	// Operations tells how the pipeline is doing for a tenant.
 	Operations(ctx context.Context, tenant string) (*Operations, error)
@@ -32,6 +29,15 @@ type Source interface {
 
 // Reader sums rows into buckets, all from the same generations and the same data centre.
 type Reader interface {
+	// Now is the time that open experiments and charts end at.
+	Now() time.Time
+	// Config is the revision in force and its text.
+	Config() (*tenant.Config, string)
+	// Formulas are the tenant's, in the order of its repository, over the sessions of an experiment's scope: "fm" or
+	// "assigned".
+	Formulas(ctx context.Context, experiment, scope string) ([]Formula, error)
+	// Trouble is what the tenant should be told, such as a repository that cannot be read.
+	Trouble() []string
 	Read(ctx context.Context, q Query) (*Answer, error)
 }
 
@@ -52,6 +58,8 @@ type Formula struct {
 	// Eval computes it by point; NaN where it has no value (division by nothing). of gives as
 	// many values of a base.
 	Eval func(points int, of func(Base) []float64) []float64
+	// Trouble says why it cannot be computed; then it has no value.
+	Trouble string
 	// Stat says what its sums can prove; nil: nothing, it is for charts only.
 	Stat *Stat
 }

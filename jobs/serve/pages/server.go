@@ -22,17 +22,8 @@ import (
 //go:embed static
 var embedded embed.FS
 
-// Options of the pages.
-type Options struct {
-	// Now is the time that open intervals end at; required.
-	Now func() time.Time
-	// Refresh is how often a page asks again, 1 s to 10 min.
-	Refresh time.Duration
-}
-
 type server struct {
 	src     Source
-	now     func() time.Time
 	refresh time.Duration
 
 	mu    sync.Mutex
@@ -58,9 +49,9 @@ func Frame(path string) bool {
 }
 
 // New returns the handler of the pages, to be mounted at "/". Whoever mounts it guards the data: all paths that are no Frame,
-// and "/" for who asks for JSON.
-func New(src Source, o Options) (http.Handler, error) {
-	s := &server{src: src, now: o.Now, refresh: o.Refresh, lists: map[string]*list{}}
+// and "/" for who asks for JSON. Pages ask again every refresh, 1 s to 10 min.
+func New(src Source, refresh time.Duration) (http.Handler, error) {
+	s := &server{src: src, refresh: refresh, lists: map[string]*list{}}
 	mux := http.NewServeMux()
 	shell, err := s.files(mux)
 	if err != nil {

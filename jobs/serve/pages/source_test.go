@@ -83,16 +83,17 @@ func (m *made) all() []madeX {
 	}
 }
 
-func (m *made) Config(_ context.Context, name string) (*tenant.Config, string, error) {
-	if name != "shop" && name != "outlet" {
-		return nil, "", fmt.Errorf("%w: tenant %q", ErrNotFound, name)
-	}
-	c := &tenant.Config{Tenant: name, Retention: 30 * 86400000, Tags: []tenant.Tag{{Name: "device", Values: []string{"desktop", "mobile", "tablet"}}, {Name: "login", Values: []string{"true", "false"}}}}
+func (m *made) Config() (*tenant.Config, string) {
+	c := &tenant.Config{Tenant: "shop", Retention: 30 * 86400000, Tags: []tenant.Tag{{Name: "device", Values: []string{"desktop", "mobile", "tablet"}}, {Name: "login", Values: []string{"true", "false"}}}}
 	for _, x := range m.all() {
 		c.Experiments = append(c.Experiments, x.Experiment)
 	}
-	return c, configText, nil
+	return c, configText
 }
+
+func (m *made) Now() time.Time { return time.UnixMilli(m.now * 60000) }
+
+func (m *made) Trouble() []string { return []string{} }
 
 func bases(scope string, names ...string) (out []Base) {
 	for _, n := range names {
@@ -170,7 +171,12 @@ func (x *madeX) minute(v int, minute, now int64) map[string]int64 {
 	return out
 }
 
-func (m *made) Open(context.Context, string) (Reader, error) { return m, nil }
+func (m *made) Open(_ context.Context, name string) (Reader, error) {
+	if name != "shop" {
+		return nil, fmt.Errorf("%w: tenant %q", ErrNotFound, name)
+	}
+	return m, nil
+}
 
 func (m *made) Read(_ context.Context, q Query) (*Answer, error) {
 	a := &Answer{Sums: map[Key][]float64{}, ClosedBefore: m.now - 11, CoveredBefore: m.now - 11 - (m.now-11)%30 - 30, Layer: "stream.dc1"}
@@ -208,7 +214,7 @@ func (m *made) Read(_ context.Context, q Query) (*Answer, error) {
 
 func (m *made) Operations(context.Context, string) (*Operations, error) {
 	now := m.now * 60000
-	o := &Operations{MayPromote: true, Missing: []string{}, Services: []Service{
+	o := &Operations{Now: m.now * 60000, MayPromote: true, Missing: []string{}, Services: []Service{
 		{"dispatch-0", "dispatch", true, "", 120, 400}, {"stream-0", "stream", true, "", 3200, 2100}, {"stream-1", "stream", false, "partition 3 of beacons.shop.0 lags by 4 min", 812000, 244000}, {"archive-0", "archive", true, "", 0, 0}},
 		Layers:   []Layer{{"stream.dc1", true, now - 11*60000, []Partition{{0, now - 11*60000}}, "source dc1/beacons.raw/3, 10 min 40 s behind"}, {"stream.dc2", false, now - 13*60000, []Partition{{0, now - 13*60000}}, ""}},
 		Coverage: Coverage{Before: now - 41*60000, Waiting: 1284, WaitingIn: 7, Since: now - 9*3600000, Due: now + 4*3600000},
@@ -250,5 +256,3 @@ func (m *made) Promote(_ context.Context, _, layer string) error {
 	m.promoted.Store(layer)
 	return nil
 }
-
-func (m *made) clock() time.Time { return time.UnixMilli(m.now * 60000) }
