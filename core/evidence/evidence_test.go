@@ -256,6 +256,7 @@ func TestStatus(t *testing.T) {
 		{func(s *Signs) { s.Recent = 0 }, NoData},
 		{func(s *Signs) { s.Recent, s.Ended = 0, true }, Ended},
 		{func(s *Signs) { s.Sessions, s.Ended = 0, true }, NoData},
+		{func(s *Signs) { s.Recent, s.SplitP = 0, 0.0009 }, SRM},
 		{func(s *Signs) { s.SplitP = SplitAlpha }, Running},
 		{func(s *Signs) { s.SplitP, s.Failing = 0.0009, true }, SRM},
 		{func(s *Signs) { s.Conflicts = 9 }, Running},

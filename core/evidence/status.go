@@ -42,10 +42,12 @@ func (s Signs) Status() Status {
 	switch {
 	case !s.Started:
 		return Planned
-	case s.Sessions == 0, !s.Ended && s.Recent == 0:
+	case s.Sessions == 0:
 		return NoData
 	case s.SplitP < SplitAlpha:
 		return SRM
+	case !s.Ended && s.Recent == 0:
+		return NoData
 	case s.Silent, s.Broken, s.Conflicts >= ConflictShare*s.Sessions:
 		return Unhealthy
 	case s.Failing:

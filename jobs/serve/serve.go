@@ -43,9 +43,9 @@ type Config struct {
 	Prom, Pages http.Handler
 	// Frame says which paths of Pages hold nothing of anybody, so that a browser gets them without a token and can ask for one.
 	Frame func(path string) bool
-	Audit       *AuditLog // nil: none is kept
-	Log         *slog.Logger
-	Now         func() time.Time
+	Audit *AuditLog // nil: none is kept
+	Log   *slog.Logger
+	Now   func() time.Time
 }
 
 // NewHandler returns the handler of the whole service.

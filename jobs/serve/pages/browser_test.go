@@ -150,8 +150,10 @@ func (b *tab) accessible(where string) {
 	}
 }
 
+type page struct{ name, path string }
+
 // shown are the pages, by the name of their picture.
-var shown = []struct{ name, path string }{
+var shown = []page{
 	{"experiments", "/shop"},
 	{"experiment", "/shop/experiment/checkout_button"},
 	{"experiment-drill", "/shop/experiment/checkout_button?drill=conversion_rate&range=24h"},
@@ -283,23 +285,29 @@ func TestBrowser(t *testing.T) {
 	})
 }
 
-// TestScreenshots writes a picture of each page into the folder that TANDEM_SCREENSHOTS names; scripts/screenshots calls it.
+// TestScreenshots writes a picture of each page into the folder that TANDEM_SCREENSHOTS names; scripts/screenshots calls it. With
+// TANDEM_PAGES, the URL of a service with the made-up shop, they are of its pages.
 func TestScreenshots(t *testing.T) {
-	folder := os.Getenv("TANDEM_SCREENSHOTS")
+	folder, url := os.Getenv("TANDEM_SCREENSHOTS"), os.Getenv("TANDEM_PAGES")
 	if folder == "" {
 		t.Skip("no pictures are asked for: run scripts/screenshots")
 	}
 	m := &made{now: madeNow}
 	m.extra.Store(true)
 	b := open(t, handler(t, m, time.Minute))
+	list, prefix := shown, ""
+	if url != "" {
+		b.base, prefix = url, "shop-"
+		list = []page{{"experiments", "/shop"}, {"experiment", "/shop/experiment/checkout_button?drill=conversion"}, {"experiment-srm", "/shop/experiment/new_search?range=1h"}, {"operations", "/shop/operations"}}
+	}
 	for _, mode := range []string{"light", "dark"} {
 		for _, width := range []int64{1280, 390} {
 			b.run(chromedp.EmulateViewport(width, 900), emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: mode}}))
-			for _, p := range shown {
+			for _, p := range list {
 				b.load(p.path)
 				var png []byte
 				b.run(chromedp.Sleep(150*time.Millisecond), chromedp.FullScreenshot(&png, 100))
-				name := fmt.Sprintf("%s-%s-%d.png", p.name, mode, width)
+				name := fmt.Sprintf("%s%s-%s-%d.png", prefix, p.name, mode, width)
 				if err := os.WriteFile(filepath.Join(folder, name), png, 0o644); err != nil {
 					t.Fatal(err)
 				}

@@ -401,7 +401,7 @@ func (e *evaluation) lift(f *Formula) any {
 
 // chart gives each formula by variation over the range asked for, the minutes that are still open included.
 func chart(ctx context.Context, rd Reader, c *tenant.Config, e *evaluation, formulas []Formula, w wanted) (any, error) {
-	from, to, _, _ := span(e.x, c, rd.Now())
+	from, to, _, _ := span(e.x, c, rd)
 	if n := ranges[w.span]; n > 0 {
 		from = max(from, to-n)
 	}

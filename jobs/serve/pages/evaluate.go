@@ -6,7 +6,6 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"time"
 
 	"tandem/core/evidence"
 	"tandem/core/tenant"
@@ -66,9 +65,9 @@ type result struct {
 }
 
 // span is the time that an experiment counts over, in minutes.
-func span(x *tenant.Experiment, c *tenant.Config, now time.Time) (from, to int64, started, ended bool) {
-	minute := now.Unix() / 60
-	from, to = minute-c.Retention/60000, minute
+func span(x *tenant.Experiment, c *tenant.Config, rd Reader) (from, to int64, started, ended bool) {
+	minute := rd.Now().Unix() / 60
+	from, to = max(minute-c.Retention/60000, rd.Begin()), minute
 	if x.Start != tenant.NoStart {
 		from = max(from, x.Start/60000)
 	}
@@ -80,7 +79,7 @@ func span(x *tenant.Experiment, c *tenant.Config, now time.Time) (from, to int64
 
 // evaluate reads an experiment's sums since its start and says what they prove, up to the last closed minute.
 func evaluate(ctx context.Context, rd Reader, c *tenant.Config, x *tenant.Experiment, formulas []Formula, scope string, filter map[string]string) (*evaluation, error) {
-	from, to, started, ended := span(x, c, rd.Now())
+	from, to, started, ended := span(x, c, rd)
 	e := &evaluation{x: x, scope: scope, formulas: formulas, from: from, to: max(to, from), step: 1}
 	e.signs.Started, e.signs.Ended, e.signs.SplitP = started, ended, 1
 	judged, shown := []Base{sessions(scope)}, []Base{}
@@ -287,7 +286,7 @@ func (e *evaluation) compare(f *Formula, v, control, bucket int) (r result) {
 	r.value, r.control = e.valueAt(f, e.x.Variations[v], bucket), e.valueAt(f, e.x.Variations[control], bucket)
 	st := f.Stat
 	if st == nil {
-		r.why = "for charts only: its sums prove nothing"
+		r.why = "chart only"
 		if f.Trouble != "" {
 			r.why = f.Trouble
 		}

@@ -31,6 +31,8 @@ type Source interface {
 type Reader interface {
 	// Now is the time that open experiments and charts end at.
 	Now() time.Time
+	// Begin is the first minute of which the store has anything.
+	Begin() int64
 	// Config is the revision in force and its text.
 	Config() (*tenant.Config, string)
 	// Formulas are the tenant's, in the order of its repository, over the sessions of an experiment's scope: "fm" or

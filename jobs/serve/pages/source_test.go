@@ -93,6 +93,8 @@ func (m *made) Config() (*tenant.Config, string) {
 
 func (m *made) Now() time.Time { return time.UnixMilli(m.now * 60000) }
 
+func (m *made) Begin() int64 { return 0 }
+
 func (m *made) Trouble() []string { return []string{} }
 
 func bases(scope string, names ...string) (out []Base) {

@@ -22,7 +22,7 @@ import (
 // Stored is the Source of a service's requests (serve.FromContext): the metric store through its read path, the batch's
 // archive, and the services that answer over HTTP. What is nil is told as not there.
 type Stored struct {
-	// Now is the time that open experiments and charts end at. Nil: the end of what the store has, of records of the past.
+	// Now is the time that open experiments and charts end at. Nil: after the last session, of records of the past.
 	Now func() time.Time
 	// Batch is a tenant's batch over the archive, for its reports and what waits; its Store may be nil.
 	Batch func(tenant string) (*batch.Job, error)
@@ -66,16 +66,41 @@ func (s *Stored) Open(ctx context.Context, name string) (Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{x: x, formulas: q.Tenant.Formulas, schemas: map[string]*formula.Schema{}}
-	_, to := x.Span()
-	r.now = time.Unix(to*60, 0)
+	r := &reader{x: x, formulas: q.Tenant.Formulas, schemas: map[string]*formula.Schema{}, trouble: []string{}}
 	if s.Now != nil {
 		r.now = s.Now()
+	} else if r.now, err = end(ctx, x); err != nil {
+		return nil, err
 	}
 	if q.Tenant.Trouble != "" {
 		r.trouble = append(r.trouble, "The formulas are those of before: "+q.Tenant.Trouble)
 	}
 	return r, nil
+}
+
+// end is the end of the last minute in which a session began.
+func end(ctx context.Context, x *read.Resolved) (time.Time, error) {
+	from, to := x.Span()
+	from = max(from-from%read.WindowMinutes, 0)
+	for _, step := range []int64{read.WindowMinutes, 1} {
+		if to <= from {
+			break
+		}
+		a, err := x.Range(ctx, read.Query{Metrics: []string{"site.visit.beta"}, From: from, To: to, Step: step})
+		if err != nil {
+			return time.Time{}, err
+		}
+		last := from
+		for _, s := range a.Series {
+			for i, v := range s.Values {
+				if v > 0 {
+					last = max(last, from+int64(i)*step)
+				}
+			}
+		}
+		from, to = last, min(last+step, to)
+	}
+	return time.Unix(to*60, 0), nil
 }
 
 type reader struct {
@@ -91,6 +116,12 @@ func (r *reader) Now() time.Time { return r.now }
 
 // Trouble is part of Reader.
 func (r *reader) Trouble() []string { return r.trouble }
+
+// Begin is part of Reader.
+func (r *reader) Begin() int64 {
+	from, _ := r.x.Span()
+	return from
+}
 
 // Config is part of Reader. The start of an experiment is that of its last phase: sums of different definitions, or of
 // different splits, are never pooled.

@@ -35,8 +35,7 @@ func (s *Stored) Operations(ctx context.Context, name string) (*Operations, erro
 		return nil, err
 	}
 	_, to := x.Span()
-	o.Now = to * 60000
-	if s.Now != nil {
+	if o.Now = to * 60000; s.Now != nil {
 		o.Now = s.Now().UnixMilli()
 	}
 	if err := s.layers(ctx, st, name, x.View.Active, o); err != nil {

@@ -52,7 +52,7 @@ export function draw(root, spec) {
   const box = root.querySelector(`[data-keep="${CSS.escape(spec.key)}"]`);
   if (!box) return;
   // What is provisional is a line of its own, dashed, that goes on from the last final point.
-  const split = spec.provisional && spec.kind !== 'bar';
+  const split = spec.provisional && (spec.kind !== 'bar' || spec.lines.length > 1);
   const cut = split ? spec.times.findIndex((t) => t >= spec.provisional) : -1;
   const data = [spec.times, ...spec.lines.flatMap((l) => l.low ? [l.values, l.high, l.low]
     : split ? [cut < 0 ? l.values : l.values.map((v, i) => i < cut ? v : null), l.values.map((v, i) => cut >= 0 && i >= cut - 1 ? v : null)] : [l.values])];
@@ -74,8 +74,8 @@ export function draw(root, spec) {
   for (const l of spec.lines) {
     const stroke = colour(l.colour);
     series.push({label: l.name, stroke, width: 1.5, points: {show: false}, spanGaps: false,
-      fill: spec.kind === 'area' ? `${stroke}22` : undefined, paths: spec.kind === 'bar' ? uPlot.paths.bars({size: [0.8, 20]}) : undefined});
-    if (split) series.push({stroke, width: 1.5, dash: [3, 3], points: {show: false}, spanGaps: false});
+      fill: spec.kind === 'area' ? `${stroke}22` : undefined, paths: spec.kind !== 'bar' ? undefined : spec.lines.length > 1 ? uPlot.paths.stepped({align: 1}) : uPlot.paths.bars({size: [0.8, 20]})});
+    if (split) series.push({stroke, width: 1.5, dash: [3, 3], points: {show: false}, spanGaps: false, paths: spec.kind === 'bar' ? uPlot.paths.stepped({align: 1}) : undefined});
     if (l.low) {
       const at = series.length;
       series.push({stroke: `${stroke}55`, width: 1, points: {show: false}}, {stroke: `${stroke}55`, width: 1, points: {show: false}});

@@ -1,5 +1,5 @@
 // One experiment: its traffic, what its metrics prove, and how they go over time. All that is chosen stands in the URL.
-import {h, count, percent, value, change, probability, time, pill, scroller, notice, utc} from './ui.js';
+import {h, count, percent, value, change, probability, time, pill, scroller, notice, troubles, utc} from './ui.js';
 import {frame, draw, bar} from './charts.js';
 import {ask, go, param} from './app.js';
 
@@ -43,7 +43,7 @@ function traffic(d) {
 }
 
 const states = {confirmed: 'confirmed', signal: 'signal', waiting: 'waiting', '': 'no difference shown'};
-const roles = ['primary', 'secondary', 'guardrail', '', 'diagnostic', 'health'];
+const roles = ['primary', 'guardrail', 'secondary', '', 'diagnostic', 'health'];
 
 function metrics(d) {
   const rows = [...d.metrics].sort((a, b) => roles.indexOf(a.role) - roles.indexOf(b.role));
@@ -108,6 +108,7 @@ function drilled(d, all, r) {
 export function render(d, r) {
   const all = specs(d);
   return [
+    troubles(d.trouble),
     h('div', {class: 'head'}, h('h1', null, d.experiment, ' ', pill(d.status)),
       d.why.length ? h('ul', {class: 'why'}, d.why.map((w) => h('li', null, w))) : null,
       h('dl', {class: 'strip'},

@@ -1,5 +1,5 @@
 // All experiments of a tenant, with their health.
-import {h, count, percent, change, time, pill, scroller, notice, probability} from './ui.js';
+import {h, count, percent, change, time, pill, scroller, notice, troubles, probability} from './ui.js';
 import {spark} from './charts.js';
 import {ask} from './app.js';
 
@@ -12,6 +12,7 @@ export function render(data, r) {
   const list = [...data.experiments].sort((a, b) => order.indexOf(a.status) - order.indexOf(b.status) || a.name.localeCompare(b.name));
   const wrong = list.filter((x) => order.indexOf(x.status) < 4).length;
   return [
+    troubles(data.trouble),
     h('div', {class: 'head'}, h('h1', null, 'Experiments'),
       h('p', {class: 'facts'}, `${list.length} in all, ${wrong ? `${wrong} to look at` : 'all well'}. Final up to `, time(data.closed), ', batch up to ', time(data.covered), '.')),
     list.length === 0 ? notice('', 'No experiment is configured. Add one under ', h('code', null, 'experiments:'), ' in the tenant’s config, and apply it with ', h('code', null, 'tandem config apply'), '.')

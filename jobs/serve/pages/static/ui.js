@@ -95,3 +95,5 @@ export const pill = (status) => h('span', {class: `pill ${kinds[status] || 'idle
 export const scroller = (label, table) => h('div', {class: 'scroll', tabindex: 0, role: 'group', 'aria-label': label}, table);
 
 export const notice = (kind, ...text) => h('div', {class: `notice ${kind}`, role: kind === 'error' ? 'alert' : null}, ...text);
+
+export const troubles = (list) => list?.length ? notice('warn', list.map((t) => h('div', null, t))) : null;
