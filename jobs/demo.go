@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"tandem/batch"
@@ -248,9 +249,10 @@ type demo struct {
 	began    time.Time
 	wall     time.Time // when record time was at from
 	from     int64
-	clock    int64 // record time up to which everything is fed, ms
-	settled  int64 // windows by their number that had settled at the last batch
-	beacons  int64 // records without heartbeats
+	clock    int64        // record time up to which everything is fed, ms
+	seen     atomic.Int64 // the clock as pages see it, which stays where the records end
+	settled  int64        // windows by their number that had settled at the last batch
+	beacons  int64        // records without heartbeats
 	raws     []embedded.Raw
 	drawn    time.Time
 	measured time.Time // when perSecond was measured, and at which count
@@ -327,6 +329,7 @@ func demoSorted(s *sortedRecords) (pull func() (*embedded.Raw, error), stop func
 // play feeds all records at the speed that is wanted, and then lets time pass until everything is closed and covered.
 func (d *demo) play(ctx context.Context) error {
 	d.clock = d.next.Ingest / demoSliceMS * demoSliceMS
+	d.seen.Store(d.clock)
 	d.from, d.wall, d.measured = d.clock, time.Now(), time.Now()
 	d.settled = math.MinInt64
 	for d.next != nil {
@@ -382,6 +385,7 @@ func (d *demo) step(ctx context.Context) error {
 		return err
 	}
 	d.clock = end
+	d.seen.Store(min(end, d.until))
 	if n := d.settledAt(end); n > d.settled {
 		d.settled = n
 		if d.screen.terminal {

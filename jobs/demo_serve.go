@@ -11,13 +11,38 @@ import (
 
 	"golang.org/x/net/netutil"
 
+	"tandem/batch"
 	"tandem/jobs/serve"
+	"tandem/jobs/serve/pages"
 	"tandem/jobs/serve/read"
 	"tandem/schemas/traffic"
 )
 
 // demoAddress is where a demo is served if it may be.
 const demoAddress = "127.0.0.1:8080"
+
+// demoRefresh is how often a page of a demo asks again: in time-lapse numbers change by the second.
+const demoRefresh = 2 * time.Second
+
+// pagesSource is where the pages' data come from.
+func (d *demo) pagesSource() *pages.Stored {
+	st := d.pipeline.Store
+	return &pages.Stored{
+		Now:   func() time.Time { return time.UnixMilli(d.seen.Load()) },
+		Batch: func(string) (*batch.Job, error) { return d.pipeline.Job(), nil },
+		Explainer: func(ctx context.Context, name string) (*batch.Explain, error) {
+			active, _, err := st.Active(ctx, name)
+			if err != nil {
+				return nil, err
+			}
+			x := &batch.Explain{Job: d.pipeline.Job(), Live: d.chain, Store: st, Layer: active.Layer}
+			if x.Layer != "" {
+				x.Closed, err = closedBefore(ctx, st, x.Layer, name, 1)
+			}
+			return x, err
+		},
+	}
+}
 
 // demoServed is the server of a demo; nil: there is none.
 type demoServed struct {
@@ -46,7 +71,12 @@ func (d *demo) serve(ctx context.Context, stderr io.Writer) (*demoServed, error)
 	if err := tenants.look(); err != nil {
 		return nil, err
 	}
+	shown, err := pages.New(d.pagesSource(), demoRefresh)
+	if err != nil {
+		return nil, err
+	}
 	handler := serve.NewHandler(serve.Config{
+		Pages: shown, Frame: pages.Frame,
 		Reader: read.New(d.pipeline.Store, read.Options{Limits: read.DefaultLimits(), Now: recordsTime}),
 		Tenant: tenants.get, Tenants: tenants.names,
 		Limits: serve.DefaultLimits(), Log: slog.New(slog.DiscardHandler), Now: time.Now,

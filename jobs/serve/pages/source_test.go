@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"tandem/batch"
 	"tandem/core/tenant"
 )
 
@@ -241,14 +242,25 @@ func (m *made) Explain(_ context.Context, q Explain) (any, error) {
 	if q.Session == "nobody" {
 		return nil, fmt.Errorf("%w: session %q has no beacon in the archive", ErrNotFound, q.Session)
 	}
-	ts := m.now*60000 - 900000
-	return map[string]any{
-		"number": map[string]any{"metric": q.Metric, "minute": q.Minute * 60000, "stream": 2, "batch": 3},
-		"sessions": []map[string]any{
-			{"session": "s-81f2", "first_ts": ts, "stream": 1, "batch": 1}, {"session": "s-9ad0", "first_ts": ts + 61000, "stream": 1, "batch": 1}, {"session": "s-c077", "first_ts": ts + 92000, "stream": 0, "batch": 1}},
-		"beacons": []map[string]any{{"ts": ts, "id": "e1", "point": "home_page", "late": false}, {"ts": ts + 31000, "id": "e2", "point": "item_page", "late": false}, {"ts": ts + 300000, "id": "e3", "point": "order", "late": true}},
-		"markers": []map[string]any{{"experiment": "checkout_button", "variation": "red", "assigned": ts, "qualified": ts + 31000}},
-	}, nil
+	ts, three, two := m.now*60000-900000, int64(3), int64(2)
+	out := &batch.Explanation{Tenant: "shop", From: m.now - 20, To: m.now - 19, Session: q.Session,
+		Layers: []batch.ExplainedLayer{{Layer: "stream.dc1", Stored: &two, Sum: 2, Sessions: 2}, {Layer: "batch.398", Stored: &three, Sum: 3, Sessions: 3, Notes: []string{"approximate: sessions may have begun before anything that the batch knows of them"}}}}
+	if q.Session == "" {
+		out.Number = &batch.Number{Experiment: q.Experiment, Variation: q.Variation, Metric: "fm." + q.Metric, Minute: q.Minute}
+		out.More = 12
+	}
+	for i, id := range []string{"s-81f2", "s-9ad0", "s-c077"} {
+		qualified := ts + 31000
+		contributions := []batch.Contribution{{At: ts + 300000, Minute: (ts + 300000) / 60000, Experiment: "checkout_button", Variation: "red", Metric: "fm.order.beta", Tags: "device=mobile,login=false", Value: 1}}
+		s := batch.ExplainedSession{Session: id, Beacons: []batch.ExplainedBeacon{
+			{TS: ts, Ingest: ts + 340, ID: "e1", Point: "home_page", Stream: "counts", Batch: "counts", Payload: `{"id":"e1","point":"home_page","experiments":{"checkout_button":"red"}}`},
+			{TS: ts + 31000, Ingest: ts + 31400, ID: "e2", Point: "item_page", Stream: "counts", Batch: "counts", Payload: `{"id":"e2","point":"item_page"}`},
+			{TS: ts + 300000, Ingest: ts + 300000 + int64(i)*700000, ID: "e3", Point: "order", Stream: []string{"counts", "counts", "late"}[i], Batch: "counts", Payload: `{"id":"e3","point":"order","values":{"revenue":39.5}}`}}}
+		marker := []batch.Marker{{Experiment: "checkout_button", Variation: "red", Assigned: ts, Qualified: &qualified}}
+		s.Layers = []batch.SessionLayer{{Layer: "stream.dc1", Sum: []int64{1, 1, 0}[i], Markers: marker}, {Layer: "batch.398", Sum: 1, Markers: marker, Contributions: contributions}}
+		out.Sessions = append(out.Sessions, s)
+	}
+	return out, nil
 }
 
 func (m *made) Promote(_ context.Context, _, layer string) error {

@@ -50,6 +50,7 @@ function metrics(d) {
   const drill = new URLSearchParams(location.search).get('drill');
   return h('section', {'aria-labelledby': 'metrics'}, h('h2', {id: 'metrics'}, 'Metrics'),
     h('p', {class: 'muted small'}, 'Since the start, up to the last closed minute. Intervals hold at every look (95 %).'),
+    d.splitP < 0.001 ? notice('warn', 'The traffic is not split as intended: who is in which variation may explain these differences.') : null,
     rows.length === 0 ? notice('', 'No formula is configured for experiments.') : rows.every((m) => !m.rows.length) ? notice('', 'Nothing has come yet.') : scroller('Metrics', h('table', {class: 'metrics'},
       h('thead', null, h('tr', null, ['Metric', 'Control', 'Variation', 'Value', 'Difference', 'Interval', 'Evidence'].map((t, i) => h('th', {scope: 'col', class: i === 1 || i === 3 || i === 4 ? 'n' : null}, t)))),
       h('tbody', null, rows.flatMap((m) => {
