@@ -57,9 +57,9 @@ func bounds(bucket int) (low, high float64) {
 	return math.Exp2(float64(bucket) / 8), math.Exp2(float64(bucket+1) / 8)
 }
 
-// Quantile is the q-quantile, q in [0, 1], of the events counted in the buckets, which ascend, interpolated within a
-// bucket. It is NaN where there are none, or a count is not known or below 0.
-func Quantile(buckets []int, counts []float64, q float64) float64 {
+// quantile is the q-quantile, q in [0, 1], of the events counted between the edges, which ascend, interpolated between
+// two. It is NaN where there are none, or a count is not known or below 0.
+func quantile(edges [][2]float64, counts []float64, q float64) float64 {
 	total := 0.0
 	for _, n := range counts {
 		if !(n >= 0) {
@@ -76,7 +76,7 @@ func Quantile(buckets []int, counts []float64, q float64) float64 {
 		if n == 0 {
 			continue
 		}
-		low, high := bounds(buckets[i])
+		low, high := edges[i][0], edges[i][1]
 		if before+n >= rank {
 			return low + (high-low)*math.Max(0, rank-before)/n
 		}
@@ -86,14 +86,14 @@ func Quantile(buckets []int, counts []float64, q float64) float64 {
 	return last
 }
 
-// ShareLE is the share of the events counted in the buckets that are at most x, in [0, 1]; NaN as Quantile is.
-func ShareLE(buckets []int, counts []float64, x float64) float64 {
+// shareLE is the share of the events counted between the edges that are at most x, in [0, 1]; NaN as quantile is.
+func shareLE(edges [][2]float64, counts []float64, x float64) float64 {
 	total, below := 0.0, 0.0
 	for i, n := range counts {
 		if !(n >= 0) {
 			return math.NaN()
 		}
-		low, high := bounds(buckets[i])
+		low, high := edges[i][0], edges[i][1]
 		total += n
 		below += n * math.Min(1, math.Max(0, (x-low)/(high-low)))
 	}

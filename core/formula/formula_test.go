@@ -127,7 +127,12 @@ func TestQuantile(t *testing.T) {
 			}
 		}
 		q := []float64{0, 0.5, 0.95, 1, rnd.Float64()}[rnd.IntN(5)]
-		got := Quantile(buckets, counts, q)
+		var edges [][2]float64
+		for _, b := range buckets {
+			low, high := bounds(b)
+			edges = append(edges, [2]float64{low, high})
+		}
+		got := quantile(edges, counts, q)
 		if total == 0 {
 			if !math.IsNaN(got) {
 				t.Fatalf("of nothing: %v", got)
@@ -147,7 +152,7 @@ func TestQuantile(t *testing.T) {
 		if below > q*total+1e-9 || upTo < q*total-1e-9 {
 			t.Fatalf("%v of %v %v is %v: %v below, %v up to it", q, buckets, counts, got, below, upTo)
 		}
-		if share := ShareLE(buckets, counts, got); q < 1 && math.Abs(share-q) > 1e-9 && q > 0 {
+		if share := shareLE(edges, counts, got); q < 1 && math.Abs(share-q) > 1e-9 && q > 0 {
 			t.Fatalf("share at the quantile %v is %v", q, share)
 		}
 	}

@@ -292,6 +292,10 @@ func (c *compiler) histogram(f *Formula, fn, name string, x float64) (evalFunc, 
 		c.p.need(bases[i])
 	}
 	scale := math.Pow10(c.p.schema.Decimals[rest])
+	edges := make([][2]float64, len(buckets))
+	for i, b := range buckets {
+		edges[i][0], edges[i][1] = bounds(b)
+	}
 	return func(cols Columns) []float64 {
 		all := make([][]float64, len(bases))
 		for i, b := range bases {
@@ -307,9 +311,9 @@ func (c *compiler) histogram(f *Formula, fn, name string, x float64) (evalFunc, 
 				}
 			}
 			if fn == "quantile" {
-				out[p] = Quantile(buckets, counts, x) / scale
+				out[p] = quantile(edges, counts, x) / scale
 			} else {
-				out[p] = ShareLE(buckets, counts, x*scale)
+				out[p] = shareLE(edges, counts, x*scale)
 			}
 		}
 		return out

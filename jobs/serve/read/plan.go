@@ -17,6 +17,8 @@ type plan struct {
 	points         int
 	pieces         []piece
 	sums, seen     []State // by part: of sums, and of visitors
+
+	sumStates, seenStates []State // by point
 }
 
 // piece is a run of minutes that is read from one layer.
@@ -24,6 +26,8 @@ type piece struct {
 	layer    string
 	from, to int64
 	rollup   bool
+	windows  []piece // of a whole day: what it is made of
+	layers   uint64  // digest of their layers
 }
 
 func (x *Resolved) plan(q *Query, l Limits) (*plan, error) {
@@ -79,7 +83,7 @@ func (x *Resolved) plan(q *Query, l Limits) (*plan, error) {
 		}
 		if n := len(p.pieces); n > 0 {
 			last := &p.pieces[n-1]
-			if last.layer == c.layer && last.rollup == c.rollup && last.to == c.from {
+			if last.layer == c.layer && last.rollup == c.rollup && last.to == c.from && !(c.rollup && c.from%dayMinutes == 0) {
 				last.to = c.to
 				return
 			}
@@ -95,6 +99,8 @@ func (x *Resolved) plan(q *Query, l Limits) (*plan, error) {
 		at = to
 	}
 	add(piece{layer: x.View.Active, from: at, to: p.to}, false)
+	p.joinDays()
+	p.sumStates, p.seenStates = p.point(p.sums), p.point(p.seen)
 	return p, nil
 }
 
