@@ -333,6 +333,7 @@ type metricJSON struct {
 	Owner       string    `json:"owner"`
 	Expr        string    `json:"expr"`
 	Names       []string  `json:"names"`
+	Note        string    `json:"note"` // to know of the interval
 	Baseline    num       `json:"baseline"`
 	Rows        []rowJSON `json:"rows"`
 }
@@ -340,7 +341,10 @@ type metricJSON struct {
 func (e *evaluation) metrics(formulas []Formula) []metricJSON {
 	out := make([]metricJSON, len(formulas))
 	for i, f := range formulas {
-		out[i] = metricJSON{f.ID, f.Title, f.Unit, f.Format, f.Chart, f.Good, f.Role, f.Description, f.Owner, f.Expr, []string{}, num(math.NaN()), []rowJSON{}}
+		out[i] = metricJSON{f.ID, f.Title, f.Unit, f.Format, f.Chart, f.Good, f.Role, f.Description, f.Owner, f.Expr, []string{}, "", num(math.NaN()), []rowJSON{}}
+		if f.Stat != nil && f.Stat.capped() {
+			out[i].Note = "The interval is of sessions' totals as capped in the config; the values are not."
+		}
 		for _, b := range f.Bases {
 			_, name, _ := strings.Cut(b.Metric, ".")
 			out[i].Names = append(out[i].Names, name)

@@ -6,6 +6,7 @@ package pages
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"tandem/core/tenant"
@@ -93,6 +94,11 @@ type Stat struct {
 type Sums struct {
 	Sum, Sq  string
 	Decimals int
+}
+
+// capped says whether some total is a capped one.
+func (s *Stat) capped() bool {
+	return strings.HasSuffix(s.Num.Sum, ".cap") || strings.HasSuffix(s.Den.Sum, ".cap")
 }
 
 // names are all metrics that a Stat asks for.

@@ -101,6 +101,7 @@ function drilled(d, all, r) {
   return h('section', {class: 'drill', 'aria-labelledby': 'drill'}, h('h2', {id: 'drill'}, m.title || m.id, ' ', h('a', {class: 'small', href: param('drill', '')}, 'close')),
     m.description ? h('p', null, m.description) : null,
     h('p', {class: 'small muted'}, h('code', null, m.expr), m.owner ? ` · owner ${m.owner}` : '', m.good === 'up' ? ' · more is better' : m.good === 'down' ? ' · less is better' : ''),
+    m.note ? h('p', {class: 'small'}, m.note) : null,
     known ? frame(lift) : notice('', m.rows[0]?.why || 'There is no interval yet.'),
     frame({...one, key: `big-${one.id}`, tall: true, link: null}),
     h('p', {class: 'small'}, 'Where the last closed minute comes from: ', m.names.map((n, i) => [i ? ', ' : '', h('a', {href: why(n)}, n)])));
