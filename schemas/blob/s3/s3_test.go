@@ -20,6 +20,7 @@ import (
 
 	"tandem/schemas/blob"
 	"tandem/schemas/blob/blobtest"
+	"tandem/scripts/devstack"
 )
 
 // server starts an S3 in this process and returns the URL of a new bucket in it.
@@ -301,6 +302,7 @@ func TestCreateUnderFaults(t *testing.T) {
 		{"denied", []fault{denied, denied}, false, errAny, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel() // most of it is waiting
 			url := server(t, nil)
 			other := mustOpen(t, url)
 			if c.taken {
@@ -342,6 +344,7 @@ var errAny = errors.New("any")
 
 // TestManyCreateUnderFaults: of many creators whose answers are lost at random places one wins, and knows it.
 func TestManyCreateUnderFaults(t *testing.T) {
+	devstack.AtLength(t)
 	url := server(t, nil)
 	for round := range 8 {
 		name := fmt.Sprintf("claims/%d", round)
@@ -369,6 +372,7 @@ func TestManyCreateUnderFaults(t *testing.T) {
 }
 
 func TestReadUnderFaults(t *testing.T) {
+	devstack.AtLength(t)
 	url := server(t, nil)
 	data := bytes.Repeat([]byte("0123456789abcdef"), 3*blockBytes/16)
 	s, f := openFaulty(t, url, func(r *http.Request) bool { return r.Method != http.MethodPut })
