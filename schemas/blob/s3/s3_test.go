@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -23,11 +24,16 @@ import (
 	"tandem/scripts/devstack"
 )
 
+// The credentials are those of all tests, so that these can run side by side.
+func TestMain(m *testing.M) {
+	os.Setenv("AWS_ACCESS_KEY_ID", "key")
+	os.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	os.Exit(m.Run())
+}
+
 // server starts an S3 in this process and returns the URL of a new bucket in it.
 func server(t *testing.T, through func(http.Handler) http.Handler) string {
 	t.Helper()
-	t.Setenv("AWS_ACCESS_KEY_ID", "key")
-	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
 	backend := s3mem.New()
 	if err := backend.CreateBucket("bucket"); err != nil {
 		t.Fatal(err)
