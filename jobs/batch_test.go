@@ -317,6 +317,7 @@ func TestBatchProcesses(t *testing.T) {
 
 // A run that finds the lease taken waits, and leaves the work to the other.
 func TestBatchWaits(t *testing.T) {
+	devstack.AtLength(t)
 	dir := archivedSite(t, 1)
 	blobs, err := blob.OpenDir(filepath.Join(dir, "blobs"))
 	if err != nil {

@@ -446,6 +446,7 @@ func TestRealZozo(t *testing.T) {
 // a user agent. As the file has one minute of an hour only, who is seen in a minute starts a visit in it: the table's
 // visits are the visitors too. It has no bounces.
 func TestRealApache(t *testing.T) {
+	devstack.AtLength(t)
 	t.Parallel()
 	raws, refused := realRecords(t, "apache", "apache_10k.log.zst")
 	table := realTable(t, "apache_minute.csv.zst", 1, nil)
