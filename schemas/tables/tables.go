@@ -59,18 +59,29 @@ type column struct {
 
 	places  map[string]int32
 	values  []string // in order of first use
+	after   []int32  // by place: what followed it last; rows side by side list the same values in the same order
 	indices []int32
 }
 
 func (c *column) text(v string) {
-	if n := len(c.indices); n > 0 && c.values[c.indices[n-1]] == v {
-		c.indices = append(c.indices, c.indices[n-1])
-		return
+	if n := len(c.indices); n > 0 {
+		last := c.indices[n-1]
+		if c.values[last] == v {
+			c.indices = append(c.indices, last)
+			return
+		}
+		if next := c.after[last]; c.values[next] == v {
+			c.indices = append(c.indices, next)
+			return
+		}
 	}
 	place, ok := c.places[v]
 	if !ok {
 		place = int32(len(c.values))
-		c.places[v], c.values = place, append(c.values, v)
+		c.places[v], c.values, c.after = place, append(c.values, v), append(c.after, 0)
+	}
+	if n := len(c.indices); n > 0 {
+		c.after[c.indices[n-1]] = place
 	}
 	c.indices = append(c.indices, place)
 }
@@ -178,7 +189,7 @@ func (c *column) write(cw file.ColumnChunkWriter) error {
 		defer numbers.Release()
 		err := cw.WriteDictIndices(numbers, nil, nil)
 		clear(c.places)
-		c.values, c.indices = c.values[:0], c.indices[:0]
+		c.values, c.after, c.indices = c.values[:0], c.after[:0], c.indices[:0]
 		return err
 	}
 	return nil
