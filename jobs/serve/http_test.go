@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/apache/arrow/go/v17/parquet/file"
+
 	"tandem/core/formula"
 	"tandem/jobs/serve/read"
 	"tandem/schemas/traffic"
@@ -229,6 +231,18 @@ func TestCSV(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(got.Body.String()), "\n")
 	if got.Code != 200 || len(lines) < 4 || lines[0] != "time,state,formula,variation,device,value" || strings.Count(lines[1], ",") != 5 {
 		t.Errorf("%d %q", got.Code, lines)
+	}
+}
+
+// A Parquet download has as many lines as the CSV; what is in them the table's own test says.
+func TestParquet(t *testing.T) {
+	h, w, tokens := testServer(t, DefaultLimits())
+	query := "?formula=orders&step=30m&experiment=x&groupBy=device&from=" + stamp(w.base) + "&to=" + stamp(w.base+120)
+	csv, got := call(h, "GET", "/shop/download.csv"+query, tokens["one"], ""), call(h, "GET", "/shop/download.parquet"+query, tokens["one"], "")
+	pr, err := file.NewParquetReader(bytes.NewReader(got.Body.Bytes()))
+	must(t, err)
+	if n := strings.Count(csv.Body.String(), "\n") - 1; n < 12 || pr.NumRows() != int64(n) || pr.MetaData().Schema.NumColumns() != 6 {
+		t.Errorf("%d lines, %d in the CSV", pr.NumRows(), n)
 	}
 }
 

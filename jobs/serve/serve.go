@@ -100,8 +100,8 @@ func (s *server) route(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case rest == "" && r.Method == http.MethodPost:
 		s.formulas(w, r)
-	case rest == "download.csv" && r.Method == http.MethodGet:
-		s.download(w, r)
+	case (rest == "download.csv" || rest == "download.parquet") && r.Method == http.MethodGet:
+		s.download(w, r, strings.TrimPrefix(rest, "download."))
 	case strings.HasPrefix(rest, "api/v1/"):
 		mounted(s.Prom, w, r)
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
