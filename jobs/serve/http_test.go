@@ -67,7 +67,7 @@ func testServer(t testing.TB, limits Limits) (h http.Handler, w *world, tokens m
 			return nil
 		},
 		Tenants: func() []string { return []string{"shop", "other"} },
-		Tokens:  all, Limits: limits, Pages: pages, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return now },
+		Tokens:  func() *Tokens { return all }, Limits: limits, Pages: pages, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return now },
 	}), w, tokens
 }
 
@@ -114,6 +114,21 @@ func TestAccess(t *testing.T) {
 	}
 	if got := call(h, "POST", "/shop/promote", tokens["one"], "{}"); got.Code != 403 {
 		t.Errorf("an act of an admin with a token to read: %d", got.Code)
+	}
+}
+
+// What another site makes a browser ask for, with the cookie that the browser has, is refused where it acts.
+func TestCrossSite(t *testing.T) {
+	h, _, tokens := testServer(t, DefaultLimits())
+	for site, want := range map[string]int{"same-origin": 200, "cross-site": 403} {
+		r := httptest.NewRequest("POST", "/shop/promote", nil)
+		r.AddCookie(&http.Cookie{Name: tokenCookie, Value: tokens["all"]})
+		r.Header.Set("Sec-Fetch-Site", site)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("from %s: %d, not %d", site, w.Code, want)
+		}
 	}
 }
 
