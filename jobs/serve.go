@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -102,10 +103,17 @@ func loopback(address string) bool {
 
 func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
 	c := serve.Config{Limits: serve.DefaultLimits(), Log: log, Now: time.Now}
+	going, stop := context.WithCancel(ctx)
+	defer stop()
 	if o.tokens != "" {
-		if c.Tokens, err = serve.ReadTokens(o.tokens); err != nil {
+		var now atomic.Pointer[serve.Tokens]
+		first, err := serve.ReadTokens(o.tokens)
+		if err != nil {
 			return err
 		}
+		now.Store(first)
+		c.Tokens = now.Load
+		go o.followTokens(going, log, &now)
 	}
 	if o.audit != "" {
 		f, err := os.OpenFile(o.audit, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -130,8 +138,6 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
 		return err
 	}
 	c.Frame = pages.Frame
-	going, stop := context.WithCancel(ctx)
-	defer stop()
 	go tenants.follow(going, log)
 	l, err := net.Listen("tcp", o.listen)
 	if err != nil {
@@ -153,6 +159,24 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
 	}
 	log.Info("serving", "url", fmt.Sprintf("%s://%s/", scheme, l.Addr()), "tenants", len(tenants.names()))
 	return serveHTTP(ctx, l, serve.NewHandler(c))
+}
+
+// followTokens reads the tokens file again every serveLook. While it cannot be read, the tokens stay as they are.
+func (o *serveOptions) followTokens(ctx context.Context, log *slog.Logger, now *atomic.Pointer[serve.Tokens]) {
+	tick := time.NewTicker(serveLook)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if next, err := serve.ReadTokens(o.tokens); err != nil {
+			log.Error("tokens cannot be read; those in force stay", "err", err)
+		} else {
+			now.Store(next)
+		}
+	}
 }
 
 // serveHTTP serves until the context ends, and then what has begun.

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"tandem/schemas/tables"
 )
 
 // formulas is POST /{tenant}.
@@ -102,8 +104,8 @@ func fromQuery(values url.Values) (*Batch, error) {
 	return b, nil
 }
 
-// download is GET /{tenant}/download.csv.
-func (s *server) download(w http.ResponseWriter, r *http.Request) {
+// download is GET /{tenant}/download.csv and .parquet; name is which.
+func (s *server) download(w http.ResponseWriter, r *http.Request, name string) {
 	q := FromContext(r.Context())
 	values, err := url.ParseQuery(r.URL.RawQuery)
 	var b *Batch
@@ -122,22 +124,64 @@ func (s *server) download(w http.ResponseWriter, r *http.Request) {
 		s.fail(w, r, err)
 		return
 	}
-	w.Header().Set("Content-Type", "text/csv; charset=utf-8")
-	w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="%s.csv"`, q.Tenant.Chain.Tenant))
-	c := csv.NewWriter(w)
-	c.Write(append([]string{"time", "state", "formula", "variation"}, append(slices.Clone(b.GroupBy), "value")...))
-	for _, l := range out.Series {
-		for i, v := range l.Values {
-			line := []string{time.Unix(out.Times[i], 0).UTC().Format(time.RFC3339), out.States[i], l.Formula, l.Variation}
-			for _, t := range b.GroupBy {
-				line = append(line, l.Tags[t])
+	write, kind := writeCSV, "text/csv; charset=utf-8"
+	if name == "parquet" {
+		write, kind = writeParquet, "application/vnd.apache.parquet"
+	}
+	w.Header().Set("Content-Type", kind)
+	w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="%s.%s"`, q.Tenant.Chain.Tenant, name))
+	if err := write(w, out, b.GroupBy); err != nil {
+		s.Log.Warn("a download broke off", "path", r.URL.Path, "error", err)
+		panic(http.ErrAbortHandler) // so that it does not look whole
+	}
+}
+
+// eachPoint calls fn for each value of a result: time in seconds since the epoch.
+func (out *Result) eachPoint(groupBy []string, fn func(time int64, state string, l *Line, tags []string, value float64) error) error {
+	for i := range out.Series {
+		l := &out.Series[i]
+		var tags []string
+		for _, t := range groupBy {
+			tags = append(tags, l.Tags[t])
+		}
+		for p, v := range l.Values {
+			if err := fn(out.Times[p], out.States[p], l, tags, v); err != nil {
+				return err
 			}
-			value := ""
-			if !math.IsNaN(v) {
-				value = strconv.FormatFloat(v, 'g', -1, 64)
-			}
-			c.Write(append(line, value))
 		}
 	}
-	c.Flush() // a client that is gone is not told
+	return nil
+}
+
+func writeCSV(w io.Writer, out *Result, groupBy []string) error {
+	c := csv.NewWriter(w)
+	c.Write(append([]string{"time", "state", "formula", "variation"}, append(slices.Clone(groupBy), "value")...))
+	err := out.eachPoint(groupBy, func(at int64, state string, l *Line, tags []string, v float64) error {
+		value := ""
+		if !math.IsNaN(v) {
+			value = strconv.FormatFloat(v, 'g', -1, 64)
+		}
+		line := append([]string{time.Unix(at, 0).UTC().Format(time.RFC3339), state, l.Formula, l.Variation}, tags...)
+		return c.Write(append(line, value))
+	})
+	c.Flush()
+	return errors.Join(err, c.Error())
+}
+
+func writeParquet(w io.Writer, out *Result, groupBy []string) error {
+	table, err := tables.NewPoints(groupBy)
+	if err != nil {
+		return err
+	}
+	err = out.eachPoint(groupBy, func(at int64, state string, l *Line, tags []string, v float64) error {
+		return table.Add(at*1000, state, l.Formula, l.Variation, tags, v)
+	})
+	if err != nil {
+		return err
+	}
+	data, err := table.Finish()
+	if err == nil {
+		_, err = w.Write(data)
+	}
+	return err
 }

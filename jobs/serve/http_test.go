@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/apache/arrow/go/v17/parquet/file"
+
 	"tandem/core/formula"
 	"tandem/jobs/serve/read"
 	"tandem/schemas/traffic"
@@ -65,7 +67,7 @@ func testServer(t testing.TB, limits Limits) (h http.Handler, w *world, tokens m
 			return nil
 		},
 		Tenants: func() []string { return []string{"shop", "other"} },
-		Tokens:  all, Limits: limits, Pages: pages, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return now },
+		Tokens:  func() *Tokens { return all }, Limits: limits, Pages: pages, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return now },
 	}), w, tokens
 }
 
@@ -112,6 +114,21 @@ func TestAccess(t *testing.T) {
 	}
 	if got := call(h, "POST", "/shop/promote", tokens["one"], "{}"); got.Code != 403 {
 		t.Errorf("an act of an admin with a token to read: %d", got.Code)
+	}
+}
+
+// What another site makes a browser ask for, with the cookie that the browser has, is refused where it acts.
+func TestCrossSite(t *testing.T) {
+	h, _, tokens := testServer(t, DefaultLimits())
+	for site, want := range map[string]int{"same-origin": 200, "cross-site": 403} {
+		r := httptest.NewRequest("POST", "/shop/promote", nil)
+		r.AddCookie(&http.Cookie{Name: tokenCookie, Value: tokens["all"]})
+		r.Header.Set("Sec-Fetch-Site", site)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("from %s: %d, not %d", site, w.Code, want)
+		}
 	}
 }
 
@@ -229,6 +246,18 @@ func TestCSV(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(got.Body.String()), "\n")
 	if got.Code != 200 || len(lines) < 4 || lines[0] != "time,state,formula,variation,device,value" || strings.Count(lines[1], ",") != 5 {
 		t.Errorf("%d %q", got.Code, lines)
+	}
+}
+
+// A Parquet download has as many lines as the CSV; what is in them the table's own test says.
+func TestParquet(t *testing.T) {
+	h, w, tokens := testServer(t, DefaultLimits())
+	query := "?formula=orders&step=30m&experiment=x&groupBy=device&from=" + stamp(w.base) + "&to=" + stamp(w.base+120)
+	csv, got := call(h, "GET", "/shop/download.csv"+query, tokens["one"], ""), call(h, "GET", "/shop/download.parquet"+query, tokens["one"], "")
+	pr, err := file.NewParquetReader(bytes.NewReader(got.Body.Bytes()))
+	must(t, err)
+	if n := strings.Count(csv.Body.String(), "\n") - 1; n < 12 || pr.NumRows() != int64(n) || pr.MetaData().Schema.NumColumns() != 6 {
+		t.Errorf("%d lines, %d in the CSV", pr.NumRows(), n)
 	}
 }
 

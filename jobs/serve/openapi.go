@@ -32,6 +32,12 @@ func Document() object {
 		{"groupBy", "tag; more than one is allowed"}, {"filter", "TAG:VALUE; more than one is allowed"}, {"param", "NAME:POINT; more than one is allowed"}} {
 		parameters = append(parameters, object{"name": p[0], "in": "query", "description": p[1], "schema": object{"type": "string"}})
 	}
+	download := func(kind string) object {
+		return object{"get": object{
+			"summary": "The same as a file: a line for each point", "parameters": parameters,
+			"responses": object{"200": object{"description": "the file", "content": object{kind: object{"schema": object{"type": "string"}}}}, "default": problem},
+		}}
+	}
 	return object{
 		"openapi": "3.1.0",
 		"info":    object{"title": "Tandem: formulas", "version": APIVersion},
@@ -41,10 +47,8 @@ func Document() object {
 				"requestBody": object{"required": true, "content": content("application/json", Batch{})},
 				"responses":   object{"200": object{"description": "series by formula and variation", "content": content("application/json", Result{})}, "default": problem},
 			}},
-			"/{tenant}/download.csv": object{"get": object{
-				"summary": "The same as CSV", "parameters": parameters,
-				"responses": object{"200": object{"description": "a line for each point", "content": object{"text/csv": object{"schema": object{"type": "string"}}}}, "default": problem},
-			}},
+			"/{tenant}/download.csv":     download("text/csv"),
+			"/{tenant}/download.parquet": download("application/vnd.apache.parquet"),
 		},
 		"components": object{"schemas": schemas, "securitySchemes": object{"token": object{"type": "http", "scheme": "bearer"}}},
 		"security":   []object{{"token": []string{}}},

@@ -35,8 +35,9 @@ type Config struct {
 	// Tenant gives a tenant as it is now, nil if there is none; Tenants are all names.
 	Tenant  func(name string) *Tenant
 	Tenants func() []string
-	// Tokens is nil where everybody who can connect may read and administer: on loopback only.
-	Tokens *Tokens
+	// Tokens gives the tokens as they are now. It is nil where everybody who can connect may read and administer: on
+	// loopback only.
+	Tokens func() *Tokens
 	Limits Limits
 	// Prom and Pages are mounted, Prom below /{tenant}/api/v1/, Pages at all paths of GET that are nobody else's. What
 	// they get has passed access and limits; FromContext gives the tenant. Nil: not there.
@@ -58,7 +59,8 @@ func NewHandler(c Config) http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
 	mux.HandleFunc("GET /openapi.json", openAPI)
 	mux.Handle("/", s.observed(http.HandlerFunc(s.route)))
-	return headers(mux)
+	// Browsers send the cookie of a token along with whatever another site makes them ask for; such acts are refused.
+	return headers(http.NewCrossOriginProtection().Handler(mux))
 }
 
 type server struct {
@@ -102,12 +104,12 @@ func (s *server) route(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer leave()
-	r = r.WithContext(context.WithValue(r.Context(), contextKey{}, &Request{Tenant: t, Reader: s.Reader, Who: who}))
+	r = r.WithContext(context.WithValue(r.Context(), contextKey{}, &Request{Tenant: t, Reader: s.Reader, Who: who, Audit: s.Audit}))
 	switch {
 	case rest == "" && r.Method == http.MethodPost:
 		s.formulas(w, r)
-	case rest == "download.csv" && r.Method == http.MethodGet:
-		s.download(w, r)
+	case (rest == "download.csv" || rest == "download.parquet") && r.Method == http.MethodGet:
+		s.download(w, r, strings.TrimPrefix(rest, "download."))
 	case strings.HasPrefix(rest, "api/v1/"):
 		mounted(s.Prom, w, r)
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
@@ -161,7 +163,8 @@ type Request struct {
 	Tenant  *Tenant // nil at paths of no tenant
 	Reader  *read.Reader
 	Who     *Identity
-	Tenants []string // at paths of no tenant: those that the caller may see, by name
+	Audit   *AuditLog // nil: none is kept
+	Tenants []string  // at paths of no tenant: those that the caller may see, by name
 }
 
 // Resolve reads which layers stand for the request's tenant.

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -410,6 +411,7 @@ func TestReadersSeeNoMix(t *testing.T) {
 	must(t, st.PutActive(ctx, store.Active{Tenant: "shop", Layer: "stream.dc1"}))
 	r := read.New(st, read.Options{Limits: read.DefaultLimits(), Now: never, Hold: 1})
 	stop := make(chan struct{})
+	var answers atomic.Int64
 	var readers sync.WaitGroup
 	seen := make([]map[string]bool, 3)
 	for i := range seen {
@@ -448,11 +450,15 @@ func TestReadersSeeNoMix(t *testing.T) {
 						stream = v
 					}
 				}
+				answers.Add(1)
 				seen[i][fmt.Sprint(a.Series[0].Values[0], stream)] = true
 			}
 		})
 	}
-	for g := int64(10); g < 40; g++ {
+	for g := int64(10); g < 40 && !t.Failed(); g++ {
+		for before := answers.Load(); answers.Load() < before+4 && !t.Failed(); { // so that each reader sees some of it
+			time.Sleep(50 * time.Microsecond)
+		}
 		for w := range int64(windows) {
 			put(batch.Layer(g), w*length, (w+1)*length, g)
 			must(t, st.PutCoverage(ctx, store.Coverage{Tenant: "shop", Window: w * length, Generation: g}))
