@@ -63,7 +63,7 @@ func open(t *testing.T, h http.Handler) *tab {
 	t.Cleanup(stop)
 	ctx, cancel := chromedp.NewContext(alloc)
 	t.Cleanup(cancel)
-	ctx, cancel = context.WithTimeout(ctx, 4*time.Minute)
+	ctx, cancel = context.WithTimeout(ctx, 10*time.Minute)
 	t.Cleanup(cancel)
 	b := &tab{t: t, ctx: ctx, base: srv.URL, axe: axe}
 	chromedp.ListenTarget(ctx, func(ev any) {
@@ -113,7 +113,7 @@ func (b *tab) said() []string {
 func (b *tab) until(expr string) {
 	b.t.Helper()
 	// Not chromedp.Poll: it makes functions of text, which the pages' policy forbids.
-	for end := time.Now().Add(15 * time.Second); time.Now().Before(end); time.Sleep(30 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(30 * time.Millisecond) {
 		var ok bool
 		if err := chromedp.Run(b.ctx, chromedp.Evaluate("!!("+expr+")", &ok)); err != nil {
 			b.t.Fatalf("%s: %v", expr, err)
