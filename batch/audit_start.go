@@ -19,6 +19,10 @@ const startRecords = 4 << 20
 func (r *auditing) begin(ctx context.Context) error {
 	from := windowOf(r.report.From * 60000)
 	ttl := back(r.Job.Chain, from)
+	if ttl == 0 { // no config is in force before the range: no session begins there
+		r.report.Start, r.report.Exact = from, true
+		return nil
+	}
 	first := from
 	for w := range r.archive.Spans {
 		first = min(first, w)

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"tandem/core/oracle"
+	"tandem/core/oracle/worlds"
 	"tandem/core/view"
 	"tandem/jobs/embedded"
 	"tandem/schemas/archive"
@@ -97,7 +98,11 @@ func (p *plant) raw() (records []oracle.Record) {
 // expect gives the oracle's rows, by line.
 func (p *plant) expect(x *shop, stream bool) map[string]int64 {
 	lines := map[string]int64{}
-	for row, v := range oracle.Run(x.configs, p.raw(), stream).Rows {
+	configs := x.configs
+	if !stream && x.spliced != nil {
+		configs = worlds.Flat(x.objects)
+	}
+	for row, v := range oracle.Run(configs, p.raw(), stream).Rows {
 		if v != 0 {
 			lines[row.Name+"\t"+row.Tags+"\t"+strconv.FormatInt(row.Minute, 10)] = v
 		}
@@ -195,6 +200,9 @@ func (p *plant) checkTenant(x *shop) {
 	}
 	if p.bad == nil {
 		p.merged(x, all)
+	}
+	if p.bad == nil && x.audit != nil {
+		p.checkAudit(x, stream, all)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -404,8 +405,27 @@ func (m *metrics) Active(_ context.Context, tenant string) (store.Active, bool, 
 }
 
 // DeleteLayerWindow implements store.Store.
-func (m *metrics) DeleteLayerWindow(context.Context, string, string, int64, int64) error {
-	return fmt.Errorf("nobody deletes here")
+func (m *metrics) DeleteLayerWindow(_ context.Context, layer, tenant string, from, to int64) error {
+	return m.write("delete rows", func() {
+		if c, ok := m.coverage[windowKey{tenant, from}]; ok && batchLayer(c.Generation) == layer {
+			m.s.found("collector: rows of window %s of %s in %s are deleted, and it is covered by them", minuteText(from), tenant, layer)
+		}
+		m.s.met["windows collected"]++
+		m.s.tell("deleted window %s of %s in %s", minuteText(from), tenant, layer)
+		m.names = slices.DeleteFunc(m.names, func(x store.Series) bool {
+			if x.Tenant != tenant || x.Layer != layer {
+				return false
+			}
+			for _, table := range []map[store.Series]map[int64]held{m.rows, m.rollups} {
+				maps.DeleteFunc(table[x], func(minute int64, _ held) bool { return minute >= from && minute < to })
+			}
+			gone := len(m.rows[x]) == 0 && len(m.rollups[x]) == 0
+			if gone {
+				delete(m.series, x)
+			}
+			return gone
+		})
+	})
 }
 
 // Close implements store.Store.
