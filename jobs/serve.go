@@ -19,6 +19,7 @@ import (
 
 	"tandem/core/tenant"
 	"tandem/jobs/serve"
+	"tandem/jobs/serve/prom"
 	"tandem/jobs/serve/read"
 	"tandem/jobs/site"
 	"tandem/schemas/store"
@@ -119,6 +120,9 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
 	defer func() { err = errors.Join(err, st.Close()) }()
 	c.Reader = read.New(st, read.Options{Limits: read.DefaultLimits(), Now: now})
 	c.Tenant, c.Tenants = tenants.get, tenants.names
+	c.Prom = prom.New(prom.Config{Fail: serve.Fail, Now: time.Now, Limits: prom.DefaultLimits(), Resolve: func(r *http.Request) (*read.Resolved, error) {
+		return serve.FromContext(r.Context()).Resolve(r.Context())
+	}})
 	going, stop := context.WithCancel(ctx)
 	defer stop()
 	go tenants.follow(going, log)
