@@ -295,7 +295,18 @@ func run(ctx context.Context, q promql.Query) (any, annotations.Annotations, err
 	if res.Err != nil {
 		return nil, nil, res.Err
 	}
-	data, err := json.Marshal(map[string]any{"resultType": res.Value.Type(), "result": res.Value})
+	value := res.Value
+	switch v := value.(type) { // nothing is an empty list, never null: the client library takes no null
+	case promql.Matrix:
+		if v == nil {
+			value = promql.Matrix{}
+		}
+	case promql.Vector:
+		if v == nil {
+			value = promql.Vector{}
+		}
+	}
+	data, err := json.Marshal(map[string]any{"resultType": value.Type(), "result": value})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -268,6 +268,8 @@ func TestRequestsOfGrafana(t *testing.T) {
 		{"metadata", "metric=site:visit", `{"site:visit":[{`},
 		{"query_range", "query=sum(sum_over_time(site:visit%5B5m%5D))&start=1767600000&end=1767610000&step=60", `"resultType":"matrix"`},
 		{"query_range", "query=site:visit&start=2026-01-05T00:00:00Z&end=2026-01-05T01:00:00Z&step=1m&timeout=5s", `"resultType":"matrix"`},
+		{"query", "query=site:nothing", `"result":[]`},
+		{"query_range", "query=site:nothing&start=1&end=2&step=1", `"result":[]`},
 		{"query_exemplars", "query=site:visit&start=1&end=2", `"data":[]`},
 		{"rules", "type=alert", `{"groups":[]}`},
 		{"alerts", "", `{"alerts":[]}`},
