@@ -39,6 +39,7 @@ func commands() []command {
 		{"explain", "a number or a session: its beacons, markers and contributions in each layer", runExplain},
 		{"export", "rows of a store as a rows file", runExport},
 		{"failover", "show and change which data centre's layer readers see", runFailover},
+		{"formulas", "check a tenant's formula repository", runFormulas},
 		{"generate", "records of a made-up shop with a known effect", runGenerate},
 		{"import", "CSV, NDJSON or access logs to a records file", runImport},
 		{"produce", "a records file to a raw topic", runProduce},
@@ -47,6 +48,7 @@ func commands() []command {
 		{"schema", "print or make the tables of the store in Cassandra", runSchema},
 		{"serve", "a service: formulas, a Prometheus-compatible API and pages over HTTP", runServe},
 		{"stream", "a service: beacons to metrics", runStream},
+		{"token", "make a token for serve", runToken},
 		{"topics", "make and check the site's Kafka topics", runTopics},
 		{"version", "what this binary was built from", runVersion},
 	}

@@ -26,7 +26,7 @@ import (
 	"tandem/schemas/traffic"
 )
 
-const serveUsage = `usage: tandem serve --site SITE.yaml | --data DIR [--config C.yaml] [--listen 127.0.0.1:8080] [--tokens TOKENS.yaml] [--cert CERT.pem --key KEY.pem]
+const serveUsage = `usage: tandem serve --site SITE.yaml | --data DIR [--config C.yaml] [--formulas F.yaml] [--listen 127.0.0.1:8080] [--tokens TOKENS.yaml] [--cert CERT.pem --key KEY.pem]
 
 Answers over HTTP, until it is stopped, what a site's store holds, or the folder DIR that replay --data or demo --data left:
 POST /{tenant} for formulas, GET /{tenant}/api/v1/... as Prometheus does, and pages. /openapi.json describes the API;
@@ -52,7 +52,7 @@ const (
 )
 
 type serveOptions struct {
-	site, data, config, listen, tokens, cert, key, audit string
+	site, data, config, formulas, listen, tokens, cert, key, audit string
 }
 
 // runServe is `tandem serve`.
@@ -62,6 +62,7 @@ func runServe(ctx context.Context, args []string, _, stderr io.Writer) int {
 	flags.StringVar(&o.site, "site", "", "site `file`")
 	flags.StringVar(&o.data, "data", "", "`folder` that replay --data or demo --data left")
 	flags.StringVar(&o.config, "config", "", "tenant config of --data: a `file`, or a folder of revisions")
+	flags.StringVar(&o.formulas, "formulas", "", "formula repository of --data: a `file`")
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:8080", "`address`")
 	flags.StringVar(&o.tokens, "tokens", "", "tokens `file`")
 	flags.StringVar(&o.cert, "cert", "", "PEM `file` of the server's certificate, with --key")
@@ -75,8 +76,8 @@ func runServe(ctx context.Context, args []string, _, stderr io.Writer) int {
 		return wrongUsage(stderr, "serve", "unexpected argument %q", rest[0])
 	case (o.site == "") == (o.data == ""):
 		return wrongUsage(stderr, "serve", "one of --site and --data is needed")
-	case o.config != "" && o.data == "":
-		return wrongUsage(stderr, "serve", "--config goes with --data; a site names its tenants' configs itself")
+	case o.config+o.formulas != "" && o.data == "":
+		return wrongUsage(stderr, "serve", "--config and --formulas go with --data; a site names those of its tenants itself")
 	case (o.cert == "") != (o.key == ""):
 		return wrongUsage(stderr, "serve", "--cert and --key go together")
 	case o.tokens == "" && !loopback(o.listen):
@@ -100,10 +101,17 @@ func loopback(address string) bool {
 
 func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
 	c := serve.Config{Limits: serve.DefaultLimits(), Log: log, Now: time.Now}
+	going, stop := context.WithCancel(ctx)
+	defer stop()
 	if o.tokens != "" {
-		if c.Tokens, err = serve.ReadTokens(o.tokens); err != nil {
+		var now atomic.Pointer[serve.Tokens]
+		first, err := serve.ReadTokens(o.tokens)
+		if err != nil {
 			return err
 		}
+		now.Store(first)
+		c.Tokens = now.Load
+		go o.followTokens(going, log, &now)
 	}
 	if o.audit != "" {
 		f, err := os.OpenFile(o.audit, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -123,8 +131,6 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
 	c.Prom = prom.New(prom.Config{Fail: serve.Fail, Now: time.Now, Limits: prom.DefaultLimits(), Resolve: func(r *http.Request) (*read.Resolved, error) {
 		return serve.FromContext(r.Context()).Resolve(r.Context())
 	}})
-	going, stop := context.WithCancel(ctx)
-	defer stop()
 	go tenants.follow(going, log)
 	l, err := net.Listen("tcp", o.listen)
 	if err != nil {
@@ -148,6 +154,24 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
 	return serveHTTP(ctx, l, serve.NewHandler(c))
 }
 
+// followTokens reads the tokens file again every serveLook. While it cannot be read, the tokens stay as they are.
+func (o *serveOptions) followTokens(ctx context.Context, log *slog.Logger, now *atomic.Pointer[serve.Tokens]) {
+	tick := time.NewTicker(serveLook)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if next, err := serve.ReadTokens(o.tokens); err != nil {
+			log.Error("tokens cannot be read; those in force stay", "err", err)
+		} else {
+			now.Store(next)
+		}
+	}
+}
+
 // serveHTTP serves until the context ends, and then what has begun.
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	s := &http.Server{Handler: h, ReadHeaderTimeout: serveHeader, ReadTimeout: serveBody, WriteTimeout: serveAnswer, IdleTimeout: idleTimeout,
@@ -169,28 +193,49 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 
 // open opens the store, and says which tenants there are and by which clock its rows expire.
 func (o *serveOptions) open(ctx context.Context) (store.Store, *servedTenants, func() time.Time, error) {
-	if o.data != "" {
-		var chain *tenant.Chain
-		var err error
-		if o.config != "" {
-			chain, err = site.LoadChain(o.config)
-		} else {
-			chain, err = shopChain()
+	t := newServedTenants(func() ([]servedTenant, error) {
+		s, _, err := site.Open(o.site)
+		if err != nil {
+			return nil, err
 		}
+		return siteTenants(s), nil
+	})
+	now := time.Now
+	if o.data != "" {
+		one, err := o.dataTenant()
 		if err != nil {
 			return nil, nil, nil, err
 		}
-		st, err := openExported(ctx, "", o.data)
-		return st, serveChain(chain), recordsTime, err
+		t = newServedTenants(func() ([]servedTenant, error) { return []servedTenant{one}, nil })
+		now = recordsTime
 	}
-	s, _, err := site.Open(o.site)
+	if err := t.look(); err != nil {
+		return nil, nil, nil, err
+	}
+	if o.data != "" {
+		st, err := openExported(ctx, "", o.data)
+		return st, t, now, err
+	}
+	s, err := site.Load(o.site)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	st, err := s.OpenStore(ctx)
-	t := &servedTenants{file: o.site}
-	t.set(s)
-	return st, t, time.Now, err
+	return st, t, now, err
+}
+
+// dataTenant is the tenant of --data.
+func (o *serveOptions) dataTenant() (one servedTenant, err error) {
+	one.formulas = o.formulas
+	if o.config != "" {
+		one.chain, err = site.LoadChain(o.config)
+		return one, err
+	}
+	if one.formulas == "" {
+		one.builtin = traffic.Formulas()
+	}
+	one.chain, err = shopChain()
+	return one, err
 }
 
 // shopChain is that of the made-up shop.
@@ -200,59 +245,4 @@ func shopChain() (*tenant.Chain, error) {
 		return nil, err
 	}
 	return tenant.Compile([]*tenant.Config{cfg})
-}
-
-// servedTenants are the tenants of a site as their chains are now.
-type servedTenants struct {
-	file string // of the site; "": they stay as they are
-	all  atomic.Pointer[map[string]*serve.Tenant]
-}
-
-func serveChain(chain *tenant.Chain) *servedTenants {
-	t := &servedTenants{}
-	t.all.Store(&map[string]*serve.Tenant{chain.Tenant: {Chain: chain}})
-	return t
-}
-
-func (t *servedTenants) get(name string) *serve.Tenant { return (*t.all.Load())[name] }
-
-func (t *servedTenants) names() (all []string) {
-	for n := range *t.all.Load() {
-		all = append(all, n)
-	}
-	return all
-}
-
-func (t *servedTenants) set(s *site.Site) {
-	all := map[string]*serve.Tenant{}
-	for i := range s.Tenants {
-		chain := s.Tenants[i].Spliced // readers see what the batch says of the past
-		if chain == nil {
-			chain = s.Tenants[i].Chain
-		}
-		all[chain.Tenant] = &serve.Tenant{Chain: chain}
-	}
-	t.all.Store(&all)
-}
-
-// follow reads the chains again every lookEvery. What cannot be read leaves them as they are.
-func (t *servedTenants) follow(ctx context.Context, log *slog.Logger) {
-	if t.file == "" {
-		return
-	}
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		s, _, err := site.Open(t.file)
-		if err != nil {
-			log.Error("configs cannot be read; the ones in force stay", "err", err)
-			continue
-		}
-		t.set(s)
-	}
 }

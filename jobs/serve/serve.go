@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"tandem/core/formula"
 	"tandem/core/tenant"
 	"tandem/jobs/serve/read"
 )
@@ -22,7 +23,10 @@ import (
 // Tenant is what a tenant's requests are answered from: its chain of configs as the batch reads by it, with splices. It
 // is immutable; a newer one replaces it as a whole.
 type Tenant struct {
-	Chain *tenant.Chain
+	Chain    *tenant.Chain
+	Formulas *formula.Repository
+	// Trouble, if not empty, says why the repository's file cannot be read as it is now: Formulas is the one before.
+	Trouble string
 }
 
 // Config says what a server serves.
@@ -31,8 +35,9 @@ type Config struct {
 	// Tenant gives a tenant as it is now, nil if there is none; Tenants are all names.
 	Tenant  func(name string) *Tenant
 	Tenants func() []string
-	// Tokens is nil where everybody who can connect may read and administer: on loopback only.
-	Tokens *Tokens
+	// Tokens gives the tokens as they are now. It is nil where everybody who can connect may read and administer: on
+	// loopback only.
+	Tokens func() *Tokens
 	Limits Limits
 	// Prom and Pages are mounted, Prom below /{tenant}/api/v1/, Pages at all paths of GET that are nobody else's. What
 	// they get has passed access and limits; FromContext gives the tenant. Nil: not there.
@@ -50,8 +55,10 @@ func NewHandler(c Config) http.Handler {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
 	mux.HandleFunc("GET /readyz", s.ready)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
+	mux.HandleFunc("GET /openapi.json", openAPI)
 	mux.Handle("/", s.observed(http.HandlerFunc(s.route)))
-	return headers(mux)
+	// Browsers send the cookie of a token along with whatever another site makes them ask for; such acts are refused.
+	return headers(http.NewCrossOriginProtection().Handler(mux))
 }
 
 type server struct {
@@ -91,8 +98,12 @@ func (s *server) route(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer leave()
-	r = r.WithContext(context.WithValue(r.Context(), contextKey{}, &Request{Tenant: t, Reader: s.Reader, Who: who}))
+	r = r.WithContext(context.WithValue(r.Context(), contextKey{}, &Request{Tenant: t, Reader: s.Reader, Who: who, Audit: s.Audit}))
 	switch {
+	case rest == "" && r.Method == http.MethodPost:
+		s.formulas(w, r)
+	case (rest == "download.csv" || rest == "download.parquet") && r.Method == http.MethodGet:
+		s.download(w, r, strings.TrimPrefix(rest, "download."))
 	case strings.HasPrefix(rest, "api/v1/"):
 		mounted(s.Prom, w, r)
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
@@ -141,7 +152,8 @@ type Request struct {
 	Tenant  *Tenant // nil at paths of no tenant
 	Reader  *read.Reader
 	Who     *Identity
-	Tenants []string // at paths of no tenant: those that the caller may see, by name
+	Audit   *AuditLog // nil: none is kept
+	Tenants []string  // at paths of no tenant: those that the caller may see, by name
 }
 
 // Resolve reads which layers stand for the request's tenant.

@@ -172,7 +172,7 @@ func (s *server) identify(r *http.Request) (*Identity, error) {
 		}
 	}
 	if ok {
-		if who := s.Tokens.find(token, s.Now()); who != nil {
+		if who := s.Tokens().find(token, s.Now()); who != nil {
 			return who, nil
 		}
 	}

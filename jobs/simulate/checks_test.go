@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"tandem/core/oracle"
@@ -67,12 +68,9 @@ func (p *plant) snapshot(c store.Coverage) {
 // linesOf are the rows of a tenant in a layer that are not zero, as lines of a rows file without the value.
 func (p *plant) linesOf(tenant, layer string, from, to int64) map[string]int64 {
 	lines := map[string]int64{}
-	th, quiet := p.current, p.quiet
-	p.current, p.quiet = nil, true
-	defer func() { p.current, p.quiet = th, quiet }()
-	err := embedded.Values(context.Background(), p.metrics, tenant, from, to, func(l string, _ int64) bool { return l == layer }, func(v *embedded.Value) error {
+	err := embedded.Values(context.Background(), oneLayer{p.metrics, layer}, tenant, from, to, func(string, int64) bool { return true }, func(v *embedded.Value) error {
 		if v.Value != 0 {
-			lines[v.Name(tenant)+"\t"+v.Tags+"\t"+fmt.Sprint(v.Minute)] = v.Value
+			lines[v.Name(tenant)+"\t"+v.Tags+"\t"+strconv.FormatInt(v.Minute, 10)] = v.Value
 		}
 		return nil
 	})
@@ -101,7 +99,7 @@ func (p *plant) expect(x *shop, stream bool) map[string]int64 {
 	lines := map[string]int64{}
 	for row, v := range oracle.Run(x.configs, p.raw(), stream).Rows {
 		if v != 0 {
-			lines[row.Name+"\t"+row.Tags+"\t"+fmt.Sprint(row.Minute)] = v
+			lines[row.Name+"\t"+row.Tags+"\t"+strconv.FormatInt(row.Minute, 10)] = v
 		}
 	}
 	return lines
@@ -124,8 +122,10 @@ func (p *plant) compare(what string, want, got map[string]int64, in func(minute 
 }
 
 func minuteOf(line string) int64 {
-	var m int64
-	fmt.Sscan(line[strings.LastIndexByte(line, '\t')+1:], &m)
+	m, err := strconv.ParseInt(line[strings.LastIndexByte(line, '\t')+1:], 10, 64)
+	if err != nil {
+		panic(err)
+	}
 	return m
 }
 
@@ -287,7 +287,7 @@ func (p *plant) chainOf(c *centre, part broker.Partition) {
 			break
 		}
 		if _, ok := r.Header(wire.HeaderProgress); ok {
-			progress, _ := wire.ReadProgress(r.Value)
+			progress, _ := c.kafka.progress(r.Value)
 			for _, a := range progress.At {
 				told[a.Source] = max(told[a.Source], a.Offset)
 			}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -21,6 +22,13 @@ var (
 	tell  = flag.Bool("tell", false, "print the story of each seed")
 	small = flag.Bool("shrink", true, "shrink what fails, and tell its story")
 )
+
+// TestMain lets garbage grow: a run keeps a few MB, and much of what it makes is gone at its next step.
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(1000)
+	debug.SetMemoryLimit(1 << 30)
+	m.Run()
+}
 
 // slow is how long a seed may take without being named.
 const slow = 3 * time.Second

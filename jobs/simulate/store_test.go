@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -23,6 +22,7 @@ type metrics struct {
 	coverage map[windowKey]store.Coverage
 	active   map[string]store.Active // by tenant
 	series   map[store.Series]bool
+	names    []store.Series // those, in order
 
 	versions map[versionKey][]byte
 	place    map[placeKey]int32 // of a stream's row: the metrics partition that it came by
@@ -166,7 +166,11 @@ func (m *metrics) apply(r *store.Row, rollup bool) {
 	}
 	s.note("row", r.Layer, r.Experiment, r.Metric, string(r.Value))
 	table[r.Series][r.Minute] = held{r.Version, r.Value}
-	m.series[r.Series] = true
+	if !m.series[r.Series] {
+		m.series[r.Series] = true
+		i, _ := slices.BinarySearchFunc(m.names, r.Series, compareSeries)
+		m.names = slices.Insert(m.names, i, r.Series)
+	}
 	if rollup || same(was.value, r.Value) {
 		return
 	}
@@ -254,7 +258,7 @@ func (m *metrics) Catalog(_ context.Context, tenant string, fn func(store.Series
 	if err := m.read("catalog"); err != nil {
 		return err
 	}
-	for _, x := range slices.SortedFunc(maps.Keys(m.series), compareSeries) {
+	for _, x := range slices.Clone(m.names) {
 		if x.Tenant != tenant {
 			continue
 		}
@@ -263,6 +267,27 @@ func (m *metrics) Catalog(_ context.Context, tenant string, fn func(store.Series
 		}
 	}
 	return nil
+}
+
+// oneLayer is the store as checkers read it: at once, and nothing but one layer.
+type oneLayer struct {
+	*metrics
+	layer string
+}
+
+func (m oneLayer) Catalog(_ context.Context, tenant string, fn func(store.Series) error) error {
+	for _, x := range m.names {
+		if x.Tenant == tenant && x.Layer == m.layer {
+			if err := fn(x); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (m oneLayer) Rows(_ context.Context, x store.Series, from, to int64, fn func(minute, version int64, value []byte) error) error {
+	return m.scan(m.rows, x, from, to, fn)
 }
 
 // PutProgress implements store.Store.

@@ -38,25 +38,31 @@ type Experiment struct {
 
 // Catalog lists what there is.
 func (x *Resolved) Catalog() *Catalog {
-	c := &Catalog{Tenant: x.Chain.Tenant, Decimals: map[string]int{}}
+	c := CatalogOf(x.Chain)
 	c.From, c.To = x.Span()
+	return c
+}
+
+// CatalogOf lists what the configs of a chain do; nothing is known of the time.
+func CatalogOf(chain *tenant.Chain) *Catalog {
+	c := &Catalog{Tenant: chain.Tenant, Decimals: map[string]int{}}
 	names, experiments, tags := map[string]bool{}, map[string]*Experiment{}, map[string]tenant.Tag{}
 	for _, n := range []string{"visit", "visit.beta", "visit.end", "bounce", "visit.pages", "visit.seconds", "visitors"} {
 		names[n] = true
 	}
-	for i := range x.Chain.Revs {
-		cfg := x.Chain.Revs[i].Config
+	for i := range chain.Revs {
+		cfg := chain.Revs[i].Config
 		for _, e := range cfg.Experiments {
-			experiments[e.Name] = &Experiment{Experiment: e, Listed: i == len(x.Chain.Revs)-1}
+			experiments[e.Name] = &Experiment{Experiment: e, Listed: i == len(chain.Revs)-1}
 		}
 		for _, t := range cfg.Tags {
 			tags[t.Name] = t
 		}
 		c.points(cfg, names)
 	}
-	for i := range x.Chain.XNames {
-		if e := experiments[x.Chain.XNames[i].Name]; e != nil {
-			e.All = x.Chain.XNames[i].Variations
+	for i := range chain.XNames {
+		if e := experiments[chain.XNames[i].Name]; e != nil {
+			e.All = chain.XNames[i].Variations
 		}
 	}
 	for _, e := range experiments {

@@ -17,6 +17,8 @@ type plan struct {
 	points         int
 	pieces         []piece
 	sums, seen     []State // by part: of sums, and of visitors
+
+	sumStates, seenStates []State // by point
 }
 
 // piece is a run of minutes that is read from one layer.
@@ -24,6 +26,8 @@ type piece struct {
 	layer    string
 	from, to int64
 	rollup   bool
+	windows  []piece // of a whole day: what it is made of
+	layers   uint64  // digest of their layers
 }
 
 func (x *Resolved) plan(q *Query, l Limits) (*plan, error) {
@@ -43,8 +47,13 @@ func (x *Resolved) plan(q *Query, l Limits) (*plan, error) {
 		return nil, &LimitError{"points", l.Points, "take a larger step or a shorter range"}
 	}
 	p.sums, p.seen = make([]State, parts), make([]State, parts)
-	mark := func(minute int64, s State, all []State) {
-		if i := (minute - p.from) / p.part; i >= 0 && i < parts {
+	// mark gives the parts that minutes [from, to) touch a state, unless theirs is worse. It goes by parts, of which there
+	// is a limit, not by minutes.
+	mark := func(from, to int64, s State, all []State) {
+		if from >= to {
+			return
+		}
+		for i := (from - p.from) / p.part; i <= (to-1-p.from)/p.part; i++ {
 			all[i] = max(all[i], s)
 		}
 	}
@@ -58,28 +67,27 @@ func (x *Resolved) plan(q *Query, l Limits) (*plan, error) {
 		if c.from >= c.to {
 			return
 		}
-		length, oldest, oldestSeen := int64(1), knownSums, knownSums
+		oldest, oldestSeen := knownSums, knownSums
 		switch {
 		case c.rollup:
-			length, oldest, oldestSeen = WindowMinutes, knownRollup, knownRollup
+			oldest, oldestSeen = knownRollup, knownRollup
 		case covered:
 			oldestSeen = max(knownSums, knownSeen)
 		}
-		for m := c.from; m < c.to; m += length {
-			if !covered {
-				mark(m, Provisional, p.sums)
-				mark(m, Provisional, p.seen)
-			}
-			if m < oldest {
-				mark(m, Unknown, p.sums)
-			}
-			if m < oldestSeen {
-				mark(m, Unknown, p.seen)
-			}
+		if !covered {
+			mark(c.from, c.to, Provisional, p.sums)
+			mark(c.from, c.to, Provisional, p.seen)
 		}
+		if c.rollup && c.from >= oldest {
+			oldest, oldestSeen = c.from, c.from // it expires as a whole
+		} else if c.rollup {
+			oldest, oldestSeen = c.to, c.to
+		}
+		mark(c.from, min(c.to, oldest), Unknown, p.sums)
+		mark(c.from, min(c.to, oldestSeen), Unknown, p.seen)
 		if n := len(p.pieces); n > 0 {
 			last := &p.pieces[n-1]
-			if last.layer == c.layer && last.rollup == c.rollup && last.to == c.from {
+			if last.layer == c.layer && last.rollup == c.rollup && last.to == c.from && !(c.rollup && c.from%dayMinutes == 0) {
 				last.to = c.to
 				return
 			}
@@ -95,6 +103,8 @@ func (x *Resolved) plan(q *Query, l Limits) (*plan, error) {
 		at = to
 	}
 	add(piece{layer: x.View.Active, from: at, to: p.to}, false)
+	p.joinDays()
+	p.sumStates, p.seenStates = p.point(p.sums), p.point(p.seen)
 	return p, nil
 }
 

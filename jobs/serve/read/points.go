@@ -12,9 +12,9 @@ import (
 func (t *table) out(name string) ([]Series, error) {
 	p := t.f.p
 	_, short := Split(name)
-	states := p.point(p.sums)
+	states := p.sumStates
 	if short == "visitors" {
-		states = p.point(p.seen)
+		states = p.seenStates
 	}
 	var all []Series
 	for i := range t.groups {

@@ -40,7 +40,7 @@ const (
 // Answer is what a Query comes to.
 type Answer struct {
 	From, To, Step int64
-	States         []State // by point: of sums
+	States, Seen   []State // by point: of sums, and of visitors, which are known by the minute for a shorter time
 	Series         []Series
 	// CompleteThrough is that of the resolution; ProvisionalFrom the first minute of the first point that is not final,
 	// To if all are.
@@ -89,7 +89,7 @@ func (x *Resolved) Range(ctx context.Context, q Query) (*Answer, error) {
 		}
 		return nil, err
 	}
-	a := &Answer{From: q.From, To: q.To, Step: q.Step, States: p.point(p.sums), CompleteThrough: x.CompleteThrough, ProvisionalFrom: q.To}
+	a := &Answer{From: q.From, To: q.To, Step: q.Step, States: p.sumStates, Seen: p.seenStates, CompleteThrough: x.CompleteThrough, ProvisionalFrom: q.To}
 	for _, s := range parts {
 		a.Series = append(a.Series, s...)
 	}
@@ -114,33 +114,46 @@ type fetch struct {
 // metric reads a metric.
 func (f *fetch) metric(ctx context.Context, name string) ([]Series, error) {
 	t := newTable(f)
-	for _, c := range f.p.pieces {
-		if c.layer == "" {
-			continue // no stream has ever been active
-		}
-		s := store.Series{Tenant: f.x.Chain.Tenant, Experiment: f.q.Experiment, Metric: name, Layer: c.layer}
-		rows := f.x.r.store.Rows
-		if c.rollup {
-			rows = f.x.r.store.Rollups
-		}
-		err := rows(ctx, s, c.from, c.to, func(minute, _ int64, value []byte) error {
-			if f.bytes.Add(int64(len(value))) > f.limits.Bytes {
-				return &LimitError{"bytes", f.limits.Bytes, "take a shorter range, a larger step or fewer metrics"}
+	for i := range f.p.pieces {
+		c := &f.p.pieces[i]
+		var err error
+		switch s := (store.Series{Tenant: f.x.Chain.Tenant, Experiment: f.q.Experiment, Metric: name, Layer: c.layer}); {
+		case c.windows != nil:
+			var value []byte
+			if value, err = f.day(ctx, name, c); err == nil {
+				err = f.row(t, s, c.from, value)
 			}
-			if err := t.row(int((minute-f.p.from)/f.p.part), value); err != nil {
-				var limit *LimitError
-				if errors.As(err, &limit) {
-					return err
-				}
-				return fmt.Errorf("%s, minute %d: %w", s, minute, err)
-			}
-			return nil
-		})
+		case c.layer == "": // no stream has ever been active
+		case c.rollup:
+			err = f.x.r.store.Rollups(ctx, s, c.from, c.to, func(minute, _ int64, value []byte) error { return f.row(t, s, minute, value) })
+		default:
+			err = f.x.r.store.Rows(ctx, s, c.from, c.to, func(minute, _ int64, value []byte) error { return f.row(t, s, minute, value) })
+		}
 		if err != nil {
 			return nil, err
 		}
 	}
 	return t.out(name)
+}
+
+func (f *fetch) row(t *table, s store.Series, minute int64, value []byte) error {
+	if err := f.count(len(value)); err != nil {
+		return err
+	}
+	err := t.row(int((minute-f.p.from)/f.p.part), value)
+	var limit *LimitError
+	if err != nil && !errors.As(err, &limit) {
+		err = fmt.Errorf("%s, minute %d: %w", s, minute, err)
+	}
+	return err
+}
+
+// count holds the request to its limit of bytes.
+func (f *fetch) count(n int) error {
+	if f.bytes.Add(int64(n)) > f.limits.Bytes {
+		return &LimitError{"bytes", f.limits.Bytes, "take a shorter range, a larger step or fewer metrics"}
+	}
+	return nil
 }
 
 // table sums the cells of one metric by group and part.

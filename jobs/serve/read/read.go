@@ -62,6 +62,7 @@ type Options struct {
 type Reader struct {
 	store store.Store
 	opt   Options
+	days  *days
 
 	mu   sync.Mutex
 	held map[string]*held // by tenant
@@ -85,7 +86,7 @@ func New(st store.Store, o Options) *Reader {
 		o.Hold = DefaultHold
 	}
 	o.Hold = min(o.Hold, MaxHold)
-	r := &Reader{store: st, opt: o, held: map[string]*held{}}
+	r := &Reader{store: st, opt: o, days: newDays(), held: map[string]*held{}}
 	r.catalogs.of = map[string]*histograms{}
 	return r
 }
