@@ -20,6 +20,7 @@ import (
 	"tandem/core/tenant"
 	"tandem/jobs/serve"
 	"tandem/jobs/serve/pages"
+	"tandem/jobs/serve/prom"
 	"tandem/jobs/serve/read"
 	"tandem/jobs/site"
 	"tandem/schemas/store"
@@ -138,6 +139,9 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
 		return err
 	}
 	c.Frame = pages.Frame
+	c.Prom = prom.New(prom.Config{Fail: serve.Fail, Now: time.Now, Limits: prom.DefaultLimits(), Resolve: func(r *http.Request) (*read.Resolved, error) {
+		return serve.FromContext(r.Context()).Resolve(r.Context())
+	}})
 	go tenants.follow(going, log)
 	l, err := net.Listen("tcp", o.listen)
 	if err != nil {
