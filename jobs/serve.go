@@ -139,9 +139,7 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
 		return err
 	}
 	c.Frame = pages.Frame
-	c.Prom = prom.New(prom.Config{Fail: serve.Fail, Now: time.Now, Limits: prom.DefaultLimits(), Resolve: func(r *http.Request) (*read.Resolved, error) {
-		return serve.FromContext(r.Context()).Resolve(r.Context())
-	}})
+	c.Prom = prometheus()
 	go tenants.follow(going, log)
 	l, err := net.Listen("tcp", o.listen)
 	if err != nil {
@@ -163,6 +161,13 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
 	}
 	log.Info("serving", "url", fmt.Sprintf("%s://%s/", scheme, l.Addr()), "tenants", len(tenants.names()))
 	return serveHTTP(ctx, l, serve.NewHandler(c))
+}
+
+// prometheus answers for the tenant of a request as Prometheus does.
+func prometheus() http.Handler {
+	return prom.New(prom.Config{Fail: serve.Fail, Now: time.Now, Limits: prom.DefaultLimits(), Resolve: func(r *http.Request) (*read.Resolved, error) {
+		return serve.FromContext(r.Context()).Resolve(r.Context())
+	}})
 }
 
 // followTokens reads the tokens file again every serveLook. While it cannot be read, the tokens stay as they are.
