@@ -76,7 +76,7 @@ func (d *demo) serve(ctx context.Context, stderr io.Writer) (*demoServed, error)
 		return nil, err
 	}
 	handler := serve.NewHandler(serve.Config{
-		Prom: prometheus(), Pages: shown, Frame: pages.Frame,
+		Prom: asPrometheus(), Pages: shown, Frame: pages.Frame,
 		Reader: read.New(d.pipeline.Store, read.Options{Limits: read.DefaultLimits(), Now: recordsTime}),
 		Tenant: tenants.get, Tenants: tenants.names,
 		Limits: serve.DefaultLimits(), Log: slog.New(slog.DiscardHandler), Now: time.Now,

@@ -139,7 +139,7 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
 		return err
 	}
 	c.Frame = pages.Frame
-	c.Prom = prometheus()
+	c.Prom = asPrometheus()
 	go tenants.follow(going, log)
 	l, err := net.Listen("tcp", o.listen)
 	if err != nil {
@@ -163,8 +163,8 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
 	return serveHTTP(ctx, l, serve.NewHandler(c))
 }
 
-// prometheus answers for the tenant of a request as Prometheus does.
-func prometheus() http.Handler {
+// asPrometheus answers for the tenant of a request as Prometheus does.
+func asPrometheus() http.Handler {
 	return prom.New(prom.Config{Fail: serve.Fail, Now: time.Now, Limits: prom.DefaultLimits(), Resolve: func(r *http.Request) (*read.Resolved, error) {
 		return serve.FromContext(r.Context()).Resolve(r.Context())
 	}})
