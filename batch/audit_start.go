@@ -118,5 +118,5 @@ func (j *Job) retention() int64 {
 
 // expired says whether the batch's or the stream's row of a metric and a minute may have expired.
 func (r *auditing) expired(n seriesName, minute int64) bool {
-	return isVisitors(n.metric) && minute < metric.FloorDiv(r.Now-min(visitorsMS, r.Job.retention())+expiryMargin, 60000)
+	return isVisitors(n.metric) && minute < metric.FloorDiv(r.Now-min(VisitorsMS, r.Job.retention())+expiryMargin, 60000)
 }

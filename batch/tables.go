@@ -24,30 +24,25 @@ func (j *Job) tables(c *Covered) (*tableWriter, error) {
 	return &tableWriter{j, rows}, err
 }
 
-func (t *tableWriter) minute(m *metric.Minute) error {
+// row adds the lines of a row of the store: a line for each of its cells.
+func (t *tableWriter) row(r *tables.Row, variations []string, cells []metric.Cell) error {
 	if t.rows == nil {
 		return nil
 	}
-	chain := t.job.Chain
-	r := tables.Row{Minute: m.Minute}
-	return m.Rows(t.job.cells, func(scope, group, cell int, cells []metric.Cell) error {
-		r.Scope, r.Experiment = chain.ScopeName(scope)
-		r.Metric = chain.Groups[group].Names[cell]
-		for i := range cells {
-			x := &cells[i]
-			r.Variation, r.Tags, r.Value = "", chain.Tags[x.Tags], x.Value
-			if scope > 0 {
-				r.Variation = chain.XNames[(scope-1)/2].Variations[x.Variation]
-			}
-			if x.Sketch != nil {
-				r.Value = x.Sketch.Estimate()
-			}
-			if err := t.rows.Add(&r); err != nil {
-				return err
-			}
+	for i := range cells {
+		x := &cells[i]
+		r.Variation, r.Tags, r.Value = "", t.job.Chain.Tags[x.Tags], x.Value
+		if variations != nil {
+			r.Variation = variations[x.Variation]
 		}
-		return nil
-	})
+		if x.Sketch != nil {
+			r.Value = x.Sketch.Estimate()
+		}
+		if err := t.rows.Add(r); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // keep writes the tables once all minutes are there, and c counts the rows of the store.

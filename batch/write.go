@@ -11,6 +11,7 @@ import (
 	"tandem/core/tenant"
 	"tandem/schemas/row"
 	"tandem/schemas/store"
+	"tandem/schemas/tables"
 )
 
 // rowsAtOnce and bytesAtOnce bound the rows that wait to be written: then they are.
@@ -19,11 +20,11 @@ const (
 	bytesAtOnce = 16 << 20
 )
 
-// rollupMS is how long rollups are kept: an experiment longer than the retention keeps its totals (DESIGN 7).
-const rollupMS = 400 * 24 * 3600 * 1000
+// RollupMS is for how many ms rollups are kept: an experiment longer than the retention keeps its totals (DESIGN 7).
+const RollupMS = 400 * 24 * 3600 * 1000
 
-// visitorsMS is how long `visitors` is known by the minute; after that only by the window.
-const visitorsMS = 48 * 3600 * 1000
+// VisitorsMS is how long `visitors` is known by the minute; after that only by the window.
+const VisitorsMS = 48 * 3600 * 1000
 
 // write writes the rows of a window and its rollup, the sum (of visitors: the union) of its minutes.
 func (j *Job) write(ctx context.Context, c *Covered, results []*rangeResult, pace *pace) error {
@@ -35,11 +36,8 @@ func (j *Job) write(ctx context.Context, c *Covered, results []*rangeResult, pac
 	var total metric.Sums
 	rollup := total.At(c.Window / 60000)
 	err = j.eachMinute(ctx, c.Window, results, func(m *metric.Minute) error {
-		if err := w.minute(ctx, m, m.Minute, false); err != nil {
-			return err
-		}
 		rollup.Merge(m, j.cells)
-		return t.minute(m)
+		return w.minute(ctx, m, m.Minute, t)
 	})
 	if err == nil {
 		err = w.flush(ctx)
@@ -52,7 +50,7 @@ func (j *Job) write(ctx context.Context, c *Covered, results []*rangeResult, pac
 		return err
 	}
 	w.put = j.Store.PutRollups
-	if err := w.minute(ctx, rollup, c.Window/60000, true); err != nil {
+	if err := w.minute(ctx, rollup, c.Window/60000, nil); err != nil {
 		return err
 	}
 	return w.flush(ctx)
@@ -102,16 +100,17 @@ func (w *writer) metric(scope string, group, cell int) string {
 	return name
 }
 
-func (w *writer) minute(ctx context.Context, m *metric.Minute, at int64, rollup bool) error {
+// minute writes the rows of a minute, and the lines of their table; without a table it is a rollup.
+func (w *writer) minute(ctx context.Context, m *metric.Minute, at int64, t *tableWriter) error {
 	chain := w.job.Chain
 	return m.Rows(w.job.cells, func(scope, group, cell int, cells []metric.Cell) error {
 		s, x := chain.ScopeName(scope)
 		kind, keep := row.Sums, w.retention()
 		if group == tenant.GroupSeen {
-			kind, keep = row.Sketches, min(keep, visitorsMS)
+			kind, keep = row.Sketches, min(keep, VisitorsMS)
 		}
-		if rollup {
-			keep = rollupMS
+		if t == nil {
+			keep = RollupMS
 		}
 		var variations []string
 		if scope > 0 {
@@ -151,6 +150,12 @@ func (w *writer) minute(ctx context.Context, m *metric.Minute, at int64, rollup 
 			Value:   values[from:len(values):len(values)],
 		})
 		w.n++
+		if t != nil {
+			line := tables.Row{Minute: at, Experiment: x, Scope: s, Metric: chain.Groups[group].Names[cell]}
+			if err := t.row(&line, variations, cells); err != nil {
+				return err
+			}
+		}
 		if len(w.rows) >= w.job.rowsAtOnce() || len(w.values) >= bytesAtOnce {
 			return w.flush(ctx)
 		}

@@ -19,6 +19,7 @@ import (
 // fileWriter lays a file out by pages: the library frames them and keeps the metadata. Values go from a row straight into
 // the page that they will stand in.
 type fileWriter struct {
+	specs [numColumns]columnSpec
 	out   sink
 	meta  *metadata.FileMetaDataBuilder
 	pager file.PageWriter
@@ -69,15 +70,16 @@ func newFileWriter(rows int) (*fileWriter, error) {
 	if err != nil {
 		return nil, err
 	}
+	specs := columnSpecs()
 	var props []parquet.WriterProperty
-	for _, spec := range columnSpecs() {
+	for _, spec := range specs {
 		if spec.encoding == packed {
 			props = append(props, parquet.WithEncodingFor(spec.name, parquet.Encodings.DeltaBinaryPacked), parquet.WithCompressionFor(spec.name, compress.Codecs.Uncompressed))
 		} else {
 			props = append(props, parquet.WithCompressionFor(spec.name, compress.Codecs.Zstd))
 		}
 	}
-	w := &fileWriter{meta: metadata.NewFileMetadataBuilder(schema.NewSchema(sc), parquet.NewWriterProperties(props...), nil)}
+	w := &fileWriter{specs: specs, meta: metadata.NewFileMetadataBuilder(schema.NewSchema(sc), parquet.NewWriterProperties(props...), nil)}
 	w.out.b = append(make([]byte, 0, 128*rows+4096), magic...) // about what it will take
 	w.end = w.out.Tell()
 	return w, nil
@@ -128,7 +130,8 @@ func (w *fileWriter) group(rows []Row, from, to int) error {
 	rg := w.meta.AppendRowGroup()
 	rg.SetNumRows(to - from)
 	size := int64(0)
-	for col, spec := range columnSpecs() {
+	for col := range w.specs {
+		spec := &w.specs[col]
 		if err := w.finish(col, rows[from:to]); err != nil {
 			return fmt.Errorf("column %s: %w", spec.name, err)
 		}
@@ -152,8 +155,8 @@ func (w *fileWriter) row(rows []Row, i int) error {
 	if i > 0 && Compare(&rows[i-1], r) > 0 {
 		return fmt.Errorf("row %d (offset %d) comes before the row ahead of it: call Sort first", i, r.Offset)
 	}
-	for col, spec := range columnSpecs() {
-		c := &w.cols[col]
+	for col := range w.specs {
+		c, spec := &w.cols[col], &w.specs[col]
 		if spec.kind == kindInt || spec.kind == kindTime {
 			c.ints = append(c.ints, intField(r, col))
 			continue
@@ -232,7 +235,7 @@ func (c *columnWriter) store(raw []byte, values int, encoding parquet.Encoding, 
 
 // finish makes the pages that are left of a column of a row group.
 func (w *fileWriter) finish(col int, rows []Row) error {
-	c, spec := &w.cols[col], columnSpecs()[col]
+	c, spec := &w.cols[col], &w.specs[col]
 	switch {
 	case spec.encoding == packed:
 		c.stored = appendDelta(c.stored, c.ints)
@@ -296,7 +299,7 @@ func (c *columnWriter) unlist(rows []Row, col int, kind columnKind) error {
 
 // write writes a column of a row group, and returns its size before compression.
 func (w *fileWriter) write(md *metadata.ColumnChunkMetaDataBuilder, col int) (size int64, err error) {
-	c, spec := &w.cols[col], columnSpecs()[col]
+	c, spec := &w.cols[col], &w.specs[col]
 	codec := compress.Codecs.Zstd
 	if spec.encoding == packed {
 		codec = compress.Codecs.Uncompressed

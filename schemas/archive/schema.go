@@ -45,17 +45,15 @@ const (
 	packed                       // as differences in few bits, which compression would not make smaller
 )
 
-// columnSpecs is a function, so that the table cannot be changed.
-func columnSpecs() [numColumns]struct {
+type columnSpec struct {
 	name     string
 	kind     columnKind
 	encoding columnEncoding
-} {
-	return [numColumns]struct {
-		name     string
-		kind     columnKind
-		encoding columnEncoding
-	}{
+}
+
+// columnSpecs is a function, so that the table cannot be changed.
+func columnSpecs() [numColumns]columnSpec {
+	return [numColumns]columnSpec{
 		colHash:    {"session_hash", kindInt, listed},
 		colSession: {"session", kindString, listed},
 		colTS:      {"ts", kindTime, packed},

@@ -29,6 +29,7 @@ const (
 // The library's own writer takes rows by reflection and boxes every value, which cost more than folding them; the pages are
 // plain, so they are laid out here, and the library has the format's structures.
 type Writer struct {
+	columns [numColumns]column
 	out     []byte
 	pages   [numColumns][]byte // of the row group at hand
 	scratch []byte
@@ -43,14 +44,14 @@ type Writer struct {
 
 // NewWriter begins a file.
 func NewWriter() *Writer {
-	w := &Writer{out: []byte(magic)}
+	w := &Writer{columns: columns(), out: []byte(magic)}
 	w.enc, w.err = encoder()
 	return w
 }
 
-// encoder is shared by all writers.
+// encoder is shared by all writers. It adds no checksums: each page has its digest in the footer.
 var encoder = sync.OnceValues(func() (*zstd.Encoder, error) {
-	return zstd.NewWriter(nil, zstd.WithZeroFrames(true), zstd.WithEncoderLevel(zstd.SpeedFastest))
+	return zstd.NewWriter(nil, zstd.WithZeroFrames(true), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false))
 })
 
 // Reset begins another file; what Finish returned stays.
@@ -58,7 +59,7 @@ func (w *Writer) Reset() {
 	for i := range w.pages {
 		w.pages[i] = w.pages[i][:0]
 	}
-	*w = Writer{out: append(make([]byte, 0, cap(w.out)), magic...), pages: w.pages, scratch: w.scratch, enc: w.enc, last: w.last[:0]}
+	*w = Writer{columns: w.columns, out: append(make([]byte, 0, cap(w.out)), magic...), pages: w.pages, scratch: w.scratch, enc: w.enc, last: w.last[:0]}
 }
 
 // Rows is how many rows the file has.
@@ -102,12 +103,13 @@ func (w *Writer) add(hash uint64, session []byte, firstTS, lastTS, due int64, st
 	w.info.Rows++
 	w.info.RawBytes += int64(len(session) + len(state))
 	w.last = append(w.last[:0], session...)
-	for col, v := range [numColumns]int64{colHash: flip(hash), colFirst: firstTS, colLast: lastTS, colDue: due,
-		colBeacons: about.Beacons, colVisits: about.Visits, colPages: about.Pages} {
-		if columns()[col].kind == parquet.Type_INT64 {
-			w.pages[col] = binary.LittleEndian.AppendUint64(w.pages[col], uint64(v))
-		}
-	}
+	w.int(colHash, flip(hash))
+	w.int(colFirst, firstTS)
+	w.int(colLast, lastTS)
+	w.int(colDue, due)
+	w.int(colBeacons, about.Beacons)
+	w.int(colVisits, about.Visits)
+	w.int(colPages, about.Pages)
 	w.bytes(colSession, session)
 	w.bytes(colState, state)
 	w.bytes(colExperiments, about.Experiments)
@@ -118,6 +120,10 @@ func (w *Writer) add(hash uint64, session []byte, firstTS, lastTS, due int64, st
 	return nil
 }
 
+func (w *Writer) int(col int, v int64) {
+	w.pages[col] = binary.LittleEndian.AppendUint64(w.pages[col], uint64(v))
+}
+
 func (w *Writer) bytes(col int, v []byte) {
 	w.pages[col] = append(binary.LittleEndian.AppendUint32(w.pages[col], uint32(len(v))), v...)
 }
@@ -125,7 +131,8 @@ func (w *Writer) bytes(col int, v []byte) {
 // flush writes the row group at hand: a chunk of one page for each column.
 func (w *Writer) flush() error {
 	g := &parquet.RowGroup{NumRows: int64(w.rows)}
-	for col, c := range columns() {
+	for col := range w.columns {
+		c := &w.columns[col]
 		plain := w.pages[col]
 		w.pages[col] = plain[:0]
 		stored := plain

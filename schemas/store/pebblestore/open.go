@@ -14,7 +14,7 @@ import (
 
 const (
 	cacheBytes    = 64 << 20
-	memtableBytes = 16 << 20
+	memtableBytes = 64 << 20
 	batchBytes    = 4 << 20
 	maxKnown      = 100_000
 	format        = "1"
