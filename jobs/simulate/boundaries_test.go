@@ -67,9 +67,9 @@ func through(t *testing.T, hits []hit, stream, batch [][]time.Duration) {
 		w.Records = append(w.Records, oracle.Record{Ingest: epoch + h.came.Milliseconds(),
 			Payload: fmt.Appendf(nil, `{"id":"%d","tenant":"t","session":"s","ts":%d,"point":"home"}`, i, epoch+h.ts.Milliseconds())})
 	}
-	for seed := range uint64(3) {
+	for seed := range uint64(2) {
 		opt := draw(seed, 2*3600_000)
-		opt.Centres, opt.Doubled, opt.Rate = 1, false, float64(seed)
+		opt.Centres, opt.Doubled, opt.Splice, opt.Rate = 1, false, false, 3*float64(seed)
 		x := run(w, opt, false)
 		if x.bad != nil {
 			t.Fatalf("seed %d: %v", seed, x.bad)

@@ -212,12 +212,21 @@ func (p *plant) lastRuns(x *shop) error {
 	return err
 }
 
-// collected checks that nothing is left that nobody needs.
+// collected checks that nothing is left that nobody needs. What a plan makes is kept for as long as one of its windows is not
+// covered in its generation or a later one, even if none will ever be: nobody knows that its tasks are gone.
 func (p *plant) collected(c *centre, x *shop) {
 	needed := p.needed(x.name)
 	names, _ := quietBlobs{c.blobs}.List("batch/" + x.name + "/out/")
 	for _, name := range names {
-		if _, r, ok := made(name); !ok || !needed[r] {
+		_, r, ok := made(name)
+		if ok && needed[r] {
+			continue
+		}
+		plan, err := c.job(x).ReadPlan(r.Generation)
+		if err != nil || !slices.ContainsFunc(plan.Windows, func(w batch.WindowPlan) bool {
+			is, ok := p.metrics.coverage[windowKey{x.name, w.Window / 60_000}]
+			return !ok || is.Generation < r.Generation
+		}) {
 			p.found("collector: %s is left, and no coverage names it", name)
 			return
 		}

@@ -163,7 +163,8 @@ func (t *Teller) Heard(p *wire.Progress) {
 // Allowed is how many of the next records of a source may be read: up to a record time so far ahead of the slowest source
 // that is not set aside, which bounds what shards hold open. The slowest itself always goes on, over any gap. A source of
 // which nothing was read yet counts as being where the slowest was when it was listed, or where the first of all began:
-// without it there is no watermark.
+// without it there is no watermark. What was read before may always be read again: a process that begins again at a commit
+// that is behind what it has read must come to where it takes itself to be, else it waits for others, and they for it.
 func (t *Teller) Allowed(src int, aheadMS int64, recs []broker.Record) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -176,11 +177,11 @@ func (t *Teller) Allowed(src int, aheadMS int64, recs []broker.Record) int {
 			least = min(least, cmp.Or(v.first, first))
 		}
 	}
-	n := 0
-	for n < len(recs) && recs[n].Time <= least+aheadMS {
+	n, own := 0, t.view[src]
+	for n < len(recs) && recs[n].Time <= max(least+aheadMS, own.ms) {
 		n++
 	}
-	if own := t.view[src]; n == 0 && len(recs) > 0 && (!own.known || own.ms <= least) {
+	if n == 0 && len(recs) > 0 && (!own.known || own.ms <= least) {
 		n = 1
 	}
 	if n == 0 && len(recs) > 0 {

@@ -63,13 +63,28 @@ func TestNoSourceIsReadFarAheadOfTheSlowest(t *testing.T) {
 		t.Errorf("one that is ahead goes on over a gap: %d", got)
 	}
 	x.SetSources(list(3)) // a source that nobody has read yet counts as at the slowest of now
-	x.Read(0, t0+70*minute, 9)
-	if got := x.Allowed(0, ahead, at(t0+10*minute, t0+10*minute+1)); got != 1 {
+	x.Read(0, t0+62*minute, 9)
+	if got := x.Allowed(0, ahead, at(t0+64*minute, t0+64*minute+1)); got != 0 {
 		t.Errorf("beside a new source %d records are read", got)
 	}
 	x.Heard(&wire.Progress{Sources: list(3), Aside: []int{2}})
 	if got := x.Allowed(0, ahead, at(t0+65*minute, t0+65*minute+1)); got != 1 {
 		t.Errorf("beside a source that is set aside %d records are read", got)
+	}
+}
+
+// A process that has read on, and begins again at its commit before it has told so, reads what it had read again: else its source
+// is ahead for itself, and the slowest for all others.
+func TestWhatWasReadIsReadAgain(t *testing.T) {
+	x, _ := teller(2)
+	ahead := int64(5 * minute)
+	x.Read(0, t0, 1)
+	x.Heard(&wire.Progress{Sources: list(2), At: []wire.SourceAt{{Source: 1, MS: t0 + 2*minute, Offset: 9}}})
+	x.Read(0, t0+12*minute, 2) // over a gap, and the write after it fails
+	x.Forget(0)
+	x.Read(0, t0, 1) // its commit
+	if got := x.Allowed(0, ahead, at(t0+12*minute, t0+12*minute+1)); got != 1 {
+		t.Errorf("of a record that was read and one after it %d are read, want 1", got)
 	}
 }
 
