@@ -141,7 +141,7 @@ func (r *auditing) nameRange(onTime, all *WindowPlan, i int, base, real *openFil
 			return err
 		}
 		defer closeRuns()
-		s := &side{m: newMapper(j.Chain, w.Window, j.Digest, noSessions{}), parts: map[cellKey]int64{}}
+		s := &side{m: newMapper(j.Chain, w.Window, j.Digest, &metric.Sums{}, noSessions{}), parts: map[cellKey]int64{}}
 		s.m.onTime = k == 0
 		s.rows, s.state = one[beacons]{in: in}, one[states]{in: st}
 		s.rows.more, s.state.more = in.Next(), st.Next()
