@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"maps"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -141,10 +140,8 @@ func (r *auditing) nameRange(onTime, all *WindowPlan, i int, base, real *openFil
 			return err
 		}
 		defer closeRuns()
-		s := &side{m: newMapper(j.Chain, w.Window, j.Digest, &metric.Sums{}, noSessions{}), parts: map[cellKey]int64{}}
+		s := newSide(j, w.Window, in, st)
 		s.m.onTime = k == 0
-		s.rows, s.state = one[beacons]{in: in}, one[states]{in: st}
-		s.rows.more, s.state.more = in.Next(), st.Next()
 		sides = append(sides, s)
 	}
 	faults := r.faults[onTime.Window]
@@ -184,9 +181,24 @@ func least(sides []*side) (hash uint64, id string, ok bool) {
 	return hash, id, ok
 }
 
+func newSide(j *Job, window int64, in beacons, st states) *side {
+	s := &side{m: newMapper(j.Chain, window, j.Digest, &metric.Sums{}, noSessions{}), parts: map[cellKey]int64{}}
+	s.rows, s.state = one[beacons]{in: in}, one[states]{in: st}
+	s.rows.more, s.state.more = in.Next(), st.Next()
+	return s
+}
+
 // session folds one session and leaves what it contributes in parts.
 func (s *side) session(hash uint64, id string) error {
+	if err := s.fold(hash, id); err != nil {
+		return err
+	}
 	clear(s.parts)
+	return s.m.contributed(func(k cellKey, v int64, _ *metric.Sketch) { s.parts[k] = v })
+}
+
+// fold folds one session.
+func (s *side) fold(hash uint64, id string) error {
 	rows := oneSession{one: &s.rows, same: func() bool {
 		r := s.rows.in.Row()
 		return r.Hash == hash && string(r.Session) == id
@@ -194,26 +206,7 @@ func (s *side) session(hash uint64, id string) error {
 	state := oneState{one: &s.state, same: func() bool {
 		return s.state.in.Hash() == hash && string(s.state.in.Session()) == id
 	}}
-	if err := s.m.join(&rows, &state); err != nil {
-		return err
-	}
-	for _, m := range s.m.sums.Minutes() {
-		err := m.Rows(func(g int) int { return len(s.m.chain.Groups[g].Names) }, func(scope, group, cell int, cells []metric.Cell) error {
-			for _, c := range cells {
-				v := c.Value
-				if c.Sketch != nil {
-					v = c.Sketch.Estimate()
-				}
-				s.parts[cellKey{m.Minute, metric.NewKey(scope, group, c.Variation, c.Tags), cell}] = v
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	s.m.sums.DropBefore(math.MaxInt64)
-	return nil
+	return s.m.join(&rows, &state)
 }
 
 // one is an iterator of which one session's rows are taken at a time.

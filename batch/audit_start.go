@@ -19,6 +19,10 @@ const startRecords = 4 << 20
 func (r *auditing) begin(ctx context.Context) error {
 	from := windowOf(r.report.From * 60000)
 	ttl := back(r.Job.Chain, from)
+	if ttl == 0 { // no config is in force before the range: no session begins there
+		r.report.Start, r.report.Exact = from, true
+		return nil
+	}
 	first := from
 	for w := range r.archive.Spans {
 		first = min(first, w)
@@ -114,5 +118,5 @@ func (j *Job) retention() int64 {
 
 // expired says whether the batch's or the stream's row of a metric and a minute may have expired.
 func (r *auditing) expired(n seriesName, minute int64) bool {
-	return isVisitors(n.metric) && minute < metric.FloorDiv(r.Now-min(visitorsMS, r.Job.retention())+expiryMargin, 60000)
+	return isVisitors(n.metric) && minute < metric.FloorDiv(r.Now-min(VisitorsMS, r.Job.retention())+expiryMargin, 60000)
 }

@@ -11,6 +11,7 @@ import (
 
 	"tandem/core/oracle"
 	"tandem/schemas/blob"
+	"tandem/scripts/devstack"
 )
 
 // days draws records of sessions that begin somewhere in so many days, on time.
@@ -32,6 +33,7 @@ func days(sessions, n int) []oracle.Record {
 // A thousand beacons come two days late: they wait until the pass, which runs their windows, and what follows from these, and
 // ends; in between new windows are covered as ever.
 func TestAThousandTwoDaysLate(t *testing.T) {
+	devstack.AtLength(t)
 	chain, configs := compiled(t)
 	ctx := context.Background()
 	all := days(1500, 3)

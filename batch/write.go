@@ -20,11 +20,11 @@ const (
 	bytesAtOnce = 16 << 20
 )
 
-// rollupMS is how long rollups are kept: an experiment longer than the retention keeps its totals (DESIGN 7).
-const rollupMS = 400 * 24 * 3600 * 1000
+// RollupMS is for how many ms rollups are kept: an experiment longer than the retention keeps its totals (DESIGN 7).
+const RollupMS = 400 * 24 * 3600 * 1000
 
-// visitorsMS is how long `visitors` is known by the minute; after that only by the window.
-const visitorsMS = 48 * 3600 * 1000
+// VisitorsMS is how long `visitors` is known by the minute; after that only by the window.
+const VisitorsMS = 48 * 3600 * 1000
 
 // write writes the rows of a window and its rollup, the sum (of visitors: the union) of its minutes.
 func (j *Job) write(ctx context.Context, c *Covered, results []*rangeResult, pace *pace) error {
@@ -107,10 +107,10 @@ func (w *writer) minute(ctx context.Context, m *metric.Minute, at int64, t *tabl
 		s, x := chain.ScopeName(scope)
 		kind, keep := row.Sums, w.retention()
 		if group == tenant.GroupSeen {
-			kind, keep = row.Sketches, min(keep, visitorsMS)
+			kind, keep = row.Sketches, min(keep, VisitorsMS)
 		}
 		if t == nil {
-			keep = rollupMS
+			keep = RollupMS
 		}
 		var variations []string
 		if scope > 0 {

@@ -35,6 +35,9 @@ the archive is left out, and said. It costs about as much as to run these window
 beacons and twice more for the names; memory is that of a batch; the runs that it makes are in the temporary folder (TMPDIR).
 A store in a folder is one process's at a time.
 
+--stores compares instead the two stores of a site that has a second_store: every row and rollup of the range with its version,
+coverage, progress and active layer must be the same. Writers that are at work show as differences of the last minutes.
+
 example:
   tandem audit --site site.yaml --from 2026-01-01T00:00:00Z --to 2026-01-02T00:00:00Z
 
@@ -50,6 +53,7 @@ func runAudit(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	flags.Var(&to, "to", "`minute` after the last; required")
 	look := flags.Duration("back", 48*time.Hour, "how far before --from beginnings of sessions are looked for, 0s to 9600h; at least a session_ttl")
 	parallel := flags.Int("parallel", 0, "tasks at once, 1 to 1024; 0: one a core")
+	stores := flags.Bool("stores", false, "compare the site's two stores")
 	asJSON := flags.Bool("json", false, "print reports as JSON, with all metrics")
 	rest, code, over := parse(flags, auditUsage, args, stderr)
 	switch {
@@ -65,6 +69,9 @@ func runAudit(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		return wrongUsage(stderr, "audit", "--back %s is not in 0s to 9600h", *look)
 	case *parallel < 0 || *parallel > 1024:
 		return wrongUsage(stderr, "audit", "--parallel %d is not in 0 to 1024", *parallel)
+	}
+	if *stores {
+		return auditStores(ctx, *file, *name, from.minute, to.minute, stdout, stderr)
 	}
 	j := &auditJob{from: from.minute, to: to.minute, back: *look, progress: newPhaseProgress(stderr)}
 	reports, err := j.run(ctx, *file, *name, *parallel)

@@ -16,6 +16,7 @@ import (
 	"tandem/jobs/site"
 	"tandem/schemas/row"
 	"tandem/schemas/store"
+	"tandem/scripts/devstack"
 )
 
 // layeredSite makes the folder of a site whose store has both layers of two hours of traffic, which begin at the time that it
@@ -41,6 +42,7 @@ func layeredSite(t *testing.T) (dir string, s *site.Site, begin time.Time) {
 }
 
 func TestAuditCommand(t *testing.T) {
+	devstack.AtLength(t)
 	t.Setenv("TMPDIR", t.TempDir())
 	dir, s, begin := layeredSite(t)
 	audit := func(want int, more ...string) (string, string) {

@@ -16,6 +16,7 @@ import (
 	"tandem/jobs/site"
 	"tandem/schemas/store"
 	"tandem/schemas/traffic"
+	"tandem/scripts/devstack"
 )
 
 // rowsAt are the batch's rows of a site's store.
@@ -39,7 +40,7 @@ func rowsAt(t *testing.T, dir string) []string {
 
 // The life of a backfill: a splice without an experiment, priced, run, killed, run again, undone; then the store is lost.
 func TestBackfillOfASite(t *testing.T) {
-	atLength(t)
+	devstack.AtLength(t)
 	const hours, kills = 4, 3
 	dir := archivedSite(t, hours)
 	tandemAt(t, dir, "batch")

@@ -27,6 +27,7 @@ import (
 	"tandem/schemas/records"
 	"tandem/schemas/store"
 	"tandem/schemas/traffic"
+	"tandem/scripts/devstack"
 )
 
 const batchSite = `dc: dc1
@@ -243,7 +244,7 @@ func killed(t *testing.T, dir string, when func() bool, args ...string) bool {
 // One process; eight map processes side by side, of which five are killed with -9 and run again; one that is killed again
 // and again: all leave the same bytes.
 func TestBatchProcesses(t *testing.T) {
-	atLength(t)
+	devstack.AtLength(t)
 	dir := archivedSite(t, 5)
 	alone, side, mortal := copySite(t, dir), copySite(t, dir), copySite(t, dir)
 	_, log := tandemAt(t, alone, "batch", "--ranges", "16", "--parallel", "1")
@@ -316,6 +317,7 @@ func TestBatchProcesses(t *testing.T) {
 
 // A run that finds the lease taken waits, and leaves the work to the other.
 func TestBatchWaits(t *testing.T) {
+	devstack.AtLength(t)
 	dir := archivedSite(t, 1)
 	blobs, err := blob.OpenDir(filepath.Join(dir, "blobs"))
 	if err != nil {

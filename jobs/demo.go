@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"tandem/batch"
@@ -37,6 +38,9 @@ has covered. Windows of 30 minutes are covered 10 minutes of record time after t
 has the second half, after 25 seconds at 60x. The stream leaves late beacons to the batch, so with them the two differ a
 little; therefore the batch also runs without them, beside, and every row of the stream is compared with that. Exit code
 0: all rows agree. Nothing is left behind, unless --data is given.
+
+On a terminal, or with --listen, it also serves what tandem serve does, on this machine only, and goes on with that after
+the end until it is stopped. --table leaves that out.
 
 example:
   tandem demo
@@ -63,6 +67,8 @@ type demoOptions struct {
 	speed                float64 // record time by wall time; 0: as fast as it goes
 	shards               int
 	records, config, dir string
+	listen               string
+	table                bool
 }
 
 // runDemo is `tandem demo`. It returns 0 if the layers agree, 1 if not, if something broke or if it was stopped, and 2
@@ -83,6 +89,8 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.records, "records", "", "records `file` to take instead of made-up traffic")
 	flags.StringVar(&o.config, "config", "", "tenant config for --records: a `file`, or a folder of revisions")
 	flags.StringVar(&o.dir, "data", "", "new `folder` that keeps the archive and the store")
+	flags.StringVar(&o.listen, "listen", "", "loopback `address` to serve on (default 127.0.0.1:8080, or any port if that is taken)")
+	flags.BoolVar(&o.table, "table", false, "the table only, nothing is served")
 	rest, code, over := parse(flags, demoUsage, args, stderr)
 	if over {
 		return code
@@ -119,6 +127,9 @@ func (o *demoOptions) check(rest []string, given map[string]bool, start string) 
 	}
 	if (o.records == "") != (o.config == "") {
 		return errors.New("--records and --config go together")
+	}
+	if o.listen != "" && (o.table || !loopback(o.listen)) {
+		return fmt.Errorf("--listen %s: it must be an address of loopback, as 127.0.0.1:8080, and without --table", o.listen)
 	}
 	if o.shards < 1 || o.shards > maxDemoShards {
 		return fmt.Errorf("--shards %d: it must be 1 to %d", o.shards, maxDemoShards)
@@ -184,10 +195,17 @@ func (o *demoOptions) run(ctx context.Context, stdout, stderr io.Writer) (agree 
 		return false, err
 	}
 	d.values = newDemoValues(d.pipeline, d.onTime, opt.Layer)
-	if err := d.play(ctx); err != nil {
+	served, err := d.serve(ctx, stderr)
+	if err != nil {
 		return false, err
 	}
+	if err := d.play(ctx); err != nil {
+		return false, errors.Join(err, served.end())
+	}
 	if err := d.summary(ctx, stdout); err != nil {
+		return false, errors.Join(err, served.end())
+	}
+	if err := served.wait(ctx, stderr); err != nil {
 		return false, err
 	}
 	// Of a folder that is kept: the batch without late beacons was for this comparison only.
@@ -231,9 +249,10 @@ type demo struct {
 	began    time.Time
 	wall     time.Time // when record time was at from
 	from     int64
-	clock    int64 // record time up to which everything is fed, ms
-	settled  int64 // windows by their number that had settled at the last batch
-	beacons  int64 // records without heartbeats
+	clock    int64        // record time up to which everything is fed, ms
+	seen     atomic.Int64 // the clock as pages see it, which stays where the records end
+	settled  int64        // windows by their number that had settled at the last batch
+	beacons  int64        // records without heartbeats
 	raws     []embedded.Raw
 	drawn    time.Time
 	measured time.Time // when perSecond was measured, and at which count
@@ -246,11 +265,7 @@ type demo struct {
 // source opens the records.
 func (d *demo) source(ctx context.Context, temp string, stderr io.Writer) (err error) {
 	if d.opt.records == "" {
-		cfg, err := tenant.Load("the shop's config", traffic.Config())
-		if err != nil {
-			return err
-		}
-		if d.chain, err = tenant.Compile([]*tenant.Config{cfg}); err != nil {
+		if d.chain, err = shopChain(); err != nil {
 			return err
 		}
 		d.until = d.opt.traffic.Start.Add(d.opt.traffic.Span).UnixMilli()
@@ -314,6 +329,7 @@ func demoSorted(s *sortedRecords) (pull func() (*embedded.Raw, error), stop func
 // play feeds all records at the speed that is wanted, and then lets time pass until everything is closed and covered.
 func (d *demo) play(ctx context.Context) error {
 	d.clock = d.next.Ingest / demoSliceMS * demoSliceMS
+	d.seen.Store(d.clock)
 	d.from, d.wall, d.measured = d.clock, time.Now(), time.Now()
 	d.settled = math.MinInt64
 	for d.next != nil {
@@ -369,6 +385,7 @@ func (d *demo) step(ctx context.Context) error {
 		return err
 	}
 	d.clock = end
+	d.seen.Store(min(end, d.until))
 	if n := d.settledAt(end); n > d.settled {
 		d.settled = n
 		if d.screen.terminal {

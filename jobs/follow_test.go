@@ -12,9 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"tandem/batch"
 	"tandem/core/tenant"
 	"tandem/jobs/embedded"
 	"tandem/jobs/site"
+	"tandem/schemas/archive"
 	"tandem/schemas/blob"
 	"tandem/schemas/store"
 	"tandem/schemas/store/pebblestore"
@@ -214,4 +216,37 @@ func TestBackfillFromRaw(t *testing.T) {
 	if text := s.logs.String()[before:]; !strings.Contains(text, "nothing to do") {
 		t.Errorf("after it a dry run says %s", text)
 	}
+
+	// What was brought is looked after as the rest of the archive is.
+	verified := func() string {
+		before := len(s.logs.String())
+		do(0, runArchiveVerify, "--kafka")
+		return s.logs.String()[before:]
+	}
+	was := verified()
+	do(0, runArchiveCompact)
+	do(0, runArchiveRetire, "--dry-run")
+	if now := verified(); !strings.Contains(was, " in 3 partitions") || !strings.Contains(now, " in 3 partitions") {
+		t.Errorf("verified\n%s%s", was, now)
+	}
+	kept, err := site.Load(s.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blobs, err := kept.OpenBlobs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	brought, err := batch.ReadFromRaw(blobs, "shop")
+	if err != nil || len(brought) != 1 {
+		t.Fatalf("brought %v, %v", brought, err)
+	}
+	chain1, err := archive.Chain(blobs, brought[0].Topic, 0)
+	if err != nil || len(chain1[0].Files) == 0 {
+		t.Fatalf("chain %v, %v", chain1, err)
+	}
+	if err := blobs.Delete(chain1[0].Files[0].Name); err != nil {
+		t.Fatal(err)
+	}
+	do(1, runArchiveVerify)
 }

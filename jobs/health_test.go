@@ -29,6 +29,7 @@ import (
 	"tandem/jobs/embedded"
 	"tandem/schemas/blob"
 	"tandem/schemas/store/cassandra"
+	"tandem/scripts/devstack"
 	"tandem/stream/broker"
 	"tandem/stream/service"
 )
@@ -397,6 +398,7 @@ func (o *slowOwner) Handle(ctx context.Context, _ []broker.Record) error {
 
 // TestReadyAndAlive follows a partition through opening, work, lag and a stop, with what it needs away at times.
 func TestReadyAndAlive(t *testing.T) {
+	devstack.AtLength(t)
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "t"))
 	if err != nil {
 		t.Fatal(err)

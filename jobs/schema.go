@@ -56,41 +56,52 @@ func runSchema(ctx context.Context, args []string, stdout, stderr io.Writer) int
 	case *file == "" && apply && *hosts == "":
 		return wrongUsage(stderr, "schema", "apply needs --site or --hosts")
 	}
-	c := cassandra.Config{Hosts: strings.Split(*hosts, ","), Keyspace: *keyspace, DC: *dc, Replication: replication}
+	all := []cassandra.Config{{Hosts: strings.Split(*hosts, ","), Keyspace: *keyspace, DC: *dc, Replication: replication}}
 	if *file != "" {
 		var err error
-		if c, err = siteStore(*file); err != nil {
+		if all, err = siteStores(*file); err != nil {
 			return failed(stderr, "schema", err)
 		}
-	}
-	if !apply {
-		statements, err := cassandra.Schema(c.Keyspace, c.Replication)
-		if err != nil {
-			return failed(stderr, "schema", err)
-		}
-		fmt.Fprintln(stdout, strings.Join(statements, ";\n\n")+";")
-		return 0
 	}
 	ctx, cancel := context.WithTimeout(ctx, *timeout)
 	defer cancel()
-	c.Log = slog.New(slog.NewTextHandler(stderr, nil))
-	if err := cassandra.Apply(ctx, c); err != nil {
-		return failed(stderr, "schema", err)
+	for _, c := range all {
+		if !apply {
+			statements, err := cassandra.Schema(c.Keyspace, c.Replication)
+			if err != nil {
+				return failed(stderr, "schema", err)
+			}
+			fmt.Fprintln(stdout, strings.Join(statements, ";\n\n")+";")
+			continue
+		}
+		c.Log = slog.New(slog.NewTextHandler(stderr, nil))
+		if err := cassandra.Apply(ctx, c); err != nil {
+			return failed(stderr, "schema", err)
+		}
+		fmt.Fprintf(stderr, "keyspace %s has the newest schema\n", c.Keyspace)
 	}
-	fmt.Fprintf(stderr, "keyspace %s has the newest schema\n", c.Keyspace)
 	return 0
 }
 
-// siteStore is the site's store, which must be in Cassandra.
-func siteStore(file string) (cassandra.Config, error) {
+// siteStores are those of the site's stores that are in Cassandra, at least one.
+func siteStores(file string) (all []cassandra.Config, err error) {
 	s, err := site.Load(file)
 	if err != nil {
-		return cassandra.Config{}, err
+		return nil, err
 	}
-	if s.Store.Cassandra == nil {
-		return cassandra.Config{}, errors.New("the site's store is not in Cassandra")
+	for _, st := range s.Stores() {
+		if st.Cassandra != nil {
+			c, err := st.Config()
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, c)
+		}
 	}
-	return s.Cassandra()
+	if len(all) == 0 {
+		return nil, errors.New("the site's store is not in Cassandra")
+	}
+	return all, nil
 }
 
 // replicationFlag is replicas by data centre.

@@ -25,6 +25,7 @@ import (
 	"tandem/schemas/store"
 	"tandem/schemas/store/pebblestore"
 	"tandem/schemas/traffic"
+	"tandem/scripts/devstack"
 	"tandem/stream/broker"
 	"tandem/stream/dispatch"
 )
@@ -84,17 +85,9 @@ func newServiceRig(t *testing.T, raw, shards int) *serviceRig {
 	return newServiceRigOf(t, "dc1", raw, shards)
 }
 
-// atLength skips what takes many seconds, as services or processes come and go; scripts/test runs it.
-func atLength(t *testing.T) {
-	t.Helper()
-	if os.Getenv("TANDEM_SERVERS") != "1" {
-		t.Skip("it takes many seconds: set TANDEM_SERVERS=1, or run scripts/test")
-	}
-}
-
 func newServiceRigOf(t *testing.T, dc string, raw, shards int) *serviceRig {
 	t.Helper()
-	atLength(t)
+	devstack.AtLength(t)
 	c, err := kfake.NewCluster(kfake.NumBrokers(1))
 	if err != nil {
 		t.Fatal(err)

@@ -153,7 +153,7 @@ func standard(what string) bool {
 var corePure = []string{
 	"github.com/cespare/xxhash/v2",
 	"github.com/expr-lang/expr/ast", "github.com/expr-lang/expr/file", "github.com/expr-lang/expr/parser", "github.com/expr-lang/expr/parser/lexer",
-	"go.yaml.in/yaml/v3",
+	"go.yaml.in/yaml/v3", "gonum.org/v1/gonum/mathext", "gonum.org/v1/gonum/stat/distuv",
 }
 
 // coreTests are those that its tests may import besides: references to compare with.

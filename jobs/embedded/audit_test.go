@@ -20,6 +20,7 @@ import (
 	"tandem/schemas/store"
 	"tandem/schemas/store/pebblestore"
 	"tandem/schemas/traffic"
+	"tandem/scripts/devstack"
 )
 
 // auditOf audits minutes [from, to) of a layer of a pipeline.
@@ -46,6 +47,7 @@ func auditOf(t *testing.T, p *Pipeline, layer string, from, to int64) *batch.Aud
 // TestAuditOfWorlds: whatever the records and the schedule, an audit of any range finds nothing that late records do not
 // explain, and the differences that it counts are those of the layers' lines.
 func TestAuditOfWorlds(t *testing.T) {
+	devstack.AtLength(t)
 	t.Parallel()
 	explained := int64(0)
 	for seed := *worldSeed; seed < *worldSeed+uint64(min(*worldCount/10, 300)); seed++ {
@@ -268,6 +270,7 @@ func (r *shopRig) change(t *testing.T, layer, metric string, minute int64, fn fu
 }
 
 func TestAuditFindsFaults(t *testing.T) {
+	devstack.AtLength(t)
 	t.Parallel()
 	r := newShopRig(t, nil)
 	at := r.busy(t)
@@ -338,6 +341,7 @@ func TestAuditExplainsLate(t *testing.T) {
 
 // A record that the stream has lost is no late one: the audit fails and names its session, though late ones are about.
 func TestAuditOfALossyStream(t *testing.T) {
+	devstack.AtLength(t)
 	t.Parallel()
 	r := newShopRig(t, func(i int, r *Raw) {
 		if i%97 == 5 {

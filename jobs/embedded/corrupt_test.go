@@ -299,7 +299,7 @@ func TestDamagedCheckpointsAndClaimsAreNamed(t *testing.T) {
 
 func TestDamagedMetricsMessagesAreNamed(t *testing.T) {
 	s := newSite(t)
-	s.feed(traffic(begin, begin+hour))
+	s.feed(traffic(begin, begin+10*minute))
 	for p := range s.opt.Metrics {
 		log := s.log.Log(broker.Partition{Topic: "metrics.stream", Partition: p}, 0)
 		for _, at := range []int{0, len(log) / 2, len(log) - 1} {

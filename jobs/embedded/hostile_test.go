@@ -17,6 +17,7 @@ import (
 	"tandem/core/oracle"
 	"tandem/core/tenant"
 	"tandem/jobs/embedded"
+	"tandem/scripts/devstack"
 	"tandem/stream/broker"
 )
 
@@ -206,6 +207,7 @@ func TestNesting(t *testing.T) {
 }
 
 func TestAFloodThroughThePipeline(t *testing.T) {
+	devstack.AtLength(t)
 	_, chain := chainOf(t, "tenant: shop\npoints:\n  home: {}\n")
 	const n = 50_000
 	rng := rand.New(rand.NewPCG(1, 1))
@@ -300,6 +302,7 @@ func collide(h uint64, rng *rand.Rand) string {
 
 // Sessions chosen so that they all fall into one place: one hash bucket, one prefix of 20 bits, one hash.
 func TestSessionsOfOneHash(t *testing.T) {
+	devstack.AtLength(t)
 	cfg, chain := chainOf(t, shopYAML)
 	rng := rand.New(rand.NewPCG(2, 1))
 	for name, c := range map[string]struct {

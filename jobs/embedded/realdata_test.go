@@ -20,6 +20,7 @@ import (
 	"tandem/schemas/mapping"
 	"tandem/schemas/records"
 	"tandem/schemas/store"
+	"tandem/scripts/devstack"
 )
 
 // The tests of this file take real traffic through the shipped mappings and configs (scripts/examples/import) and both
@@ -389,6 +390,7 @@ func TestRealRees46(t *testing.T) {
 // TestRealWikipedia: the tables agree in everything, bounces too once they stand in the minute of their end. No minute
 // has 100 visitors, so all are exact.
 func TestRealWikipedia(t *testing.T) {
+	devstack.AtLength(t)
 	t.Parallel()
 	raws, refused := realRecords(t, "wikipedia", "wikipedia_session_dataset.csv.zst")
 	table := realTable(t, "wikipedia_minute.csv.zst", 1, nil)
@@ -409,6 +411,7 @@ func TestRealWikipedia(t *testing.T) {
 
 // TestRealZozo: a row of the file is a visit of one impression, so each of them bounces; there is no visitor.
 func TestRealZozo(t *testing.T) {
+	devstack.AtLength(t)
 	t.Parallel()
 	raws, refused := realRecords(t, "zozo", "zozo_open_bandit_ab_40k.csv.zst")
 	table := realTable(t, "zozo_minute.csv.zst", 3, nil)
@@ -443,6 +446,7 @@ func TestRealZozo(t *testing.T) {
 // a user agent. As the file has one minute of an hour only, who is seen in a minute starts a visit in it: the table's
 // visits are the visitors too. It has no bounces.
 func TestRealApache(t *testing.T) {
+	devstack.AtLength(t)
 	t.Parallel()
 	raws, refused := realRecords(t, "apache", "apache_10k.log.zst")
 	table := realTable(t, "apache_minute.csv.zst", 1, nil)

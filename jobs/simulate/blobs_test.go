@@ -20,6 +20,7 @@ type blobs struct {
 	// made is told of each object that was created, changed of each attempt to create one again with other bytes.
 	made    func(name string, data []byte)
 	changed func(name string, is, other []byte)
+	deleted func(name string)
 }
 
 type object struct {
@@ -152,6 +153,9 @@ func (b *blobs) Delete(name string) error {
 	}
 	if o := b.objects[name]; o != nil && o.gone == 0 {
 		o.gone = b.s.now + 1 + b.lag()
+		if b.deleted != nil {
+			b.deleted(name)
+		}
 		b.s.note("deleted", name)
 		b.s.tell("deleted %s", name)
 	}

@@ -21,10 +21,23 @@ type kafka struct {
 	clock   map[broker.Partition]func() int64
 	commits map[broker.Partition]int64 // by the group's name before the topic
 	checked func(p broker.Partition, r *broker.Record)
+	told    map[string]*wire.Progress // by the record's value: the same goes to many partitions
 }
 
 func newKafka(s *sim, name string) *kafka {
-	return &kafka{s: s, name: name, logs: map[broker.Partition][]broker.Record{}, clock: map[broker.Partition]func() int64{}, commits: map[broker.Partition]int64{}}
+	return &kafka{s: s, name: name, logs: map[broker.Partition][]broker.Record{}, clock: map[broker.Partition]func() int64{}, commits: map[broker.Partition]int64{}, told: map[string]*wire.Progress{}}
+}
+
+// progress reads a progress record; what it gives is not to be changed.
+func (k *kafka) progress(value []byte) (*wire.Progress, error) {
+	if p := k.told[string(value)]; p != nil {
+		return p, nil
+	}
+	p, err := wire.ReadProgress(value)
+	if err == nil {
+		k.told[string(value)] = &p
+	}
+	return &p, err
 }
 
 // append appends a record, as the environment: it is there at once.

@@ -34,6 +34,9 @@ type shop struct {
 	configs []*tenant.Config
 	chain   *tenant.Chain // as far as it is known
 	whole   *tenant.Chain
+	spliced *tenant.Chain // with a splice, which is the batch's only; nil: there is none
+	objects []*tenant.Config
+	audit   *batch.AuditReport
 	topic   string
 }
 
@@ -432,7 +435,11 @@ func (c *centre) mirror(dc int) {
 
 // job is the batch of a tenant over this data centre's archive.
 func (c *centre) job(x *shop) *batch.Job {
-	return &batch.Job{Chain: x.chain, Topics: []batch.Topic{{Name: x.topic, ID: x.topic, Partitions: c.s.opt.Shards}}, Blobs: c.blobs,
+	chain := x.chain
+	if x.spliced != nil {
+		chain = x.spliced
+	}
+	return &batch.Job{Chain: chain, Topics: []batch.Topic{{Name: x.topic, ID: x.topic, Partitions: c.s.opt.Shards}}, Blobs: c.blobs,
 		Store: c.metrics, Digest: archive.ParseDigest, Ranges: c.s.opt.Ranges, Parallel: 1}
 }
 

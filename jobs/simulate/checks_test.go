@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"tandem/core/oracle"
+	"tandem/core/oracle/worlds"
 	"tandem/core/view"
 	"tandem/jobs/embedded"
 	"tandem/schemas/archive"
@@ -67,12 +69,9 @@ func (p *plant) snapshot(c store.Coverage) {
 // linesOf are the rows of a tenant in a layer that are not zero, as lines of a rows file without the value.
 func (p *plant) linesOf(tenant, layer string, from, to int64) map[string]int64 {
 	lines := map[string]int64{}
-	th, quiet := p.current, p.quiet
-	p.current, p.quiet = nil, true
-	defer func() { p.current, p.quiet = th, quiet }()
-	err := embedded.Values(context.Background(), p.metrics, tenant, from, to, func(l string, _ int64) bool { return l == layer }, func(v *embedded.Value) error {
+	err := embedded.Values(context.Background(), oneLayer{p.metrics, layer}, tenant, from, to, func(string, int64) bool { return true }, func(v *embedded.Value) error {
 		if v.Value != 0 {
-			lines[v.Name(tenant)+"\t"+v.Tags+"\t"+fmt.Sprint(v.Minute)] = v.Value
+			lines[v.Name(tenant)+"\t"+v.Tags+"\t"+strconv.FormatInt(v.Minute, 10)] = v.Value
 		}
 		return nil
 	})
@@ -99,9 +98,13 @@ func (p *plant) raw() (records []oracle.Record) {
 // expect gives the oracle's rows, by line.
 func (p *plant) expect(x *shop, stream bool) map[string]int64 {
 	lines := map[string]int64{}
-	for row, v := range oracle.Run(x.configs, p.raw(), stream).Rows {
+	configs := x.configs
+	if !stream && x.spliced != nil {
+		configs = worlds.Flat(x.objects)
+	}
+	for row, v := range oracle.Run(configs, p.raw(), stream).Rows {
 		if v != 0 {
-			lines[row.Name+"\t"+row.Tags+"\t"+fmt.Sprint(row.Minute)] = v
+			lines[row.Name+"\t"+row.Tags+"\t"+strconv.FormatInt(row.Minute, 10)] = v
 		}
 	}
 	return lines
@@ -124,8 +127,10 @@ func (p *plant) compare(what string, want, got map[string]int64, in func(minute 
 }
 
 func minuteOf(line string) int64 {
-	var m int64
-	fmt.Sscan(line[strings.LastIndexByte(line, '\t')+1:], &m)
+	m, err := strconv.ParseInt(line[strings.LastIndexByte(line, '\t')+1:], 10, 64)
+	if err != nil {
+		panic(err)
+	}
 	return m
 }
 
@@ -195,6 +200,9 @@ func (p *plant) checkTenant(x *shop) {
 	}
 	if p.bad == nil {
 		p.merged(x, all)
+	}
+	if p.bad == nil && x.audit != nil {
+		p.checkAudit(x, stream, all)
 	}
 }
 
@@ -287,7 +295,7 @@ func (p *plant) chainOf(c *centre, part broker.Partition) {
 			break
 		}
 		if _, ok := r.Header(wire.HeaderProgress); ok {
-			progress, _ := wire.ReadProgress(r.Value)
+			progress, _ := c.kafka.progress(r.Value)
 			for _, a := range progress.At {
 				told[a.Source] = max(told[a.Source], a.Offset)
 			}

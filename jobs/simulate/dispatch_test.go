@@ -49,11 +49,11 @@ func (p *process) dispatch() error {
 			for i := range recs {
 				p.at++
 				if _, ok := recs[i].Header(wire.HeaderProgress); ok {
-					progress, err := wire.ReadProgress(recs[i].Value)
+					progress, err := c.kafka.progress(recs[i].Value)
 					if err != nil {
 						return err
 					}
-					p.teller.Heard(&progress)
+					p.teller.Heard(progress)
 				}
 			}
 			did = did || err == nil

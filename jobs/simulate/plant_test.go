@@ -46,6 +46,7 @@ type options struct {
 	Back                   bool            // brokers' clocks go back
 	PatienceMS             int64           // 0: no source is set aside
 	Rollout                bool            // revisions become known shortly before they are in force
+	Collect, Splice, Audit bool            // a collector; a splice and a backfill; an audit in the end
 	Off                    map[string]bool // faults left out
 	Most                   int             // faults at most
 }
@@ -75,6 +76,10 @@ func draw(seed uint64, horizon int64) options {
 	}
 	o.AheadMS = pick(r, o.TickMS, 300_000, 3_600_000)
 	o.StepMS = max(o.TickMS/pick[int64](r, 50, 200, 1000), 1)
+	o.Collect, o.Audit = r.IntN(3) == 0, r.IntN(4) == 0
+	if o.Splice = r.IntN(4) == 0; o.Splice {
+		o.Rollout = false
+	}
 	return o
 }
 
@@ -318,6 +323,12 @@ func (p *plant) operate() {
 	if s.opt.Compact {
 		p.compactor(every)
 	}
+	if s.opt.Collect {
+		p.collector(every)
+	}
+	if s.opt.Splice {
+		p.splices(every)
+	}
 	if s.opt.Back {
 		for _, c := range p.centres {
 			for n := range c.skew {
@@ -394,8 +405,7 @@ func (p *plant) batch(n int, every int64) {
 			if err != nil {
 				s.tell("the batch ends: %v", err)
 			}
-			// Files that compaction replaced go after six hours: a batch that was stopped for longer begins anew.
-			if !expected(err) && !(s.opt.Compact && errors.Is(err, blob.ErrNotFound)) {
+			if !p.allowed(err) {
 				s.found("errors: batch: %v", err)
 			}
 		}
@@ -510,7 +520,7 @@ func (p *plant) drain() {
 	var err error
 	s.spawn(proc, proc.name, func(*thread) error {
 		for _, x := range p.shops {
-			if err = p.centres[0].job(x).Run(context.Background()); err != nil {
+			if err = p.lastRuns(x); err != nil {
 				break
 			}
 		}
@@ -547,6 +557,7 @@ func (p *plant) watch() {
 				p.message(c, part, r)
 			}
 		}
+		c.blobs.deleted = p.deleted
 		c.blobs.changed = func(name string, is, other []byte) { p.checks.recreated(p.sim, c, name, is, other) }
 	}
 	p.metrics.covered = p.snapshot

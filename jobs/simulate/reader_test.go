@@ -82,6 +82,9 @@ func (p *plant) look(rd *reader, tenant string) error {
 	if err != nil {
 		return err
 	}
+	if s.now-began > resolved && s.opt.Collect {
+		return nil // it resolves again
+	}
 	s.tell("reads %d minutes as of %s, of %s, closed before %s", len(minutes), clock(began), v.Active, minuteText(closed))
 	last := rd.last[tenant]
 	if last == nil {

@@ -68,13 +68,14 @@ type sim struct {
 	steps   int
 	digest  *xxhash.Digest
 	plant   *plant
-	bad     error // the first finding
+	bad     error            // the first finding
+	met     map[string]int64 // how often happened what a seed does not always bring
 	telling bool
 	story   []string
 }
 
 func newSim(opt options) *sim {
-	return &sim{opt: opt, r: rand.New(rand.NewPCG(opt.Seed, 0x73696d)), parked: make(chan struct{}), faultN: map[string]int{}, digest: xxhash.New()}
+	return &sim{opt: opt, r: rand.New(rand.NewPCG(opt.Seed, 0x73696d)), parked: make(chan struct{}), faultN: map[string]int{}, met: map[string]int64{}, digest: xxhash.New()}
 }
 
 // found notes a finding; the first one stands.

@@ -23,6 +23,7 @@ type metrics struct {
 	coverage map[windowKey]store.Coverage
 	active   map[string]store.Active // by tenant
 	series   map[store.Series]bool
+	names    []store.Series // those, in order
 
 	versions map[versionKey][]byte
 	place    map[placeKey]int32 // of a stream's row: the metrics partition that it came by
@@ -166,7 +167,11 @@ func (m *metrics) apply(r *store.Row, rollup bool) {
 	}
 	s.note("row", r.Layer, r.Experiment, r.Metric, string(r.Value))
 	table[r.Series][r.Minute] = held{r.Version, r.Value}
-	m.series[r.Series] = true
+	if !m.series[r.Series] {
+		m.series[r.Series] = true
+		i, _ := slices.BinarySearchFunc(m.names, r.Series, compareSeries)
+		m.names = slices.Insert(m.names, i, r.Series)
+	}
 	if rollup || same(was.value, r.Value) {
 		return
 	}
@@ -254,7 +259,7 @@ func (m *metrics) Catalog(_ context.Context, tenant string, fn func(store.Series
 	if err := m.read("catalog"); err != nil {
 		return err
 	}
-	for _, x := range slices.SortedFunc(maps.Keys(m.series), compareSeries) {
+	for _, x := range slices.Clone(m.names) {
 		if x.Tenant != tenant {
 			continue
 		}
@@ -263,6 +268,27 @@ func (m *metrics) Catalog(_ context.Context, tenant string, fn func(store.Series
 		}
 	}
 	return nil
+}
+
+// oneLayer is the store as checkers read it: at once, and nothing but one layer.
+type oneLayer struct {
+	*metrics
+	layer string
+}
+
+func (m oneLayer) Catalog(_ context.Context, tenant string, fn func(store.Series) error) error {
+	for _, x := range m.names {
+		if x.Tenant == tenant && x.Layer == m.layer {
+			if err := fn(x); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (m oneLayer) Rows(_ context.Context, x store.Series, from, to int64, fn func(minute, version int64, value []byte) error) error {
+	return m.scan(m.rows, x, from, to, fn)
 }
 
 // PutProgress implements store.Store.
@@ -379,8 +405,27 @@ func (m *metrics) Active(_ context.Context, tenant string) (store.Active, bool, 
 }
 
 // DeleteLayerWindow implements store.Store.
-func (m *metrics) DeleteLayerWindow(context.Context, string, string, int64, int64) error {
-	return fmt.Errorf("nobody deletes here")
+func (m *metrics) DeleteLayerWindow(_ context.Context, layer, tenant string, from, to int64) error {
+	return m.write("delete rows", func() {
+		if c, ok := m.coverage[windowKey{tenant, from}]; ok && batchLayer(c.Generation) == layer {
+			m.s.found("collector: rows of window %s of %s in %s are deleted, and it is covered by them", minuteText(from), tenant, layer)
+		}
+		m.s.met["windows collected"]++
+		m.s.tell("deleted window %s of %s in %s", minuteText(from), tenant, layer)
+		m.names = slices.DeleteFunc(m.names, func(x store.Series) bool {
+			if x.Tenant != tenant || x.Layer != layer {
+				return false
+			}
+			for _, table := range []map[store.Series]map[int64]held{m.rows, m.rollups} {
+				maps.DeleteFunc(table[x], func(minute int64, _ held) bool { return minute >= from && minute < to })
+			}
+			gone := len(m.rows[x]) == 0 && len(m.rollups[x]) == 0
+			if gone {
+				delete(m.series, x)
+			}
+			return gone
+		})
+	})
 }
 
 // Close implements store.Store.

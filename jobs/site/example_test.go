@@ -9,7 +9,7 @@ import (
 // The example is a site file that loads; the files that it names are the operator's.
 func TestTheExampleLoads(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"site.yaml", "shop.yaml"} {
+	for _, name := range []string{"site.yaml", "shop.yaml", "shop.formulas.yaml"} {
 		data, err := os.ReadFile(filepath.Join("../../scripts/examples/site", name))
 		if err != nil {
 			t.Fatal(err)

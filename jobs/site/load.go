@@ -247,6 +247,11 @@ func (l *loader) check(s *Site) {
 	l.blobs(at("blobs"), s.Blobs)
 	l.blobs(at("checkpoints"), s.Checkpoints)
 	l.store(at("store"), &s.Store)
+	if s.SecondStore != nil {
+		l.store(at("second_store"), s.SecondStore)
+	} else if s.ReadSecond {
+		l.failAt(at("read_second"), "`read_second` needs a `second_store`")
+	}
 }
 
 func (l *loader) store(at []any, s *Store) {

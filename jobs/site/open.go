@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,6 +19,7 @@ import (
 	"tandem/schemas/blob"
 	"tandem/schemas/blob/s3"
 	"tandem/schemas/store"
+	"tandem/schemas/store/both"
 	"tandem/schemas/store/cassandra"
 	"tandem/schemas/store/pebblestore"
 	"tandem/stream/broker"
@@ -154,17 +156,32 @@ func openBlobs(what, url string) (blob.Store, error) {
 	return dir, nil
 }
 
-// OpenStore opens the metric store. The caller closes it. What Cassandra has to be asked again is logged to the default
-// logger.
+// OpenStore opens the metric store; where there are two, one that writes both and reads the one that the site says. The
+// caller closes it. What Cassandra has to be asked again is logged to the default logger.
 func (s *Site) OpenStore(ctx context.Context) (store.Store, error) {
-	if s.Store.Cassandra == nil {
-		st, err := pebblestore.Open(s.Store.Pebble, pebblestore.Options{})
+	first, err := s.Store.open(ctx)
+	if err != nil || s.SecondStore == nil {
+		return first, err
+	}
+	second, err := s.SecondStore.open(ctx)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("second_%w", err), first.Close())
+	}
+	if s.ReadSecond {
+		first, second = second, first
+	}
+	return both.New(first, second), nil
+}
+
+func (s *Store) open(ctx context.Context) (store.Store, error) {
+	if s.Cassandra == nil {
+		st, err := pebblestore.Open(s.Pebble, pebblestore.Options{})
 		if err != nil {
 			return nil, fmt.Errorf("store: %w", err)
 		}
 		return st, nil
 	}
-	c, err := s.Cassandra()
+	c, err := s.Config()
 	if err != nil {
 		return nil, err
 	}
@@ -176,10 +193,9 @@ func (s *Site) OpenStore(ctx context.Context) (store.Store, error) {
 	return st, nil
 }
 
-// Cassandra says how to reach the store of a site that has it in Cassandra. Files of certificates and the password are
-// read here.
-func (s *Site) Cassandra() (cassandra.Config, error) {
-	c := s.Store.Cassandra
+// Config says how to reach a store in Cassandra. Files of certificates and the password are read here.
+func (s *Store) Config() (cassandra.Config, error) {
+	c := s.Cassandra
 	tls, err := c.TLS.config()
 	if err != nil {
 		return cassandra.Config{}, fmt.Errorf("store: cassandra: %w", err)

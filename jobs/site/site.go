@@ -27,6 +27,9 @@ type Site struct {
 	Blobs       string        `yaml:"blobs"`       // a folder or s3://BUCKET/PREFIX?...
 	Checkpoints string        `yaml:"checkpoints"` // where claims and checkpoints live; as Blobs
 	Store       Store         `yaml:"store"`
+	// SecondStore, if there, is written to beside Store; readers take it with ReadSecond. For a move to another database.
+	SecondStore *Store `yaml:"second_store"`
+	ReadSecond  bool   `yaml:"read_second"`
 }
 
 // Kafka is the cluster of the site.
@@ -65,6 +68,7 @@ type Tenant struct {
 	Config     string `yaml:"config"`     // a file, or a folder of revisions: what its chain begins with
 	Partitions int32  `yaml:"partitions"` // of each of its beacons topics
 	Groups     int    `yaml:"groups"`     // beacons topics that its sessions are spread over
+	Formulas   string `yaml:"formulas"`   // file of its formula repository, for serve; empty: those of any tenant
 
 	Chain   *tenant.Chain  `yaml:"-"` // as the stream and the archive read by it
 	Spliced *tenant.Chain  `yaml:"-"` // as the batch does, with what splices say of the past
@@ -116,6 +120,14 @@ func (s *Site) History() bool {
 	return false
 }
 
+// Stores are the site's metric stores, one or two.
+func (s *Site) Stores() []*Store {
+	if s.SecondStore == nil {
+		return []*Store{&s.Store}
+	}
+	return []*Store{&s.Store, s.SecondStore}
+}
+
 // path resolves a path of the file.
 func path(folder, p string) string {
 	if p == "" || filepath.IsAbs(p) || strings.Contains(p, "://") {
@@ -125,8 +137,16 @@ func path(folder, p string) string {
 }
 
 func (s *Site) resolve(folder string) {
-	files := []*string{&s.Blobs, &s.Checkpoints, &s.Store.Pebble}
-	for _, t := range []*TLS{s.Kafka.TLS, s.cassandraTLS()} {
+	files := []*string{&s.Blobs, &s.Checkpoints}
+	encrypted := []*TLS{s.Kafka.TLS}
+	for _, st := range s.Stores() {
+		files = append(files, &st.Pebble)
+		if c := st.Cassandra; c != nil {
+			files = append(files, &c.PasswordFile)
+			encrypted = append(encrypted, c.TLS)
+		}
+	}
+	for _, t := range encrypted {
 		if t != nil {
 			files = append(files, &t.CA, &t.Cert, &t.Key)
 		}
@@ -134,20 +154,10 @@ func (s *Site) resolve(folder string) {
 	if s.Kafka.SASL != nil {
 		files = append(files, &s.Kafka.SASL.PasswordFile)
 	}
-	if s.Store.Cassandra != nil {
-		files = append(files, &s.Store.Cassandra.PasswordFile)
-	}
 	for i := range s.Tenants {
-		files = append(files, &s.Tenants[i].Config)
+		files = append(files, &s.Tenants[i].Config, &s.Tenants[i].Formulas)
 	}
 	for _, f := range files {
 		*f = path(folder, *f)
 	}
-}
-
-func (s *Site) cassandraTLS() *TLS {
-	if s.Store.Cassandra == nil {
-		return nil
-	}
-	return s.Store.Cassandra.TLS
 }

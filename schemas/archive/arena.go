@@ -6,9 +6,13 @@ package archive
 type Arena struct {
 	slab       []byte
 	full, free [][]byte
+	next       int // bytes of the next slab: they grow to slabBytes, and are kept from then on
 }
 
-const slabBytes = 1 << 20 // a row that is larger gets a slab of its own, which is not kept
+const (
+	slabBytes  = 1 << 20 // a row that is larger gets a slab of its own, which is not kept
+	firstBytes = 1 << 14
+)
 
 // Keep moves what r points to into the arena, until Reset.
 func (a *Arena) Keep(r *Row) {
@@ -20,7 +24,8 @@ func (a *Arena) Keep(r *Row) {
 		if last := len(a.free) - 1; last >= 0 && n <= slabBytes {
 			a.slab, a.free = a.free[last], a.free[:last]
 		} else {
-			a.slab = make([]byte, 0, max(slabBytes, n))
+			a.next = min(max(2*a.next, firstBytes), slabBytes)
+			a.slab = make([]byte, 0, max(a.next, n))
 		}
 	}
 	for _, f := range [...]*[]byte{&r.Session, &r.ID, &r.Point, &r.Visitor, &r.Event, &r.Payload} {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -137,6 +138,17 @@ func TestBadBytesBehindTheDigestDoNotPanic(t *testing.T) {
 		bad[i] ^= 1 << rng.IntN(8)
 		decode(bad, info)
 	}
+}
+
+func FuzzFile(f *testing.F) {
+	for _, n := range []int{1, 3, 40} {
+		data, info := mustWrite(f, sorted(testRows(rand.New(rand.NewPCG(2, uint64(n))), n)))
+		f.Add(data, info.Tail, info.Rows)
+	}
+	f.Fuzz(func(t *testing.T, data []byte, tail, rows int64) {
+		defer time.AfterFunc(10*time.Second, func() { panic("it does not end") }).Stop()
+		decode(data, FileInfo{Name: "events/test.parquet", Tail: tail, Rows: rows})
+	})
 }
 
 func TestRowsOutOfHashOrderAreAnError(t *testing.T) {

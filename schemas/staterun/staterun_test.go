@@ -3,6 +3,8 @@ package staterun
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
@@ -16,6 +18,7 @@ import (
 	"github.com/apache/arrow/go/v17/arrow/memory"
 	"github.com/apache/arrow/go/v17/parquet/file"
 	"github.com/apache/arrow/go/v17/parquet/pqarrow"
+	"github.com/cespare/xxhash/v2"
 
 	"tandem/schemas/blob"
 )
@@ -264,6 +267,33 @@ func TestPiecesAreCheckedApart(t *testing.T) {
 }
 
 // Sessions of one hash are in order across a row group's end too.
+// FuzzRun reads bytes whose digests are right, as if a writer had made them so: an error is fine, a panic or an endless loop
+// is not.
+func FuzzRun(f *testing.F) {
+	for _, n := range []int{0, 1, 3, 40} {
+		data, info := mustWrite(f, testRows(uint64(n), n))
+		f.Add(data, info.Tail, info.Rows)
+	}
+	f.Fuzz(func(t *testing.T, data []byte, tail, rows int64) {
+		if tail < 8 || tail > int64(len(data)) {
+			return
+		}
+		sum := sha256.Sum256(data[int64(len(data))-tail:])
+		info := RunInfo{Name: "runs/test.parquet", Bytes: int64(len(data)), Tail: tail, Rows: rows, Digest: hex.EncodeToString(sum[:]), MaxHash: math.MaxUint64}
+		it, err := Open(blob.Bytes(data), info, 0, math.MaxUint64)
+		if err != nil {
+			return
+		}
+		for i := range it.digests {
+			md := it.groups[i/numColumns].Columns[i%numColumns].MetaData
+			it.digests[i] = xxhash.Sum64(data[md.DataPageOffset:][:md.TotalCompressedSize])
+		}
+		for it.Next() {
+			_ = it.Row()
+		}
+	})
+}
+
 func TestOneHash(t *testing.T) {
 	var rows []Row
 	for i := range 2*groupRows + 5 {

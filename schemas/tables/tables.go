@@ -13,6 +13,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/apache/arrow/go/v17/arrow"
@@ -49,6 +50,7 @@ const (
 	integer kind = iota
 	instant      // ms since the epoch, UTC
 	text         // listed in a dictionary: few values
+	double       // NaN is null
 )
 
 // column is a column with the values of the row group at hand.
@@ -56,6 +58,9 @@ type column struct {
 	name string
 	kind kind
 	ints []int64
+
+	doubles []float64 // that are no null
+	known   []int16   // definition levels: 0 is null
 
 	places  map[string]int32
 	values  []string // in order of first use
@@ -86,6 +91,14 @@ func (c *column) text(v string) {
 	c.indices = append(c.indices, place)
 }
 
+func (c *column) double(v float64) {
+	if math.IsNaN(v) {
+		c.known = append(c.known, 0)
+		return
+	}
+	c.doubles, c.known = append(c.doubles, v), append(c.known, 1)
+}
+
 // writer makes a file of columns. The same values give the same bytes.
 type writer struct {
 	columns []*column
@@ -104,8 +117,10 @@ func newWriter(columns ...*column) (*writer, error) {
 	var fields schema.FieldList
 	for _, c := range columns {
 		var logical schema.LogicalType = schema.NoLogicalType{}
-		physical := parquet.Types.Int64
+		physical, repetition := parquet.Types.Int64, parquet.Repetitions.Required
 		switch c.kind {
+		case double:
+			physical, repetition = parquet.Types.Double, parquet.Repetitions.Optional
 		case instant:
 			logical = schema.NewTimestampLogicalType(true, schema.TimeUnitMillis)
 		case text:
@@ -113,10 +128,10 @@ func newWriter(columns ...*column) (*writer, error) {
 			c.places = map[string]int32{}
 			props = append(props, parquet.WithDictionaryFor(c.name, true), parquet.WithStatsFor(c.name, false))
 		}
-		if c.kind != text {
+		if c.kind == integer || c.kind == instant {
 			props = append(props, parquet.WithEncodingFor(c.name, parquet.Encodings.DeltaBinaryPacked), parquet.WithCompressionFor(c.name, compress.Codecs.Uncompressed))
 		}
-		node, err := schema.NewPrimitiveNodeLogical(c.name, parquet.Repetitions.Required, logical, physical, -1, -1)
+		node, err := schema.NewPrimitiveNodeLogical(c.name, repetition, logical, physical, -1, -1)
 		if err != nil {
 			return nil, fmt.Errorf("column %s: %w", c.name, err)
 		}
@@ -168,6 +183,10 @@ func (c *column) write(cw file.ColumnChunkWriter) error {
 	case *file.Int64ColumnChunkWriter:
 		_, err := cw.WriteBatch(c.ints, nil, nil)
 		c.ints = c.ints[:0]
+		return err
+	case *file.Float64ColumnChunkWriter:
+		_, err := cw.WriteBatch(c.doubles, c.known, nil)
+		c.doubles, c.known = c.doubles[:0], c.known[:0]
 		return err
 	case *file.ByteArrayColumnChunkWriter:
 		encoder, ok := cw.CurrentEncoder().(interface{ PutDictionary(arrow.Array) error })

@@ -3,6 +3,7 @@ package tables
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 
@@ -40,6 +41,21 @@ func readAll(t *testing.T, data []byte) (names, lines []string, groups int) {
 					for k := range got {
 						lines[at+int(read)+k] += fmt.Sprint(v[k], " ")
 					}
+				case *file.Float64ColumnChunkReader:
+					v, levels := make([]float64, n-read), make([]int16, n-read)
+					total, _, err := col.ReadBatch(n-read, v, levels, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for k, next := 0, 0; k < int(total); k++ {
+						text := "null "
+						if levels[k] == 1 {
+							text = fmt.Sprint(v[next], " ")
+							next++
+						}
+						lines[at+int(read)+k] += text
+					}
+					got = int(total)
 				case *file.ByteArrayColumnChunkReader:
 					v := make([]parquet.ByteArray, n-read)
 					_, got, err = col.ReadBatch(n-read, v, nil, nil)
@@ -110,5 +126,32 @@ func TestNames(t *testing.T) {
 	}
 	if got := CoverageName("shop", window, 7); got != "coverage/tenant=shop/dt=2026-01-01/2330-000000000007.parquet" {
 		t.Error(got)
+	}
+}
+
+func TestPoints(t *testing.T) {
+	for _, n := range []int{0, 1, groupRows + 3} {
+		p, err := NewPoints([]string{"device"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want []string
+		for i := range n {
+			value, text := float64(i)/4, fmt.Sprint(float64(i)/4)
+			if i%3 == 0 {
+				value, text = math.NaN(), "null"
+			}
+			if err := p.Add(int64(i), "final", "f", "red", []string{[]string{"mobile", ""}[i%2]}, value); err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, fmt.Sprintf("%d final f red %s %s ", i, []string{"mobile", ""}[i%2], text))
+		}
+		data, err := p.Finish()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, lines, _ := readAll(t, data); !slices.Equal(lines, want) {
+			t.Errorf("%d points: %d lines, or others", n, len(lines))
+		}
 	}
 }

@@ -19,6 +19,12 @@ var config []byte
 // Config is the tenant config (SPEC 10) that the traffic is made for, of tenant `shop`.
 func Config() []byte { return bytes.Clone(config) }
 
+//go:embed formulas.yaml
+var formulas []byte
+
+// Formulas is the formula repository (core/formula) of tenant `shop`.
+func Formulas() []byte { return bytes.Clone(formulas) }
+
 // What the experiments do. Each visitor is in each of the three, on one side or the other with equal chance, for good.
 const (
 	// OrderChance is how likely a checkout becomes an order; in variation green of checkout_button it is higher by ButtonLift.

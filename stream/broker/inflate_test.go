@@ -12,6 +12,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"tandem/scripts/devstack"
 )
 
 func start(t *testing.T) []string {
@@ -42,6 +44,7 @@ func bomb(t *testing.T, seeds []string, codec kgo.CompressionCodec, size int) {
 // A small batch that inflates beyond MaxBatch stops its partition with an error that names it. It is never skipped, and
 // never inflated.
 func TestABatchThatInflatesTooFar(t *testing.T) {
+	devstack.AtLength(t)
 	for name, codec := range map[string]kgo.CompressionCodec{"zstd": kgo.ZstdCompression(), "gzip": kgo.GzipCompression(), "lz4": kgo.Lz4Compression()} {
 		t.Run(name, func(t *testing.T) {
 			seeds := start(t)

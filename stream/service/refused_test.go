@@ -13,11 +13,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"tandem/stream/broker"
+
+	"tandem/scripts/devstack"
 )
 
 // Kafka answers and takes nothing, as it does with too few replicas in sync. Who writes waits: that is told, excuses the
 // waiting, and is over when it takes records again. A cancelled write ends at once, whatever the client may still hold.
 func TestAKafkaThatTakesNothingIsWaitedFor(t *testing.T) {
+	devstack.AtLength(t)
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(2, topic))
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"tandem/core/oracle"
 	"tandem/core/tenant"
 	"tandem/schemas/wire"
+	"tandem/scripts/devstack"
 )
 
 const flat = `
@@ -67,6 +68,7 @@ func flood(t *testing.T, n int, beacon func(i int) (id string, ts int64)) (s *Sh
 }
 
 func TestAMillionBeaconsOfOneSession(t *testing.T) {
+	devstack.AtLength(t)
 	n := 60_000
 	if *long {
 		n = 1_000_000

@@ -6,7 +6,7 @@ import (
 )
 
 // slab keeps byte strings outside the garbage collector's sight: chunks of 1 MiB without pointers, each cut into
-// places of one size. A ref names a place; 0 is none. Millions of idle sessions cost the collector a few thousand
+// places of one size; the first of a size is smaller, since a shard of few sessions has strings of many sizes. A ref names a place; 0 is none. Millions of idle sessions cost the collector a few thousand
 // chunks.
 //
 // Limits: 64 GiB in all (a ref counts units of 16 bytes in 32 bits); a shard that comes there panics rather than
@@ -18,12 +18,14 @@ type slab struct {
 	tail    [len(places)]uint32 // next fresh place of the class's newest chunk, 0: none
 	spare   []uint32            // numbers of chunks that held one big string and are free
 	used    int64               // bytes of places handed out
+	begun   [len(places)]bool   // the class has had its first chunk
 	joined  []byte              // scratch of extend
 }
 
 const (
 	unit      = 16
 	chunkSize = 1 << 20
+	firstSize = 1 << 14 // of a class's first chunk: two places of the largest
 	chunkUnit = chunkSize / unit
 	big       = 255 // class of a chunk that is one string
 )
@@ -71,7 +73,11 @@ func (s *slab) put(b []byte) uint32 {
 
 func (s *slab) fresh(c uint8) uint32 {
 	if s.tail[c] == 0 {
-		n := s.chunk(make([]byte, chunkSize), c)
+		size := chunkSize
+		if !s.begun[c] {
+			size, s.begun[c] = firstSize, true
+		}
+		n := s.chunk(make([]byte, size), c)
 		s.tail[c] = uint32(n * chunkUnit)
 		if n == 0 {
 			s.tail[c] += uint32(places[c]) // the place 0 is never given out
@@ -79,7 +85,7 @@ func (s *slab) fresh(c uint8) uint32 {
 	}
 	ref := s.tail[c]
 	next := ref + uint32(places[c])
-	if int(next%chunkUnit)+places[c] > chunkUnit || next/chunkUnit != ref/chunkUnit {
+	if end := ref%chunkUnit + 2*uint32(places[c]); int(end)*unit > len(s.chunks[ref/chunkUnit]) {
 		next = 0
 	}
 	s.tail[c] = next

@@ -14,7 +14,7 @@ import (
 
 // TestVaried checks that each interesting thing happens in many worlds, and that worlds are small and load.
 func TestVaried(t *testing.T) {
-	const worlds = 1000
+	const worlds = 500
 	met := map[string]int{}
 	for seed := range uint64(worlds) {
 		w := Generate(seed)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -20,13 +21,19 @@ import (
 
 	"tandem/schemas/blob"
 	"tandem/schemas/blob/blobtest"
+	"tandem/scripts/devstack"
 )
+
+// The credentials are those of all tests, so that these can run side by side.
+func TestMain(m *testing.M) {
+	os.Setenv("AWS_ACCESS_KEY_ID", "key")
+	os.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	os.Exit(m.Run())
+}
 
 // server starts an S3 in this process and returns the URL of a new bucket in it.
 func server(t *testing.T, through func(http.Handler) http.Handler) string {
 	t.Helper()
-	t.Setenv("AWS_ACCESS_KEY_ID", "key")
-	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
 	backend := s3mem.New()
 	if err := backend.CreateBucket("bucket"); err != nil {
 		t.Fatal(err)
@@ -301,6 +308,7 @@ func TestCreateUnderFaults(t *testing.T) {
 		{"denied", []fault{denied, denied}, false, errAny, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel() // most of it is waiting
 			url := server(t, nil)
 			other := mustOpen(t, url)
 			if c.taken {
@@ -342,6 +350,7 @@ var errAny = errors.New("any")
 
 // TestManyCreateUnderFaults: of many creators whose answers are lost at random places one wins, and knows it.
 func TestManyCreateUnderFaults(t *testing.T) {
+	devstack.AtLength(t)
 	url := server(t, nil)
 	for round := range 8 {
 		name := fmt.Sprintf("claims/%d", round)
@@ -369,6 +378,7 @@ func TestManyCreateUnderFaults(t *testing.T) {
 }
 
 func TestReadUnderFaults(t *testing.T) {
+	devstack.AtLength(t)
 	url := server(t, nil)
 	data := bytes.Repeat([]byte("0123456789abcdef"), 3*blockBytes/16)
 	s, f := openFaulty(t, url, func(r *http.Request) bool { return r.Method != http.MethodPut })

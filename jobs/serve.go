@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/netutil"
+
+	"tandem/core/tenant"
+	"tandem/jobs/serve"
+	"tandem/jobs/serve/pages"
+	"tandem/jobs/serve/read"
+	"tandem/jobs/site"
+	"tandem/schemas/store"
+	"tandem/schemas/traffic"
+)
+
+const serveUsage = `usage: tandem serve --site SITE.yaml | --data DIR [--config C.yaml] [--formulas F.yaml] [--listen 127.0.0.1:8080] [--tokens TOKENS.yaml] [--cert CERT.pem --key KEY.pem]
+
+Answers over HTTP, until it is stopped, what a site's store holds, or the folder DIR that replay --data or demo --data left:
+POST /{tenant} for formulas, GET /{tenant}/api/v1/... as Prometheus does, and pages. /openapi.json describes the API;
+/healthz, /readyz and /metrics are for whoever runs it.
+
+Without --tokens everybody who can connect reads everything, so it then listens on loopback only. tandem token new prints a
+token and its entry of the tokens file, which is read again when it changes. Of --data, --config names the tenant config;
+absent, it is that of the made-up shop.
+
+example:
+  tandem serve --data shop.data --listen 127.0.0.1:8080
+  tandem serve --site site.yaml --listen :8443 --tokens tokens.yaml --cert serve.pem --key serve.key --audit audit.log
+
+`
+
+// Limits of the server. A client that sends or reads too slowly is cut off, and holds up nobody.
+const (
+	serveConnections = 1_024
+	serveHeader      = 10 * time.Second // to send the header of a request
+	serveBody        = 20 * time.Second // and all of it
+	serveAnswer      = 90 * time.Second // to work out an answer and read it
+	serveDrain       = 10 * time.Second // for what is being answered, after SIGTERM
+)
+
+type serveOptions struct {
+	services                                                       string
+	site, data, config, formulas, listen, tokens, cert, key, audit string
+}
+
+// runServe is `tandem serve`.
+func runServe(ctx context.Context, args []string, _, stderr io.Writer) int {
+	var o serveOptions
+	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
+	flags.StringVar(&o.site, "site", "", "site `file`")
+	flags.StringVar(&o.data, "data", "", "`folder` that replay --data or demo --data left")
+	flags.StringVar(&o.config, "config", "", "tenant config of --data: a `file`, or a folder of revisions")
+	flags.StringVar(&o.formulas, "formulas", "", "formula repository of --data: a `file`")
+	flags.StringVar(&o.listen, "listen", "127.0.0.1:8080", "`address`")
+	flags.StringVar(&o.tokens, "tokens", "", "tokens `file`")
+	flags.StringVar(&o.cert, "cert", "", "PEM `file` of the server's certificate, with --key")
+	flags.StringVar(&o.key, "key", "", "PEM `file` of its key")
+	flags.StringVar(&o.audit, "audit", "", "`file` to append a line to for each act of an admin")
+	flags.StringVar(&o.services, "services", "", "base URLs of the services' --listen, with commas, for the page of operations")
+	rest, code, over := parse(flags, serveUsage, args, stderr)
+	switch {
+	case over:
+		return code
+	case len(rest) > 0:
+		return wrongUsage(stderr, "serve", "unexpected argument %q", rest[0])
+	case (o.site == "") == (o.data == ""):
+		return wrongUsage(stderr, "serve", "one of --site and --data is needed")
+	case o.config+o.formulas != "" && o.data == "":
+		return wrongUsage(stderr, "serve", "--config and --formulas go with --data; a site names those of its tenants itself")
+	case (o.cert == "") != (o.key == ""):
+		return wrongUsage(stderr, "serve", "--cert and --key go together")
+	case o.tokens == "" && !loopback(o.listen):
+		return wrongUsage(stderr, "serve", "--listen %s is not of loopback, and without --tokens everybody could read everything", o.listen)
+	}
+	if err := o.run(ctx, slog.New(slog.NewTextHandler(stderr, nil))); err != nil {
+		return failed(stderr, "serve", err)
+	}
+	return 0
+}
+
+// loopback says whether an address to listen on can be reached from this machine only.
+func loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
+	c := serve.Config{Limits: serve.DefaultLimits(), Log: log, Now: time.Now}
+	going, stop := context.WithCancel(ctx)
+	defer stop()
+	if o.tokens != "" {
+		var now atomic.Pointer[serve.Tokens]
+		first, err := serve.ReadTokens(o.tokens)
+		if err != nil {
+			return err
+		}
+		now.Store(first)
+		c.Tokens = now.Load
+		go o.followTokens(going, log, &now)
+	}
+	if o.audit != "" {
+		f, err := os.OpenFile(o.audit, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		c.Audit = serve.NewAuditLog(f)
+	}
+	st, tenants, now, err := o.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	c.Reader = read.New(st, read.Options{Limits: read.DefaultLimits(), Now: now})
+	c.Tenant, c.Tenants = tenants.get, tenants.names
+	source, err := o.source(c.Audit, st)
+	if err != nil {
+		return err
+	}
+	if c.Pages, err = pages.New(source, pagesRefresh); err != nil {
+		return err
+	}
+	c.Frame = pages.Frame
+	go tenants.follow(going, log)
+	l, err := net.Listen("tcp", o.listen)
+	if err != nil {
+		return err
+	}
+	l = netutil.LimitListener(l, serveConnections)
+	scheme := "http"
+	if o.cert != "" {
+		scheme = "https"
+		if _, err := tls.LoadX509KeyPair(o.cert, o.key); err != nil {
+			return errors.Join(err, l.Close())
+		}
+		// Read for each connection, so that a certificate can be renewed.
+		l = tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"},
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+				pair, err := tls.LoadX509KeyPair(o.cert, o.key)
+				return &pair, err
+			}})
+	}
+	log.Info("serving", "url", fmt.Sprintf("%s://%s/", scheme, l.Addr()), "tenants", len(tenants.names()))
+	return serveHTTP(ctx, l, serve.NewHandler(c))
+}
+
+// followTokens reads the tokens file again every serveLook. While it cannot be read, the tokens stay as they are.
+func (o *serveOptions) followTokens(ctx context.Context, log *slog.Logger, now *atomic.Pointer[serve.Tokens]) {
+	tick := time.NewTicker(serveLook)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if next, err := serve.ReadTokens(o.tokens); err != nil {
+			log.Error("tokens cannot be read; those in force stay", "err", err)
+		} else {
+			now.Store(next)
+		}
+	}
+}
+
+// serveHTTP serves until the context ends, and then what has begun.
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
+	s := &http.Server{Handler: h, ReadHeaderTimeout: serveHeader, ReadTimeout: serveBody, WriteTimeout: serveAnswer, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: maxHeader, ErrorLog: log.New(discard{}, "", 0)}
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(l) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	within, cancel := context.WithTimeout(context.Background(), serveDrain)
+	defer cancel()
+	if err := s.Shutdown(within); err != nil {
+		return s.Close()
+	}
+	return nil
+}
+
+// open opens the store, and says which tenants there are and by which clock its rows expire.
+func (o *serveOptions) open(ctx context.Context) (store.Store, *servedTenants, func() time.Time, error) {
+	t := newServedTenants(func() ([]servedTenant, error) {
+		s, _, err := site.Open(o.site)
+		if err != nil {
+			return nil, err
+		}
+		return siteTenants(s), nil
+	})
+	now := time.Now
+	if o.data != "" {
+		one, err := o.dataTenant()
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		t = newServedTenants(func() ([]servedTenant, error) { return []servedTenant{one}, nil })
+		now = recordsTime
+	}
+	if err := t.look(); err != nil {
+		return nil, nil, nil, err
+	}
+	if o.data != "" {
+		st, err := openExported(ctx, "", o.data)
+		return st, t, now, err
+	}
+	s, err := site.Load(o.site)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	st, err := s.OpenStore(ctx)
+	return st, t, now, err
+}
+
+// dataTenant is the tenant of --data.
+func (o *serveOptions) dataTenant() (one servedTenant, err error) {
+	one.formulas = o.formulas
+	if o.config != "" {
+		one.chain, err = site.LoadChain(o.config)
+		return one, err
+	}
+	if one.formulas == "" {
+		one.builtin = traffic.Formulas()
+	}
+	one.chain, err = shopChain()
+	return one, err
+}
+
+// shopChain is that of the made-up shop.
+func shopChain() (*tenant.Chain, error) {
+	cfg, err := tenant.Load("the shop's config", traffic.Config())
+	if err != nil {
+		return nil, err
+	}
+	return tenant.Compile([]*tenant.Config{cfg})
+}

@@ -1,0 +1,345 @@
+package serve
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/apache/arrow/go/v17/parquet/file"
+
+	"tandem/core/formula"
+	"tandem/jobs/serve/read"
+	"tandem/schemas/traffic"
+)
+
+const testFormulas = `version: 1
+tenant: shop
+params:
+  mp: {default: home}
+formulas:
+  sessions: {title: Sessions, expr: visit.beta}
+  orders: {title: Orders, expr: order}
+  value: {title: Value, expr: order.revenue / orders}
+  seen: {title: Seen, expr: 'rolling(visitors, "1h")'}
+  reach: {title: "Reach ${mp}", expr: 'hits("${mp}") / sessions'}
+`
+
+// testServer serves a world as two tenants, of which the tokens see one, both or none.
+func testServer(t testing.TB, limits Limits) (h http.Handler, w *world, tokens map[string]string) {
+	t.Helper()
+	w = newWorld(t, rand.New(rand.NewPCG(3, 3)))
+	r, err := formula.Load("test", []byte(testFormulas))
+	must(t, err)
+	shop := &Tenant{Chain: testChain(t), Formulas: r}
+	now := time.Unix(1_800_000_000, 0)
+	tokens = map[string]string{}
+	file := "tokens:\n"
+	for _, one := range []struct {
+		name, tenant, role string
+		days               int
+	}{{"one", "shop", RoleRead, 1}, {"other", "other", RoleRead, 1}, {"all", "*", RoleAdmin, 1}, {"old", "*", RoleAdmin, 0}} {
+		token, entry, err := NewToken(one.name, []string{one.tenant}, one.role, now.AddDate(0, 0, one.days))
+		must(t, err)
+		tokens[one.name], file = token, file+entry
+	}
+	all, err := ParseTokens([]byte(file))
+	must(t, err)
+	pages := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, "page of ", FromContext(r.Context()).Tenants)
+	})
+	return NewHandler(Config{
+		Reader: read.New(w.st, read.Options{Limits: read.DefaultLimits(), Now: never}),
+		Tenant: func(name string) *Tenant {
+			if name == "shop" || name == "other" {
+				return shop
+			}
+			return nil
+		},
+		Tenants: func() []string { return []string{"shop", "other"} },
+		Tokens:  func() *Tokens { return all }, Limits: limits, Pages: pages, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return now },
+	}), w, tokens
+}
+
+func call(h http.Handler, method, path, token, body string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, strings.NewReader(body))
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// Another tenant's things and absent ones are answered alike, to the byte.
+func TestAccess(t *testing.T) {
+	h, _, tokens := testServer(t, DefaultLimits())
+	body := `{"formulas":[{"id":"orders"}]}`
+	for _, c := range []struct {
+		path, token string
+		status      int
+	}{
+		{"/shop", "", 401}, {"/shop", "tandem_wrong", 401}, {"/shop", tokens["old"], 401}, {"/nobody", "", 401},
+		{"/shop", tokens["one"], 200}, {"/shop", tokens["all"], 200}, {"/other", tokens["all"], 200},
+		{"/shop", tokens["other"], 404}, {"/other", tokens["one"], 404}, {"/nobody", tokens["one"], 404}, {"/nobody", tokens["all"], 404},
+	} {
+		got := call(h, "POST", c.path, c.token, body)
+		if got.Code != c.status {
+			t.Errorf("%s: %d, not %d: %s", c.path, got.Code, c.status, got.Body)
+		}
+	}
+	for _, path := range []string{"", "/download.csv?formula=orders", "/api/v1/query", "/x/y"} {
+		for _, method := range []string{"GET", "POST", "DELETE"} {
+			foreign, absent := call(h, method, "/other"+path, tokens["one"], body), call(h, method, "/nobody"+path, tokens["one"], body)
+			if foreign.Code != 404 || foreign.Body.String() != absent.Body.String() || !reflect.DeepEqual(foreign.Header(), absent.Header()) {
+				t.Errorf("%s %s: %d %v %s, an absent tenant's is %d %v %s", method, path, foreign.Code, foreign.Header(), foreign.Body, absent.Code, absent.Header(), absent.Body)
+			}
+		}
+	}
+	if got := call(h, "GET", "/", tokens["one"], "").Body.String(); got != "page of [shop]" {
+		t.Errorf("the front page lists %q", got)
+	}
+	if got := call(h, "POST", "/shop/promote", tokens["one"], "{}"); got.Code != 403 {
+		t.Errorf("an act of an admin with a token to read: %d", got.Code)
+	}
+}
+
+// What another site makes a browser ask for, with the cookie that the browser has, is refused where it acts.
+func TestCrossSite(t *testing.T) {
+	h, _, tokens := testServer(t, DefaultLimits())
+	for site, want := range map[string]int{"same-origin": 200, "cross-site": 403} {
+		r := httptest.NewRequest("POST", "/shop/promote", nil)
+		r.AddCookie(&http.Cookie{Name: tokenCookie, Value: tokens["all"]})
+		r.Header.Set("Sec-Fetch-Site", site)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("from %s: %d, not %d", site, w.Code, want)
+		}
+	}
+}
+
+func TestTenantLimits(t *testing.T) {
+	h, _, tokens := testServer(t, Limits{Concurrent: 2, PerSecond: 0.1, Burst: 3, Body: 100})
+	var got *httptest.ResponseRecorder
+	for range 4 {
+		got = call(h, "POST", "/shop", tokens["all"], `{"formulas":[{"id":"orders"}]}`)
+	}
+	if got.Code != 429 || got.Header().Get("Retry-After") != "10" || !strings.Contains(got.Body.String(), `"limit":"rate"`) {
+		t.Errorf("the fourth of three: %d, after %q: %s", got.Code, got.Header().Get("Retry-After"), got.Body)
+	}
+	if got := call(h, "POST", "/other", tokens["all"], `{"formulas":[{"id":"orders"}]}`); got.Code != 200 {
+		t.Errorf("another tenant has to wait too: %d", got.Code)
+	}
+	if got := call(h, "POST", "/other", tokens["all"], `{"formulas":[{"expr":"`+strings.Repeat("1+", 100)+`1"}]}`); got.Code != 413 {
+		t.Errorf("a body of more than 100 bytes: %d", got.Code)
+	}
+	g := newGates(Limits{Concurrent: 1, PerSecond: 1, Burst: 10})
+	leave, err := g.enter("a", time.Unix(0, 0))
+	must(t, err)
+	if _, err := g.enter("a", time.Unix(0, 0)); err == nil {
+		t.Error("two at once where one may be")
+	}
+	leave()
+	if _, err := g.enter("a", time.Unix(0, 0)); err != nil {
+		t.Error(err)
+	}
+}
+
+// A formula is a ratio of sums, whatever the step, and equals the same made of what export tells.
+func TestFormulasOverHTTP(t *testing.T) {
+	h, w, tokens := testServer(t, DefaultLimits())
+	from, to := w.base, w.base+worldMinutes
+	b := Batch{Formulas: []Ask{{ID: "value"}, {ID: "seen"}, {Expr: "order.revenue"}, {ID: "nobody"}}, Experiment: "x", From: stamp(from), To: stamp(to),
+		Step: "1h", GroupBy: []string{"device"}, Filter: map[string][]string{"login": {"true"}}, Compare: true}
+	body, err := json.Marshal(b)
+	must(t, err)
+	got := call(h, "POST", "/shop", tokens["one"], string(body))
+	var out struct {
+		Series []struct {
+			Formula, Variation string
+			Tags               map[string]string
+			Values             []*float64
+			Absolute           []*float64
+		}
+		Warnings []Warning
+		Times    []int64
+	}
+	must(t, json.Unmarshal(got.Body.Bytes(), &out))
+	q := read.Query{Experiment: "x", Metrics: []string{"fm.order", "fm.order.revenue"}, From: from / 60 * 60, To: (to + 59) / 60 * 60, Step: 60, GroupBy: b.GroupBy, Filter: b.Filter}
+	sums := w.naive(t, q)
+	q.Metrics, q.Rolling = []string{"fm.visitors"}, 60
+	visitors := w.naive(t, q)
+	checked := 0
+	for _, s := range out.Series {
+		key := "|" + s.Variation + "|" + s.Tags["device"]
+		for p := range out.Times {
+			value := func(of map[string][]int64, name string) float64 {
+				if all := of[name+key]; all != nil {
+					return float64(all[p])
+				}
+				return 0
+			}
+			var want *float64
+			set := func(v float64) { want = &v }
+			orders, revenue := value(sums, "fm.order"), value(sums, "fm.order.revenue")/100
+			switch {
+			case s.Formula == "value" && orders != 0:
+				set(revenue / orders)
+			case s.Formula == "order.revenue":
+				set(revenue)
+			case s.Formula == "seen":
+				set(value(visitors, "fm.visitors"))
+			}
+			if !reflect.DeepEqual(s.Values[p], want) {
+				t.Errorf("%s %s point %d: %v, not %v", s.Formula, key, p, s.Values[p], want)
+			}
+			checked++
+		}
+		if (s.Variation == "control") != (s.Absolute == nil) {
+			t.Errorf("%s of %s has differences %v", s.Formula, s.Variation, s.Absolute)
+		}
+	}
+	if checked < 50 || len(out.Warnings) != 1 || out.Warnings[0].Formula != "nobody" {
+		t.Errorf("%d values, warnings %+v", checked, out.Warnings)
+	}
+}
+
+func TestWrongRequests(t *testing.T) {
+	h, _, tokens := testServer(t, DefaultLimits())
+	for body, detail := range map[string]string{
+		`{`: "unexpected EOF", `{"formulas":[]}`: "0 formulas", `{"what":1}`: "unknown field", `{"formulas":[{"id":"orders"}]} 1`: "after the object",
+		`{"formulas":[{"id":"orders"}],"experiment":"y"}`:                                                      `no experiment`,
+		`{"formulas":[{"id":"orders"}],"step":"0m"}`:                                                           "step",
+		`{"formulas":[{"id":"orders"}],"step":"m"}`:                                                            "step",
+		`{"formulas":[{"id":"orders"}],"from":"2026-01-01T00:00:30Z"}`:                                         "full minute",
+		`{"formulas":[{"id":"orders"}],"groupBy":["device","device"]}`:                                         "twice",
+		`{"formulas":[{"id":"orders"}],"filter":{"shop":["x"]}}`:                                               "no tag",
+		`{"formulas":[{"id":"orders"}],"scope":"fm"}`:                                                          "scope",
+		`{"formulas":[{"id":"orders"}],"to":"9999-01-01T00:00:00Z","from":"1970-01-01T00:00:00Z","step":"1m"}`: "limit",
+	} {
+		got := call(h, "POST", "/shop", tokens["one"], body)
+		var p Problem
+		if err := json.Unmarshal(got.Body.Bytes(), &p); err != nil || got.Code < 400 || got.Code >= 500 || p.Status != got.Code || !strings.Contains(p.Detail, detail) ||
+			got.Header().Get("Content-Type") != "application/problem+json" {
+			t.Errorf("%s: %d %.200s, want something of %q", body, got.Code, got.Body, detail)
+		}
+	}
+}
+
+func TestCSV(t *testing.T) {
+	h, w, tokens := testServer(t, DefaultLimits())
+	got := call(h, "GET", "/shop/download.csv?formula=orders&step=all&experiment=x&groupBy=device&from="+stamp(w.base)+"&to="+stamp(w.base+60), tokens["one"], "")
+	lines := strings.Split(strings.TrimSpace(got.Body.String()), "\n")
+	if got.Code != 200 || len(lines) < 4 || lines[0] != "time,state,formula,variation,device,value" || strings.Count(lines[1], ",") != 5 {
+		t.Errorf("%d %q", got.Code, lines)
+	}
+}
+
+// A Parquet download has as many lines as the CSV; what is in them the table's own test says.
+func TestParquet(t *testing.T) {
+	h, w, tokens := testServer(t, DefaultLimits())
+	query := "?formula=orders&step=30m&experiment=x&groupBy=device&from=" + stamp(w.base) + "&to=" + stamp(w.base+120)
+	csv, got := call(h, "GET", "/shop/download.csv"+query, tokens["one"], ""), call(h, "GET", "/shop/download.parquet"+query, tokens["one"], "")
+	pr, err := file.NewParquetReader(bytes.NewReader(got.Body.Bytes()))
+	must(t, err)
+	if n := strings.Count(csv.Body.String(), "\n") - 1; n < 12 || pr.NumRows() != int64(n) || pr.MetaData().Schema.NumColumns() != 6 {
+		t.Errorf("%d lines, %d in the CSV", pr.NumRows(), n)
+	}
+}
+
+// The document's schemas are closed: a request and an answer of the handlers have no field that it does not list.
+func TestOpenAPI(t *testing.T) {
+	h, _, tokens := testServer(t, DefaultLimits())
+	var doc struct {
+		OpenAPI    string
+		Components struct {
+			Schemas map[string]struct {
+				Properties map[string]any
+				Required   []string
+			}
+		}
+	}
+	must(t, json.Unmarshal(call(h, "GET", "/openapi.json", "", "").Body.Bytes(), &doc))
+	var answer map[string]any
+	must(t, json.Unmarshal(call(h, "POST", "/shop", tokens["one"], `{"formulas":[{"id":"orders"}],"experiment":"x"}`).Body.Bytes(), &answer))
+	check := func(name string, v map[string]any) {
+		s := doc.Components.Schemas[name]
+		for f := range v {
+			if s.Properties[f] == nil {
+				t.Errorf("%s has no %s in the document", name, f)
+			}
+		}
+		for _, f := range s.Required {
+			if _, ok := v[f]; !ok {
+				t.Errorf("%s lacks %s, which the document promises", name, f)
+			}
+		}
+	}
+	check("Result", answer)
+	check("Meta", answer["formulas"].([]any)[0].(map[string]any))
+	check("Line", answer["series"].([]any)[0].(map[string]any))
+	if len(doc.Components.Schemas["Batch"].Properties) != reflect.TypeFor[Batch]().NumField() {
+		t.Error("Batch and its schema have not the same fields")
+	}
+}
+
+func TestBuiltinFormulas(t *testing.T) {
+	AnyFormulas()
+	if _, err := formula.Load("shop", traffic.Formulas()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAuditLog(t *testing.T) {
+	var b bytes.Buffer
+	must(t, NewAuditLog(&b).Note(Act{Who: "a\nb", Act: "promote"}))
+	var act Act
+	if err := json.Unmarshal(b.Bytes(), &act); err != nil || strings.Count(b.String(), "\n") != 1 || act.Who != "a\nb" {
+		t.Errorf("%q %v", b.String(), err)
+	}
+}
+
+// Whatever is sent, the answer is one that the document has, and never a fault of the service.
+func FuzzRequests(f *testing.F) {
+	h, _, tokens := testServer(f, Limits{Concurrent: 10, PerSecond: 1e9, Burst: 1e9, Body: 1 << 16})
+	f.Add("formula=orders&step=1h", `{"formulas":[{"expr":"clamp(order/visit,0,1)"}],"step":"all"}`, "tandem_x")
+	f.Add("formula=orders&from=1970-01-01T00:00:00Z&to=9999-01-01T00:00:00Z&step=1m", `{"formulas":[{"expr":"quantile(order.revenue,0.5)"}],"experiment":"x"}`, "")
+	f.Add("filter=device:&groupBy=&param=mp:home", `{"formulas":[{"id":"reach"}],"params":{"mp":"x\") / 0 + beta(\"y"}}`, "\x00")
+	f.Fuzz(func(t *testing.T, query, body, token string) {
+		r := httptest.NewRequest("GET", "/shop/download.csv", nil)
+		r.URL = &url.URL{Path: "/shop/download.csv", RawQuery: query}
+		r.Header.Set("Authorization", "Bearer "+tokens["one"])
+		post := httptest.NewRequest("POST", "/shop", strings.NewReader(body))
+		post.Header.Set("Content-Type", "application/json")
+		post.Header.Set("Authorization", "Bearer "+tokens["one"])
+		for _, r := range []*http.Request{r, post} {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, r)
+			if w.Code >= 500 {
+				t.Errorf("%d: %s", w.Code, w.Body)
+			}
+		}
+		other := post.Clone(context.Background())
+		other.Header["Authorization"] = []string{token}
+		other.Body = io.NopCloser(strings.NewReader(body))
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, other)
+		if w.Code != 401 {
+			t.Errorf("token %q: %d", token, w.Code)
+		}
+	})
+}

@@ -1,0 +1,365 @@
+package pages
+
+import (
+	"cmp"
+	"context"
+	"math"
+	"slices"
+	"strconv"
+
+	"tandem/core/evidence"
+	"tandem/core/tenant"
+)
+
+const (
+	// alpha is that of intervals, guardAlpha that of a guardrail, share that of false ones among what e-BH confirms.
+	alpha      = 0.05
+	guardAlpha = 0.001
+	share      = 0.05
+	// planned is the number of sessions at which intervals are narrowest. It must not follow from what has come.
+	planned = 100_000
+	// recent is how many closed minutes health looks at, silence those of a variation without sessions.
+	recent  = 60
+	silence = 15
+	// points is the most points of a series over an experiment's whole time.
+	points = 240
+)
+
+// minOrders is the burn-in of amounts.
+const minOrders = evidence.MinOrders
+
+// sessions is the n of every analysis (SPEC 6).
+func sessions(scope string) Base { return Base{Metric: scope + ".visit.beta"} }
+
+// evaluation is what is known of one experiment in one scope under one filter.
+type evaluation struct {
+	x        *tenant.Experiment
+	scope    string
+	from, to int64 // minutes: [from, to) is closed, and counts
+	step     int64
+	closed   int64
+	covered  int64
+	layer    string
+	signs    evidence.Signs
+	splitP   []float64 // running, by bucket
+	n        [][]float64
+	spark    []float64 // sessions of the last minutes
+	results  []result
+	last     *Answer // of the last minutes
+	formulas []Formula
+	whole    *Answer
+	all      *Answer // one bucket, for what does not add up over time
+}
+
+// result is one formula of one treatment against the control.
+type result struct {
+	formula, variation int // places
+	value, control     float64
+	interval           evidence.Interval
+	diff               float64
+	relative           bool
+	logE               float64
+	state              string // "", "waiting", "signal", "confirmed"
+	failing            bool
+	why                string
+}
+
+// span is the time that an experiment counts over, in minutes.
+func span(x *tenant.Experiment, c *tenant.Config, rd Reader) (from, to int64, started, ended bool) {
+	minute := rd.Now().Unix() / 60
+	from, to = max(minute-c.Retention/60000, rd.Begin()), minute
+	if x.Start != tenant.NoStart {
+		from = max(from, x.Start/60000)
+	}
+	if x.End != tenant.NoEnd {
+		to = min(to, x.End/60000)
+	}
+	return from, to, x.Start == tenant.NoStart || x.Start/60000 <= minute, x.End != tenant.NoEnd && x.End/60000 <= minute
+}
+
+// evaluate reads an experiment's sums since its start and says what they prove, up to the last closed minute.
+func evaluate(ctx context.Context, rd Reader, c *tenant.Config, x *tenant.Experiment, formulas []Formula, scope string, filter map[string]string) (*evaluation, error) {
+	from, to, started, ended := span(x, c, rd)
+	e := &evaluation{x: x, scope: scope, formulas: formulas, from: from, to: max(to, from), step: 1}
+	e.signs.Started, e.signs.Ended, e.signs.SplitP = started, ended, 1
+	judged, shown := []Base{sessions(scope)}, []Base{}
+	for _, f := range formulas {
+		if f.Stat == nil {
+			shown = append(shown, f.Bases...)
+			continue
+		}
+		judged = append(judged, f.Bases...)
+		for _, name := range f.Stat.names() {
+			judged = append(judged, Base{Metric: name})
+		}
+	}
+	judged, shown = distinct(judged), distinct(shown)
+	// Closed is known with the first answer only.
+	q := Query{Experiment: x.Name, Bases: judged, From: e.to - recent, To: e.to, Step: 1, Filter: filter}
+	var err error
+	if e.last, err = rd.Read(ctx, q); err != nil {
+		return nil, err
+	}
+	e.closed, e.covered, e.layer = max(e.last.ClosedBefore, e.last.CoveredBefore), e.last.CoveredBefore, e.last.Layer
+	if e.closed < e.to {
+		e.to = max(e.closed, from)
+		q.From, q.To = e.to-recent, e.to
+		if e.last, err = rd.Read(ctx, q); err != nil {
+			return nil, err
+		}
+	}
+	if !started || e.to == from {
+		return e, nil
+	}
+	// Buckets begin on multiples of the step, so that rollups serve them.
+	e.step = stepOf(e.to-from, points)
+	q.From, q.To, q.Step = from-from%e.step, e.to, e.step
+	if e.whole, err = rd.Read(ctx, q); err != nil {
+		return nil, err
+	}
+	if len(shown) > 0 {
+		q.Bases, q.Step = shown, e.to-q.From
+		if e.all, err = rd.Read(ctx, q); err != nil {
+			return nil, err
+		}
+	}
+	e.from = q.From
+	e.judge(formulas)
+	return e, nil
+}
+
+// distinct sorts them and leaves out what is there twice.
+func distinct(b []Base) []Base {
+	slices.SortFunc(b, func(a, b Base) int { return cmp.Or(cmp.Compare(a.Metric, b.Metric), cmp.Compare(a.Rolling, b.Rolling)) })
+	return slices.Compact(b)
+}
+
+// steps are lengths of buckets in minutes.
+var steps = []int64{1, 5, 10, 30, 60, 180, 360, 720, 1440}
+
+// stepOf is the shortest that cuts so many minutes into at most n buckets.
+func stepOf(minutes int64, n int64) int64 {
+	for _, step := range steps {
+		if minutes <= step*n {
+			return step
+		}
+	}
+	return steps[len(steps)-1]
+}
+
+// cumulative gives sums up to and including each bucket.
+func (e *evaluation) cumulative(v string, b Base) []float64 {
+	n := (e.to - e.from + e.step - 1) / e.step
+	out := make([]float64, n)
+	sum := 0.
+	row := e.whole.Sums[Key{v, b}]
+	for i := range out {
+		if i < len(row) && !math.IsNaN(row[i]) {
+			sum += row[i]
+		}
+		out[i] = sum
+	}
+	return out
+}
+
+// total leaves out what has expired.
+func total(row []float64) (sum float64) {
+	for _, v := range row {
+		if !math.IsNaN(v) {
+			sum += v
+		}
+	}
+	return sum
+}
+
+func (e *evaluation) judge(formulas []Formula) {
+	x := e.x
+	lately := make([]float64, len(x.Variations))
+	e.spark = make([]float64, recent)
+	for i, v := range x.Variations {
+		e.n = append(e.n, e.cumulative(v, sessions(e.scope)))
+		row := e.last.Sums[Key{v, sessions(e.scope)}]
+		for m, c := range row {
+			e.spark[m] += total([]float64{c})
+		}
+		lately[i] = total(row[max(len(row)-silence, 0):])
+		e.signs.Sessions += e.n[i][len(e.n[i])-1]
+	}
+	e.signs.Recent = total(e.spark)
+	p := 1.
+	counts := make([]float64, len(x.Variations))
+	for b := range e.n[0] {
+		for i := range counts {
+			counts[i] = e.n[i][b]
+		}
+		p = min(p, evidence.P(evidence.SplitLogE(counts, x.Weights, evidence.SplitC)))
+		e.splitP = append(e.splitP, p)
+	}
+	e.signs.SplitP = p
+	if !e.signs.Ended {
+		e.signs.Silent = slices.Contains(evidence.Silent(lately, x.Weights, evidence.SilentAlpha), true)
+	}
+	control := slices.Index(x.Variations, x.Control)
+	for fi := range formulas {
+		f := &formulas[fi]
+		for v := range x.Variations {
+			if v == control {
+				continue
+			}
+			r := e.compare(f, v, control, len(e.n[0])-1)
+			r.formula, r.variation = fi, v
+			e.results = append(e.results, r)
+			e.signs.Failing = e.signs.Failing || r.failing
+			if f.Role == "guardrail" && f.Stat != nil && f.Stat.Kind == Proportion && !e.signs.Ended {
+				e.signs.Broken = e.signs.Broken || e.broken(f.Stat.Hits, v, control)
+			}
+		}
+	}
+}
+
+func (e *evaluation) shareOf(v, control int) float64 {
+	w := e.x.Weights
+	return w[v] / (w[v] + w[control])
+}
+
+// broken runs the break alarm over the last closed minutes.
+func (e *evaluation) broken(hits string, v, control int) bool {
+	share := e.shareOf(v, control)
+	if !(share > 0 && share < 1) {
+		return false
+	}
+	t, c := e.last.Sums[Key{e.x.Variations[v], Base{Metric: hits}}], e.last.Sums[Key{e.x.Variations[control], Base{Metric: hits}}]
+	var b evidence.Break
+	for m := range recent {
+		at := func(row []float64) float64 {
+			if m < len(row) {
+				return total(row[m : m+1])
+			}
+			return 0
+		}
+		b.Add(at(t), at(c), share)
+	}
+	return b.Alarm
+}
+
+// sumAt returns the sums of a variation up to and including a bucket.
+func (e *evaluation) sumAt(variation string, bucket int) func(metric string) float64 {
+	return func(metric string) float64 {
+		row := e.whole.Sums[Key{variation, Base{Metric: metric}}]
+		return total(row[:min(bucket+1, len(row))])
+	}
+}
+
+// valueAt is a formula's value in a variation up to and including a bucket; of what is for charts only, over all.
+func (e *evaluation) valueAt(f *Formula, variation string, bucket int) float64 {
+	sum := e.sumAt(variation, bucket)
+	return f.Eval(1, func(b Base) []float64 {
+		if f.Stat == nil {
+			if row := e.all.Sums[Key{variation, b}]; len(row) > 0 {
+				return row[len(row)-1:]
+			}
+			return []float64{0}
+		}
+		return []float64{sum(b.Metric)}
+	})[0]
+}
+
+// moments are those of a variation up to and including a bucket, and the events of its burn-in.
+func (st *Stat) moments(n float64, sum func(string) float64) (m evidence.Moments, events float64) {
+	of := func(s Sums) evidence.Total {
+		unit := math.Pow10(-s.Decimals)
+		return evidence.Total{Sum: sum(s.Sum) * unit, Sq: sum(s.Sq) * unit * unit}
+	}
+	switch st.Kind {
+	case Proportion:
+		return evidence.Proportion(n, sum(st.Hits)), sum(st.Hits)
+	case Mean:
+		t := of(st.Num)
+		return evidence.Mean(n, t.Sum, t.Sq), sum(st.Events)
+	}
+	return evidence.Ratio(n, of(st.Num), of(st.Den), sum(st.Cross)*math.Pow10(-st.Num.Decimals-st.Den.Decimals)), sum(st.Events)
+}
+
+// compare says what is known of a formula in a treatment after a bucket.
+func (e *evaluation) compare(f *Formula, v, control, bucket int) (r result) {
+	sum, base := e.sumAt(e.x.Variations[v], bucket), e.sumAt(e.x.Variations[control], bucket)
+	r.value, r.control = e.valueAt(f, e.x.Variations[v], bucket), e.valueAt(f, e.x.Variations[control], bucket)
+	st := f.Stat
+	if st == nil {
+		r.why = "chart only"
+		if f.Trouble != "" {
+			r.why = f.Trouble
+		}
+		return r
+	}
+	n, nc := e.n[v][bucket], e.n[control][bucket]
+	if n < 2 || nc < 2 {
+		r.state, r.why = "waiting", "too few sessions"
+		return r
+	}
+	t, events := st.moments(n, sum)
+	c, eventsC := st.moments(nc, base)
+	if need := max(st.MinimumEvents, evidence.MinEvents); min(events, eventsC) < need {
+		r.state, r.why = "waiting", "waits for "+number(need)+" events in each variation, has "+number(min(events, eventsC))
+		return r
+	}
+	seq := evidence.Sequence{Alpha: alpha, NStar: planned}
+	effect := evidence.Absolute(t, c)
+	if !effect.Known() {
+		r.state, r.why = "waiting", "no spread to judge by"
+		return r
+	}
+	guard := effect
+	if r.relative = c.Steady(); r.relative {
+		effect = evidence.Relative(t, c)
+	}
+	r.logE = seq.LogE(effect)
+	r.diff, r.interval = effect.Diff, seq.Interval(effect)
+	if r.logE >= -math.Log(alpha) {
+		r.state = "signal"
+	}
+	if f.Role == "guardrail" && (f.Good == "up" || f.Good == "down") {
+		r.failing = e.worse(f, guard, events, eventsC, e.shareOf(v, control))
+	}
+	return r
+}
+
+// worse says whether a guardrail is shown to be worse than the control's.
+func (e *evaluation) worse(f *Formula, effect evidence.Effect, events, eventsC, share float64) bool {
+	if f.Stat.Kind == Proportion && share > 0 && share < 1 {
+		ev := evidence.Events{Treatment: events, Control: eventsC, Share: share}
+		if f.Good == "up" {
+			ev = evidence.Events{Treatment: eventsC, Control: events, Share: 1 - share}
+		}
+		return ev.LogEGreater(evidence.GuardrailC) >= -math.Log(guardAlpha)
+	}
+	if f.Good == "up" {
+		effect.Diff = -effect.Diff
+	}
+	return evidence.Sequence{Alpha: guardAlpha, NStar: planned}.PGreater(effect) < guardAlpha
+}
+
+// confirm marks the signals that survive e-BH over all live tests of the tenant.
+func confirm(all []*evaluation) {
+	var tests []*result
+	for _, e := range all {
+		for i := range e.results {
+			if r := &e.results[i]; r.state == "" || r.state == "signal" {
+				if r.why == "" {
+					tests = append(tests, r)
+				}
+			}
+		}
+	}
+	logE := make([]float64, len(tests))
+	for i, r := range tests {
+		logE[i] = r.logE
+	}
+	for i, stands := range evidence.EBH(logE, share) {
+		if stands && tests[i].state == "signal" {
+			tests[i].state = "confirmed"
+		}
+	}
+}
+
+func number(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }

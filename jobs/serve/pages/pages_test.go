@@ -1,0 +1,262 @@
+package pages
+
+import (
+	"compress/gzip"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+func handler(t testing.TB, m *made, refresh time.Duration) http.Handler {
+	t.Helper()
+	h, err := New(m, refresh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func get(t testing.TB, h http.Handler, url string, status int, into any) *http.Response {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, httptest.NewRequest("GET", url, nil))
+	if w.Code != status {
+		t.Fatalf("%s: %d, want %d: %s", url, w.Code, status, w.Body)
+	}
+	if into != nil {
+		if err := json.Unmarshal(w.Body.Bytes(), into); err != nil {
+			t.Fatalf("%s: %v: %s", url, err, w.Body)
+		}
+	}
+	return w.Result()
+}
+
+func TestExperiments(t *testing.T) {
+	h := handler(t, &made{now: madeNow}, time.Millisecond)
+	var got struct {
+		Experiments []struct {
+			Name, Status string
+			Why          []string
+			Spark        []float64
+			Tests        []struct{ Formula, Variation, State string }
+		}
+		Closed int64
+	}
+	get(t, h, "/shop/page/experiments", 200, &got)
+	want := map[string]string{"checkout_button": "running", "free_shipping_banner": "running", "new_search": "SRM", "lazy_images": "guardrail failing",
+		"one_page_checkout": "unhealthy", "summer_theme": "ended", "gift_wrap": "planned", "recommendations": "no data"}
+	if len(got.Experiments) != len(want) || got.Closed != (madeNow-11)*60000 {
+		t.Fatalf("%+v", got)
+	}
+	for _, x := range got.Experiments {
+		if x.Status != want[x.Name] {
+			t.Errorf("%s is %s, want %s (%v)", x.Name, x.Status, want[x.Name], x.Why)
+		}
+		if x.Name == "checkout_button" {
+			if len(x.Tests) != 2 || x.Tests[0].Variation != "red" || x.Tests[0].State != "confirmed" || len(x.Spark) != recent {
+				t.Errorf("%+v", x)
+			}
+		}
+	}
+}
+
+type experimentData struct {
+	Status     string
+	Closed     int64
+	Variations []struct {
+		Name     string
+		Sessions float64
+	}
+	Metrics []struct {
+		ID   string
+		Rows []struct {
+			Variation       string
+			Value           float64
+			Diff, Low, High *float64
+			State, Why      string
+		}
+	}
+	Chart struct {
+		Times             []int64
+		Step, Provisional int64
+		Series            map[string][]struct{ Values []*float64 }
+	}
+	Lift struct {
+		Times  []int64
+		Series []struct{ Diff, Low, High []*float64 }
+	}
+}
+
+func TestExperiment(t *testing.T) {
+	m := &made{now: madeNow}
+	h := handler(t, m, time.Millisecond)
+	var d, filtered experimentData
+	get(t, h, "/shop/page/experiment/checkout_button?range=1h&drill=conversion_rate", 200, &d)
+	get(t, h, "/shop/page/experiment/checkout_button?range=1h&tag.device=mobile", 200, &filtered)
+	if len(d.Chart.Times) != 60 || d.Chart.Step != 60 || d.Chart.Provisional != (madeNow-11)*60 {
+		t.Errorf("chart %d points, step %d, provisional from %d", len(d.Chart.Times), d.Chart.Step, d.Chart.Provisional)
+	}
+	// What is provisional is drawn and not judged: n ends at the last closed minute.
+	x := m.all()[0]
+	for v, name := range x.Variations {
+		var want float64
+		for minute := x.Start / 60000; minute < madeNow-11; minute++ {
+			want += float64(x.minute(v, minute, madeNow)["visit.beta"])
+		}
+		if d.Variations[v].Name != name || d.Variations[v].Sessions != want {
+			t.Errorf("%s has %v sessions, want %v", name, d.Variations[v].Sessions, want)
+		}
+	}
+	if filtered.Variations[0].Sessions >= d.Variations[0].Sessions/2 {
+		t.Error("a tag filter changed nothing")
+	}
+	red := d.Metrics[0].Rows[0]
+	if red.Low == nil || *red.Low <= 0 || *red.Diff < .1 || red.State != "confirmed" {
+		t.Errorf("a lift of 28 %% is not told: %+v", red)
+	}
+	for _, m := range d.Metrics {
+		if m.ID == "orders" && (m.Rows[0].Low != nil || m.Rows[0].Why == "") {
+			t.Errorf("a formula that is for charts only has an interval: %+v", m.Rows[0])
+		}
+	}
+	last := len(d.Lift.Times) - 1
+	if last < 90 || d.Lift.Times[last] != (madeNow-11)*60 || *d.Lift.Series[0].Low[last] != *red.Low {
+		t.Errorf("the lift's last point, at %d, is not the table's interval", d.Lift.Times[last])
+	}
+	if len(d.Chart.Series) != 5 {
+		t.Errorf("%d series", len(d.Chart.Series))
+	}
+	m.extra.Store(true)
+	get(t, h, "/shop/page/experiment/checkout_button", 200, &d)
+	if len(d.Chart.Series["aov"]) != 3 {
+		t.Error("a new formula is no chart")
+	}
+	// Before anything has come, and before it starts.
+	for _, name := range []string{"gift_wrap", "recommendations"} {
+		get(t, h, "/shop/page/experiment/"+name+"?range=all&drill=conversion_rate", 200, &experimentData{})
+	}
+}
+
+func TestErrors(t *testing.T) {
+	m := &made{now: madeNow}
+	h := handler(t, m, time.Millisecond)
+	for url, status := range map[string]int{
+		"/nobody/page/experiments": 404, "/shop/page/experiment/nothing": 404, "/shop/page/experiment/checkout_button?drill=nothing": 404,
+		"/shop/page/experiment/checkout_button?scope=site": 400, "/shop/page/experiment/checkout_button?range=2y": 400, "/shop/page/experiment/checkout_button?step=7": 400,
+		"/shop/page/experiment/checkout_button?tag.device=watch": 400, "/shop/page/experiment/checkout_button?tag.colour=red": 400,
+		"/shop/page/explain": 400, "/shop/page/explain?session=nobody": 404, "/shop/page/explain?metric=order&minute=noon": 400, "/shop/page/nothing": 404,
+	} {
+		var problem struct {
+			Status int
+			Detail string
+		}
+		into := any(&problem)
+		if strings.HasSuffix(url, "page/nothing") {
+			into = nil
+		}
+		r := get(t, h, url, status, into)
+		if into != nil && (problem.Status != status || problem.Detail == "" || r.Header.Get("Content-Type") != "application/problem+json") {
+			t.Errorf("%s: %+v", url, problem)
+		}
+	}
+	m.broken.Store(true)
+	get(t, h, "/shop/page/experiments", 500, nil)
+}
+
+func TestFrames(t *testing.T) {
+	h := handler(t, &made{now: madeNow}, time.Minute)
+	for path, frame := range map[string]bool{"/": true, "/shop": true, "/shop/operations": true, "/shop/explain": true, "/shop/experiment/x": true, "/static/app.js": true,
+		"/shop/page/experiments": false, "/shop/page/operations": false, "/shop/page/experiment/checkout_button": false} {
+		if Frame(path) != frame {
+			t.Errorf("%s is a frame: %v", path, !frame)
+		}
+		r := get(t, h, path, 200, nil)
+		if strings.HasPrefix(r.Header.Get("Content-Type"), "application/json") == frame {
+			t.Errorf("%s has type %s", path, r.Header.Get("Content-Type"))
+		}
+	}
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set("Accept", "application/json")
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if w.Body.String() != `{"tenants":["shop","outlet"]}` {
+		t.Errorf("tenants: %s", w.Body)
+	}
+}
+
+func TestPromote(t *testing.T) {
+	m := &made{now: madeNow}
+	h := handler(t, m, time.Minute)
+	for _, c := range []struct {
+		kind, body string
+		status     int
+	}{
+		{"text/plain", `{"layer":"stream.dc2"}`, 400}, {"application/json", `{}`, 400}, {"application/json", `{"layer":"stream.dc9"}`, 404}, {"application/json", `{"layer":"stream.dc2"}`, 200},
+	} {
+		r := httptest.NewRequest("POST", "/shop/page/promote", strings.NewReader(c.body))
+		r.Header.Set("Content-Type", c.kind)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if got, _ := m.promoted.Load().(string); w.Code != c.status || (got == "stream.dc2") != (c.status == 200) {
+			t.Errorf("%s %s: %d, want %d", c.kind, c.body, w.Code, c.status)
+		}
+	}
+}
+
+// TestWeight: all that a page loads, its largest data included, stays below 300 kB, and no page has an inline script.
+func TestWeight(t *testing.T) {
+	m := &made{now: madeNow}
+	m.extra.Store(true)
+	h := handler(t, m, time.Minute)
+	fetch := func(url string) (n int, body string) {
+		r := httptest.NewRequest("GET", url, nil)
+		r.Header.Set("Accept-Encoding", "gzip")
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		n = w.Body.Len()
+		z, err := gzip.NewReader(w.Body)
+		if err != nil || w.Code != 200 {
+			t.Fatalf("%s: %d, %v", url, w.Code, err)
+		}
+		data, err := io.ReadAll(z)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w.Header().Get("Content-Security-Policy") != policy {
+			t.Errorf("%s: no policy", url)
+		}
+		return n, string(data)
+	}
+	total, page := fetch("/shop/experiment/checkout_button")
+	seen := map[string]bool{}
+	var load func(text string)
+	load = func(text string) {
+		for _, name := range regexp.MustCompile(`(?:src|href)="/(static/[^"]+)"|from '\./([^']+)'`).FindAllStringSubmatch(text, -1) {
+			url := "/" + name[1]
+			if name[2] != "" {
+				url = "/static/" + name[2]
+			}
+			if seen[url] {
+				continue
+			}
+			seen[url] = true
+			n, body := fetch(url)
+			total += n
+			load(body)
+		}
+	}
+	load(page)
+	if regexp.MustCompile(`<script[^>]*>[^<]|\son[a-z]+=|style=`).MatchString(page) {
+		t.Error("inline script or style")
+	}
+	data, _ := fetch("/shop/page/experiment/checkout_button?range=24h&step=1&drill=conversion_rate")
+	t.Logf("%d files, %d bytes; data of the heaviest page %d bytes", len(seen), total, data)
+	if len(seen) < 10 || total+data > 300_000 {
+		t.Errorf("%d files of %d bytes and data of %d bytes", len(seen), total, data)
+	}
+}

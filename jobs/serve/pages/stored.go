@@ -1,0 +1,425 @@
+package pages
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"tandem/batch"
+	"tandem/core/formula"
+	"tandem/core/tenant"
+	"tandem/jobs/serve"
+	"tandem/jobs/serve/read"
+)
+
+// Stored is the Source of a service's requests (serve.FromContext): the metric store through its read path, the batch's
+// archive, and the services that answer over HTTP. What is nil is told as not there.
+type Stored struct {
+	// Now is the time that open experiments and charts end at. Nil: after the last session, of records of the past.
+	Now func() time.Time
+	// Batch is a tenant's batch over the archive, for its reports and what waits; its Store may be nil.
+	Batch func(tenant string) (*batch.Job, error)
+	// Explainer is ready to explain a tenant's numbers.
+	Explainer func(ctx context.Context, tenant string) (*batch.Explain, error)
+	// Layers names the stream layers to look at, beside the active one.
+	Layers []string
+	// Promoter makes a layer the active one of a tenant.
+	Promoter func(ctx context.Context, tenant, layer string) error
+	// Services are base URLs of the services' health listeners.
+	Services []string
+	// Ticks are those of a pipeline in the same process.
+	Ticks func() []Tick
+	Audit *serve.AuditLog
+}
+
+func asked(ctx context.Context, name string) (*serve.Request, error) {
+	q := serve.FromContext(ctx)
+	if q == nil || q.Tenant == nil || q.Tenant.Chain.Tenant != name {
+		return nil, fmt.Errorf("%w: tenant %q", ErrNotFound, name)
+	}
+	return q, nil
+}
+
+// Tenants is part of Source.
+func (s *Stored) Tenants(ctx context.Context) ([]string, error) {
+	q := serve.FromContext(ctx)
+	if q == nil {
+		return nil, ErrNotFound
+	}
+	return append([]string{}, q.Tenants...), nil
+}
+
+// Open is part of Source.
+func (s *Stored) Open(ctx context.Context, name string) (Reader, error) {
+	q, err := asked(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	x, err := q.Resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := &reader{x: x, formulas: q.Tenant.Formulas, schemas: map[string]*formula.Schema{}, trouble: []string{}}
+	if s.Now != nil {
+		r.now = s.Now()
+	} else if r.now, err = end(ctx, x); err != nil {
+		return nil, err
+	}
+	if q.Tenant.Trouble != "" {
+		r.trouble = append(r.trouble, "The formulas are those of before: "+q.Tenant.Trouble)
+	}
+	return r, nil
+}
+
+// end is the end of the last minute in which a session began.
+func end(ctx context.Context, x *read.Resolved) (time.Time, error) {
+	from, to := x.Span()
+	from = max(from-from%read.WindowMinutes, 0)
+	for _, step := range []int64{read.WindowMinutes, 1} {
+		if to <= from {
+			break
+		}
+		a, err := x.Range(ctx, read.Query{Metrics: []string{"site.visit.beta"}, From: from, To: to, Step: step})
+		if err != nil {
+			return time.Time{}, err
+		}
+		last := from
+		for _, s := range a.Series {
+			for i, v := range s.Values {
+				if v > 0 {
+					last = max(last, from+int64(i)*step)
+				}
+			}
+		}
+		from, to = last, min(last+step, to)
+	}
+	return time.Unix(to*60, 0), nil
+}
+
+type reader struct {
+	x        *read.Resolved
+	now      time.Time
+	formulas *formula.Repository
+	schemas  map[string]*formula.Schema // by experiment
+	trouble  []string
+}
+
+// Now is part of Reader.
+func (r *reader) Now() time.Time { return r.now }
+
+// Trouble is part of Reader.
+func (r *reader) Trouble() []string { return r.trouble }
+
+// Begin is part of Reader.
+func (r *reader) Begin() int64 {
+	from, _ := r.x.Span()
+	return from
+}
+
+// Config is part of Reader. The start of an experiment is that of its last phase: sums of different definitions, or of
+// different splits, are never pooled.
+func (r *reader) Config() (*tenant.Config, string) {
+	revs := r.x.Chain.Revs
+	at := len(revs) - 1
+	for at > 0 && revs[at].From > r.now.UnixMilli() {
+		at--
+	}
+	c := *revs[at].Config
+	text := configYAML(&c)
+	c.Experiments = slices.Clone(c.Experiments)
+	for i := range c.Experiments {
+		x := &c.Experiments[i]
+		for was := at; was > 0; was-- {
+			before := revs[was-1].Config.Experiments
+			j := slices.IndexFunc(before, func(o tenant.Experiment) bool { return o.Name == x.Name })
+			if j < 0 || !slices.Equal(before[j].Variations, x.Variations) || !slices.Equal(before[j].Weights, x.Weights) || before[j].Control != x.Control ||
+				!slices.Equal(before[j].Qualify, x.Qualify) || before[j].Start != c.Experiments[i].Start && x.Start == c.Experiments[i].Start {
+				x.Start = max(x.Start, revs[was].From)
+				break
+			}
+		}
+	}
+	return &c, text
+}
+
+// Formulas is part of Reader.
+func (r *reader) Formulas(ctx context.Context, experiment, scope string) ([]Formula, error) {
+	schema := r.schemas[experiment]
+	if schema == nil {
+		var err error
+		if schema, err = serve.SchemaIn(ctx, r.x, experiment); err != nil {
+			return nil, err
+		}
+		r.schemas[experiment] = schema
+	}
+	crosses := map[string]bool{}
+	for name := range schema.Names {
+		if strings.Contains(name, "*") {
+			crosses[name] = true
+		}
+	}
+	out := []Formula{}
+	for _, f := range r.formulas.Formulas {
+		plan := formula.NewPlan(schema)
+		c, err := r.formulas.Compile(plan, formula.Ask{ID: f.ID, Scope: scope})
+		one := Formula{ID: f.ID, Title: f.Title, Unit: f.Unit, Format: f.Format, Chart: f.Chart, Good: f.Good, Role: f.Role, Description: f.Description, Owner: f.Owner, Expr: f.Expr}
+		if err != nil {
+			one.Trouble = err.Error()
+			one.Eval = func(points int, _ func(Base) []float64) []float64 {
+				return slices.Repeat([]float64{math.NaN()}, points)
+			}
+			out = append(out, one)
+			continue
+		}
+		one.Title = c.Title
+		for _, b := range plan.Bases {
+			one.Bases = append(one.Bases, Base(b))
+		}
+		one.Eval = func(points int, of func(Base) []float64) []float64 {
+			return c.Eval(formula.Columns{Points: points, Of: func(b formula.Base) []float64 { return of(Base(b)) }})
+		}
+		one.Stat = statOf(c.Shape, scope, schema)
+		if one.Stat != nil {
+			one.Stat.MinimumEvents = max(one.Stat.MinimumEvents, f.Minimum)
+		}
+		out = append(out, one)
+	}
+	return out, nil
+}
+
+// Read is part of Reader.
+func (r *reader) Read(ctx context.Context, q Query) (*Answer, error) {
+	a := &Answer{Sums: map[Key][]float64{}, ClosedBefore: r.x.CompleteThrough, Layer: r.x.View.Active}
+	for _, w := range r.x.View.Windows {
+		a.CoveredBefore = max(a.CoveredBefore, w.To)
+	}
+	filter := map[string][]string{}
+	for tag, v := range q.Filter {
+		filter[tag] = []string{v}
+	}
+	of := map[int64][]string{}
+	for _, b := range q.Bases {
+		of[b.Rolling] = append(of[b.Rolling], b.Metric)
+	}
+	from := max(q.From, 0)
+	from += (q.Step - (from-q.From)%q.Step) % q.Step
+	for rolling, metrics := range of {
+		rq := read.Query{Experiment: q.Experiment, Metrics: metrics, From: from, To: q.To, Step: q.Step, Rolling: rolling, Filter: filter}
+		if rolling > 0 && rolling%q.Step != 0 && q.Step%rolling != 0 {
+			// One value is asked for, at the end.
+			rq.From, rq.Step = max(q.To-rolling, 0), rolling
+			rq.From = q.To - rolling
+		}
+		if rq.From < 0 || rq.From >= rq.To {
+			continue
+		}
+		got, err := r.x.Range(ctx, rq)
+		if err != nil {
+			var limit *read.LimitError
+			if errors.As(err, &limit) {
+				return nil, fmt.Errorf("%w: %w", ErrRequest, err)
+			}
+			return nil, err
+		}
+		skip := int((rq.From - q.From) / rq.Step)
+		for _, s := range got.Series {
+			k := Key{s.Variation, Base{s.Metric, rolling}}
+			values := make([]float64, max(skip, 0), max(skip, 0)+len(s.Values))
+			for i, v := range s.Values {
+				if s.States[i] == read.Unknown {
+					values = append(values, math.NaN())
+				} else {
+					values = append(values, float64(v))
+				}
+			}
+			a.Sums[k] = values
+		}
+	}
+	return a, nil
+}
+
+// statOf says what the shape of a formula can prove with the metrics that there are.
+func statOf(shape formula.Shape, scope string, schema *formula.Schema) *Stat {
+	prefix := scope + "."
+	num, ok := strings.CutPrefix(shape.Numerator, prefix)
+	den, ok2 := strings.CutPrefix(shape.Denominator, prefix)
+	if !ok || !ok2 {
+		return nil
+	}
+	// A count has `stats`, a value a `cap`; both have sums of squares then.
+	sums := func(name string) (s Sums, events string, ok bool) {
+		name = strings.TrimSuffix(name, ".tot")
+		if schema.Names[name+".sq"] && schema.Names[name+".tot"] {
+			return Sums{prefix + name + ".tot", prefix + name + ".sq", 0}, prefix + name + ".hit", true
+		}
+		name = strings.TrimSuffix(name, ".cap")
+		if schema.Names[name+".cap.sq"] {
+			point, _, _ := strings.Cut(name, ".")
+			return Sums{prefix + name + ".cap", prefix + name + ".cap.sq", schema.Decimals[name]}, prefix + point, true
+		}
+		return s, "", false
+	}
+	if den == "visit.beta" {
+		if strings.HasSuffix(num, ".beta") || strings.HasSuffix(num, ".hit") {
+			return &Stat{Kind: Proportion, Hits: prefix + num}
+		}
+		if s, events, ok := sums(num); ok {
+			return &Stat{Kind: Mean, Num: s, Events: events, MinimumEvents: minimumOf(s)}
+		}
+		return nil
+	}
+	x, events, ok := sums(num)
+	y, _, ok2 := sums(den)
+	if !ok || !ok2 {
+		return nil
+	}
+	bare := func(name string) string { return strings.TrimSuffix(strings.TrimSuffix(name, ".tot"), ".cap") }
+	for _, cross := range []string{bare(num) + "*" + bare(den), bare(den) + "*" + bare(num)} {
+		if schema.Names[cross] {
+			return &Stat{Kind: Ratio, Num: x, Den: y, Cross: prefix + cross, Events: events, MinimumEvents: minimumOf(x)}
+		}
+	}
+	return nil
+}
+
+// minimumOf is the burn-in of amounts, whose tails are heavy.
+func minimumOf(s Sums) float64 {
+	if strings.HasSuffix(s.Sum, ".cap") {
+		return minOrders
+	}
+	return 0
+}
+
+// Explain is part of Source.
+func (s *Stored) Explain(ctx context.Context, q Explain) (any, error) {
+	if _, err := asked(ctx, q.Tenant); err != nil {
+		return nil, err
+	}
+	if s.Explainer == nil {
+		return nil, fmt.Errorf("%w: numbers are explained from the archive, and this service has none", ErrNotFound)
+	}
+	x, err := s.Explainer(ctx, q.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	if q.Session != "" {
+		to := q.Minute + 60
+		if q.Minute == 0 {
+			a, err := x.Job.Archived()
+			if err != nil {
+				return nil, err
+			}
+			for w := range a.Spans {
+				to = max(to, (w+batch.WindowMS)/60000)
+			}
+		}
+		return x.Session(ctx, q.Session, max(0, to-2*24*60), to)
+	}
+	scope := q.Scope
+	if scope == "" {
+		scope = "fm"
+		if q.Experiment == "" {
+			scope = "site"
+		}
+	}
+	return x.Number(ctx, batch.Number{Experiment: q.Experiment, Variation: q.Variation, Metric: scope + "." + q.Metric, Minute: q.Minute, Tags: q.Tags})
+}
+
+// Promote is part of Source.
+func (s *Stored) Promote(ctx context.Context, name, layer string) error {
+	q, err := asked(ctx, name)
+	if err != nil {
+		return err
+	}
+	if q.Who.Role != serve.RoleAdmin {
+		return fmt.Errorf("%w: it takes a token of role admin", ErrForbidden)
+	}
+	if s.Promoter == nil {
+		return fmt.Errorf("%w: this service cannot promote; use tandem failover promote", ErrRequest)
+	}
+	err = s.Promoter(ctx, name, layer)
+	if s.Audit != nil {
+		act := serve.Act{Time: time.Now().UTC(), Who: q.Who.Name, Tenant: name, Act: "promote", Detail: layer}
+		if err != nil {
+			act.Error = err.Error()
+		}
+		err = errors.Join(err, s.Audit.Note(act))
+	}
+	return err
+}
+
+// services asks each service how it is.
+func (s *Stored) services(ctx context.Context, o *Operations) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	type told struct {
+		service Service
+		ticks   []Tick
+	}
+	answers := make(chan told, len(s.Services))
+	for _, url := range s.Services {
+		go func() {
+			sv := Service{Name: strings.TrimPrefix(strings.TrimPrefix(url, "http://"), "https://"), Lag: -1}
+			body, status, err := fetch(ctx, url+"/readyz")
+			switch {
+			case err != nil:
+				sv.Reason = "it does not answer"
+			case status == http.StatusOK:
+				sv.Ready = true
+			default:
+				sv.Reason = strings.TrimSpace(string(body))
+			}
+			var ticks struct {
+				Ticks []struct {
+					Stage     string
+					At        time.Time
+					Partition int32
+					Watermark *time.Time
+					Rows      int64
+					Seconds   map[string]float64
+				}
+			}
+			t := told{service: sv}
+			if body, _, err := fetch(ctx, url+"/ticks"); err == nil && json.Unmarshal(body, &ticks) == nil {
+				for _, k := range ticks.Ticks {
+					delete(k.Seconds, "total")
+					tick := Tick{Stage: k.Stage, Partition: k.Partition, At: k.At.UnixMilli(), Rows: k.Rows, Seconds: k.Seconds}
+					if k.Watermark != nil {
+						tick.Watermark = k.Watermark.UnixMilli()
+					}
+					t.ticks = append(t.ticks, tick)
+				}
+			}
+			answers <- t
+		}()
+	}
+	for range s.Services {
+		t := <-answers
+		o.Services = append(o.Services, t.service)
+		o.Ticks = append(o.Ticks, t.ticks...)
+	}
+}
+
+// mostTold is how much of an answer of a service is read.
+const mostTold = 4 << 20
+
+func fetch(ctx context.Context, url string) ([]byte, int, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, 0, err
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, mostTold))
+	return body, resp.StatusCode, err
+}

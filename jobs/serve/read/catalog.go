@@ -1,0 +1,159 @@
+package read
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"tandem/core/tenant"
+	"tandem/schemas/store"
+)
+
+// Catalog is what there is to ask for: what the tenant's configs list, whenever they did.
+type Catalog struct {
+	Tenant      string
+	Experiments []Experiment // by name
+	// Names are those of metrics without scope, as "order.revenue", buckets of histograms aside. Each exists as
+	// "site.NAME", and of each experiment as "assigned.NAME" and "fm.NAME".
+	Names []string
+	Tags  []tenant.Tag // by name; `none` and `other` go without saying
+	// Decimals of each metric whose values are scaled, by name: a value divided by 10^decimals is what beacons carried.
+	Decimals map[string]int
+	// Histograms are the values that have one, as "perf.load", and their buckets are of the scaled value.
+	Histograms []string
+	From, To   int64 // minutes of which the view has anything
+}
+
+// Experiment is an experiment as the newest config says that lists it.
+type Experiment struct {
+	tenant.Experiment
+	// All are all variations that it ever listed, by the order in which they came.
+	All []string
+	// Listed says whether the newest config still lists the experiment.
+	Listed bool
+}
+
+// Catalog lists what there is.
+func (x *Resolved) Catalog() *Catalog {
+	c := CatalogOf(x.Chain)
+	c.From, c.To = x.Span()
+	return c
+}
+
+// CatalogOf lists what the configs of a chain do; nothing is known of the time.
+func CatalogOf(chain *tenant.Chain) *Catalog {
+	c := &Catalog{Tenant: chain.Tenant, Decimals: map[string]int{}}
+	names, experiments, tags := map[string]bool{}, map[string]*Experiment{}, map[string]tenant.Tag{}
+	for _, n := range []string{"visit", "visit.beta", "visit.end", "bounce", "visit.pages", "visit.seconds", "visitors"} {
+		names[n] = true
+	}
+	for i := range chain.Revs {
+		cfg := chain.Revs[i].Config
+		for _, e := range cfg.Experiments {
+			experiments[e.Name] = &Experiment{Experiment: e, Listed: i == len(chain.Revs)-1}
+		}
+		for _, t := range cfg.Tags {
+			tags[t.Name] = t
+		}
+		c.points(cfg, names)
+	}
+	for i := range chain.XNames {
+		if e := experiments[chain.XNames[i].Name]; e != nil {
+			e.All = chain.XNames[i].Variations
+		}
+	}
+	for _, e := range experiments {
+		c.Experiments = append(c.Experiments, *e)
+	}
+	slices.SortFunc(c.Experiments, func(a, b Experiment) int { return strings.Compare(a.Name, b.Name) })
+	for _, t := range tags {
+		c.Tags = append(c.Tags, t)
+	}
+	slices.SortFunc(c.Tags, func(a, b tenant.Tag) int { return strings.Compare(a.Name, b.Name) })
+	for n := range names {
+		c.Names = append(c.Names, n)
+	}
+	slices.Sort(c.Names)
+	slices.Sort(c.Histograms)
+	c.Histograms = slices.Compact(c.Histograms)
+	return c
+}
+
+func (c *Catalog) points(cfg *tenant.Config, names map[string]bool) {
+	decimals := map[string]int{} // of the sides of pairs
+	for _, p := range cfg.Points {
+		names[p.Name], names[p.Name+".beta"] = true, true
+		if p.Stats {
+			names[p.Name+".tot"], names[p.Name+".hit"], names[p.Name+".sq"] = true, true, true
+		}
+		for _, v := range p.Values {
+			full := p.Name + "." + v.Name
+			decimals[full] = v.Decimals
+			names[full], c.Decimals[full] = true, v.Decimals
+			if v.Cap > 0 {
+				names[full+".cap"], c.Decimals[full+".cap"] = true, v.Decimals
+				names[full+".cap.sq"], c.Decimals[full+".cap.sq"] = true, 2*v.Decimals
+			}
+			if v.Histogram {
+				c.Histograms = append(c.Histograms, full)
+			}
+		}
+	}
+	for _, p := range cfg.Cross {
+		full := p.A + "*" + p.B
+		names[full], c.Decimals[full] = true, decimals[p.A]+decimals[p.B]
+	}
+}
+
+// bucketsHold is how long it is held which buckets histograms have: the store's whole catalog is read for that.
+const bucketsHold = time.Minute
+
+type histograms struct {
+	at      time.Time
+	buckets map[string][]int // by experiment, NUL and scope.point.value
+}
+
+// Buckets returns which buckets of a value's histogram have any row, ascending: value is "fm.perf.load", a bucket's
+// metric "fm.perf.load.h<i>" (SPEC 6). A bucket that is new may be missing for a minute.
+func (x *Resolved) Buckets(ctx context.Context, experiment, value string) ([]int, error) {
+	h, err := x.r.histograms(ctx, x.Chain.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	return h.buckets[experiment+"\x00"+value], nil
+}
+
+func (r *Reader) histograms(ctx context.Context, name string) (*histograms, error) {
+	r.catalogs.Lock()
+	defer r.catalogs.Unlock()
+	if h := r.catalogs.of[name]; h != nil && time.Since(h.at) < bucketsHold {
+		return h, nil
+	}
+	h := &histograms{at: time.Now(), buckets: map[string][]int{}}
+	err := r.store.Catalog(ctx, name, func(s store.Series) error {
+		at := strings.LastIndex(s.Metric, ".h")
+		if at < 0 {
+			return nil
+		}
+		n, err := strconv.Atoi(s.Metric[at+2:])
+		if err != nil {
+			return nil
+		}
+		key := s.Experiment + "\x00" + s.Metric[:at]
+		if have := h.buckets[key]; !slices.Contains(have, n) {
+			h.buckets[key] = append(have, n)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("catalog of %s: %w", name, err)
+	}
+	for _, b := range h.buckets {
+		slices.Sort(b)
+	}
+	r.catalogs.of[name] = h
+	return h, nil
+}

@@ -1,0 +1,306 @@
+package read
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"tandem/core/metric"
+	"tandem/schemas/row"
+	"tandem/schemas/store"
+)
+
+// Query asks for metrics of one experiment, or of the site, over minutes [From, To).
+type Query struct {
+	Experiment string   // "": the site scope
+	Metrics    []string // scope and name, as "fm.order.revenue" or "site.visit.beta"
+	From, To   int64    // minutes since the epoch
+	Step       int64    // minutes of a point, which begin at From; the last ends at To
+	// Rolling, if not 0, makes each point cover the Rolling minutes before its end instead of its own Step: of
+	// visitors the union. It is a multiple of Step, or Step of it.
+	Rolling int64
+	Filter  map[string][]string // by tag: the values that count; a tag that is absent here counts whole
+	GroupBy []string            // tags that divide the series
+}
+
+// State says what the values of a point are made of.
+type State byte
+
+// States.
+const (
+	Final       State = iota // of minutes that the batch has covered
+	Provisional              // at least one minute is the stream's
+	Unknown                  // at least one minute has expired: it has no value
+)
+
+// Answer is what a Query comes to.
+type Answer struct {
+	From, To, Step int64
+	States, Seen   []State // by point: of sums, and of visitors, which are known by the minute for a shorter time
+	Series         []Series
+	// CompleteThrough is that of the resolution; ProvisionalFrom the first minute of the first point that is not final,
+	// To if all are.
+	CompleteThrough, ProvisionalFrom int64
+}
+
+// Points is the number of points of each series.
+func (a *Answer) Points() int { return len(a.States) }
+
+// Series are the values of a metric in a variation and a group of tag sets. A series that has no row is not there: its
+// values are zero wherever they are known.
+type Series struct {
+	Metric, Variation string
+	Tags              []string // values of the query's GroupBy; "": the rows lack the tag
+	Values            []int64  // by point: a sum in the scale of its value, or an estimate of distinct visitors
+	States            []State  // by point; that of sums is shared with the answer
+}
+
+const fetchers = 4 // metrics that a request reads at once
+
+// Range answers a query.
+func (x *Resolved) Range(ctx context.Context, q Query) (*Answer, error) {
+	if q.From < 0 || q.To <= q.From || q.To > store.MaxMinute+1 || q.Step < 1 {
+		return nil, fmt.Errorf("from minute %d to %d by %d: it must be from < to, in 0 to %d, by at least 1", q.From, q.To, q.Step, int64(store.MaxMinute)+1)
+	}
+	l := x.r.opt.Limits
+	p, err := x.plan(&q, l)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, l.Time, errLimitTime)
+	defer cancel()
+	f := &fetch{x: x, q: &q, p: p, limits: l}
+	parts := make([][]Series, len(q.Metrics))
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(fetchers)
+	for i, m := range q.Metrics {
+		group.Go(func() (err error) {
+			parts[i], err = f.metric(groupCtx, m)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		if errors.Is(context.Cause(ctx), errLimitTime) {
+			return nil, &LimitError{"time", l.Time.Milliseconds(), "take a shorter range, a larger step or fewer metrics"}
+		}
+		return nil, err
+	}
+	a := &Answer{From: q.From, To: q.To, Step: q.Step, States: p.sumStates, Seen: p.seenStates, CompleteThrough: x.CompleteThrough, ProvisionalFrom: q.To}
+	for _, s := range parts {
+		a.Series = append(a.Series, s...)
+	}
+	for i, s := range a.States {
+		if s != Final {
+			a.ProvisionalFrom = q.From + int64(i)*q.Step
+			break
+		}
+	}
+	return a, nil
+}
+
+type fetch struct {
+	x      *Resolved
+	q      *Query
+	p      *plan
+	limits Limits
+
+	bytes, series atomic.Int64
+}
+
+// metric reads a metric.
+func (f *fetch) metric(ctx context.Context, name string) ([]Series, error) {
+	t := newTable(f)
+	for i := range f.p.pieces {
+		c := &f.p.pieces[i]
+		var err error
+		switch s := (store.Series{Tenant: f.x.Chain.Tenant, Experiment: f.q.Experiment, Metric: name, Layer: c.layer}); {
+		case c.windows != nil:
+			var value []byte
+			if value, err = f.day(ctx, name, c); err == nil {
+				err = f.row(t, s, c.from, value)
+			}
+		case c.layer == "": // no stream has ever been active
+		case c.rollup:
+			err = f.x.r.store.Rollups(ctx, s, c.from, c.to, func(minute, _ int64, value []byte) error { return f.row(t, s, minute, value) })
+		default:
+			err = f.x.r.store.Rows(ctx, s, c.from, c.to, func(minute, _ int64, value []byte) error { return f.row(t, s, minute, value) })
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return t.out(name)
+}
+
+func (f *fetch) row(t *table, s store.Series, minute int64, value []byte) error {
+	if err := f.count(len(value)); err != nil {
+		return err
+	}
+	err := t.row(int((minute-f.p.from)/f.p.part), value)
+	var limit *LimitError
+	if err != nil && !errors.As(err, &limit) {
+		err = fmt.Errorf("%s, minute %d: %w", s, minute, err)
+	}
+	return err
+}
+
+// count holds the request to its limit of bytes.
+func (f *fetch) count(n int) error {
+	if f.bytes.Add(int64(n)) > f.limits.Bytes {
+		return &LimitError{"bytes", f.limits.Bytes, "take a shorter range, a larger step or fewer metrics"}
+	}
+	return nil
+}
+
+// table sums the cells of one metric by group and part.
+type table struct {
+	f      *fetch
+	reader row.Reader
+	groups []group
+	index  map[groupKey]int
+	sets   map[string]int // tag set -> index into keys, -1: filtered out
+	keys   []string       // joined values of the tags grouped by
+	last   []seen         // by the cell's place in the row: what stood there in the row before
+}
+
+type groupKey struct {
+	variation string
+	key       int
+}
+
+type seen struct {
+	variation, tags string
+	group           int // -1: filtered out
+	known           bool
+}
+
+type group struct {
+	groupKey
+	sums     []int64
+	sketches []*metric.Sketch
+}
+
+func newTable(f *fetch) *table {
+	return &table{f: f, index: map[groupKey]int{}, sets: map[string]int{}}
+}
+
+func (t *table) row(part int, value []byte) error {
+	if err := t.reader.Reset(value); err != nil {
+		return err
+	}
+	for i := 0; t.reader.Next(); i++ {
+		c := t.reader.Cell()
+		if i == len(t.last) {
+			t.last = append(t.last, seen{})
+		}
+		l := &t.last[i]
+		// Neighbouring rows mostly have the same cells, and then the same strings: comparing them is comparing pointers.
+		if !l.known || l.variation != c.Variation || l.tags != c.Tags {
+			g, err := t.group(c.Variation, c.Tags)
+			if err != nil {
+				return err
+			}
+			*l = seen{c.Variation, c.Tags, g, true}
+		}
+		if l.group < 0 {
+			continue
+		}
+		g := &t.groups[l.group]
+		if c.Sketch == nil {
+			if g.sums == nil {
+				g.sums = make([]int64, len(t.f.p.sums))
+			}
+			g.sums[part] += c.Value
+			continue
+		}
+		if err := g.unite(part, c.Sketch, len(t.f.p.sums)); err != nil {
+			return err
+		}
+	}
+	return t.reader.Err()
+}
+
+func (g *group) unite(part int, data []byte, parts int) error {
+	if g.sketches == nil {
+		g.sketches = make([]*metric.Sketch, parts)
+	}
+	var s metric.Sketch
+	if err := s.UnmarshalBinary(data); err != nil {
+		return err
+	}
+	if g.sketches[part] == nil {
+		g.sketches[part] = &s
+		return nil
+	}
+	g.sketches[part].Merge(&s)
+	return nil
+}
+
+// group is the place of a cell's group, -1 if the filter leaves the cell out.
+func (t *table) group(variation, tags string) (int, error) {
+	key, known := t.sets[tags]
+	if !known {
+		key = t.set(tags)
+		t.sets[tags] = key
+	}
+	if key < 0 {
+		return -1, nil
+	}
+	k := groupKey{variation, key}
+	i, known := t.index[k]
+	if !known {
+		l := &t.f.limits
+		n := t.f.series.Add(1)
+		if n > int64(l.Series) {
+			return 0, &LimitError{"series", int64(l.Series), "group by fewer tags, or ask for fewer metrics"}
+		}
+		if n*int64(len(t.f.p.sums)) > l.Points {
+			return 0, &LimitError{"points", l.Points, "take a larger step, a shorter range, fewer metrics or fewer tags"}
+		}
+		i = len(t.groups)
+		t.groups = append(t.groups, group{groupKey: k})
+		t.index[k] = i
+	}
+	return i, nil
+}
+
+// set is the place of a tag set's group in keys.
+func (t *table) set(tags string) int {
+	values := make([]string, len(t.f.q.GroupBy))
+	passed := 0
+	for rest := tags; rest != ""; {
+		var pair string
+		pair, rest, _ = strings.Cut(rest, ",")
+		name, value, _ := strings.Cut(pair, "=")
+		if allowed, filtered := t.f.q.Filter[name]; filtered {
+			ok := false
+			for _, a := range allowed {
+				ok = ok || a == value
+			}
+			if !ok {
+				return -1
+			}
+			passed++
+		}
+		for i, by := range t.f.q.GroupBy {
+			if by == name {
+				values[i] = value
+			}
+		}
+	}
+	if passed < len(t.f.q.Filter) {
+		return -1 // the rows lack a tag that is asked for
+	}
+	key := strings.Join(values, ",")
+	for i, k := range t.keys {
+		if k == key {
+			return i
+		}
+	}
+	t.keys = append(t.keys, key)
+	return len(t.keys) - 1
+}

@@ -1,0 +1,188 @@
+// Package read is the one read path of serving: it merges layers by coverage and active data centre (SPEC 9), resolved
+// once per request, and sums rows over tags and time while they stream by.
+package read
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"tandem/batch"
+	"tandem/core/tenant"
+	"tandem/core/view"
+	"tandem/schemas/store"
+)
+
+// WindowMinutes is the length of a window of the batch, which is what has a rollup.
+const WindowMinutes = batch.WindowMS / 60_000
+
+// Limits are those of one request. Beyond one of them the request is refused with a *LimitError, never cut short.
+type Limits struct {
+	Series int           // that an answer may have
+	Points int64         // of all its series together, and of what rolling values need before it
+	Bytes  int64         // of stored values that are read for it
+	Time   time.Duration // that it may take
+}
+
+// DefaultLimits suit a page of charts over a month, and keep a request below some 100 MB of memory.
+func DefaultLimits() Limits {
+	return Limits{Series: 5_000, Points: 2_000_000, Bytes: 512 << 20, Time: 30 * time.Second}
+}
+
+// LimitError says which limit a request went beyond.
+type LimitError struct {
+	Name  string // series, points, bytes or time
+	Limit int64  // time in ms
+	Way   string // out
+}
+
+// Error implements error.
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("limit %q of a request, %d, is exceeded: %s", e.Name, e.Limit, e.Way)
+}
+
+// Bounds of how long a resolution is held. Rows of a generation that newer coverage has replaced are kept for an hour
+// (DESIGN 6), so what was resolved MaxHold ago can still be read whole.
+const (
+	DefaultHold = 2 * time.Second
+	MaxHold     = 10 * time.Minute
+)
+
+// Options of a Reader.
+type Options struct {
+	Limits Limits
+	Now    func() time.Time // the clock by which rows expire: the store's
+	Hold   time.Duration    // how long a resolution is held, at most MaxHold; 0: DefaultHold
+}
+
+// Reader reads a metric store. Any number of goroutines may use it.
+type Reader struct {
+	store store.Store
+	opt   Options
+	days  *days
+
+	mu   sync.Mutex
+	held map[string]*held // by tenant
+
+	catalogs struct {
+		sync.Mutex
+		of map[string]*histograms // by tenant
+	}
+}
+
+// held is a resolution that is shared by the requests of the next seconds.
+type held struct {
+	mu sync.Mutex // while it is read, so that many requests read it once
+	at time.Time
+	x  *Resolved
+}
+
+// New returns a reader of a store.
+func New(st store.Store, o Options) *Reader {
+	if o.Hold <= 0 {
+		o.Hold = DefaultHold
+	}
+	o.Hold = min(o.Hold, MaxHold)
+	r := &Reader{store: st, opt: o, days: newDays(), held: map[string]*held{}}
+	r.catalogs.of = map[string]*histograms{}
+	return r
+}
+
+// Limits are those of each request.
+func (r *Reader) Limits() Limits { return r.opt.Limits }
+
+// Store is what the reader reads, for what is no metric value.
+func (r *Reader) Store() store.Store { return r.store }
+
+// Resolved is what a request reads by: which layer stands for which minute, all of it read at one moment. It is
+// immutable, and good for MaxHold.
+type Resolved struct {
+	Chain *tenant.Chain
+	View  *view.View
+	// CompleteThrough is the first minute that is neither covered nor closed by the active stream: before it nothing is
+	// missing but late beacons. 0: nothing is known.
+	CompleteThrough int64
+
+	r   *Reader
+	now int64 // ms
+}
+
+// Resolve reads which layers stand for a tenant, or takes what was read within the last seconds (Options.Hold).
+func (r *Reader) Resolve(ctx context.Context, chain *tenant.Chain) (*Resolved, error) {
+	r.mu.Lock()
+	h := r.held[chain.Tenant]
+	if h == nil {
+		h = &held{}
+		r.held[chain.Tenant] = h
+	}
+	r.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.x != nil && h.x.Chain == chain && time.Since(h.at) < r.opt.Hold {
+		return h.x, nil
+	}
+	at := time.Now()
+	x, err := r.resolve(ctx, chain)
+	if err != nil {
+		return nil, err
+	}
+	h.x, h.at = x, at
+	return x, nil
+}
+
+func (r *Reader) resolve(ctx context.Context, chain *tenant.Chain) (*Resolved, error) {
+	name := chain.Tenant
+	active, _, err := r.store.Active(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("active layer of %s: %w", name, err)
+	}
+	var windows []view.Window
+	err = r.store.Coverage(ctx, name, 0, store.MaxMinute+1, func(c store.Coverage) error {
+		windows = append(windows, view.Window{From: c.Window, To: c.Window + WindowMinutes, Layer: batch.Layer(c.Generation)})
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("coverage of %s: %w", name, err)
+	}
+	x := &Resolved{Chain: chain, View: view.New(active.Layer, windows), r: r, now: r.opt.Now().UnixMilli()}
+	if active.Layer != "" {
+		all, err := r.store.Progress(ctx, active.Layer, name)
+		if err != nil {
+			return nil, fmt.Errorf("progress of %s of %s: %w", active.Layer, name, err)
+		}
+		for i, p := range all {
+			if i == 0 || p.ClosedBefore < x.CompleteThrough {
+				x.CompleteThrough = p.ClosedBefore
+			}
+		}
+	}
+	for _, w := range x.View.Windows {
+		if x.CompleteThrough == 0 || w.From <= x.CompleteThrough {
+			x.CompleteThrough = max(x.CompleteThrough, w.To)
+		}
+	}
+	return x, nil
+}
+
+// Span is the time of which the view has anything, minutes [from, to): the covered windows, and the stream as far as it
+// is complete. It is empty if nothing is known.
+func (x *Resolved) Span() (from, to int64) {
+	to = x.CompleteThrough
+	w := x.View.Windows
+	if len(w) == 0 {
+		return max(0, to-WindowMinutes), to
+	}
+	return w[0].From, max(to, w[len(w)-1].To)
+}
+
+// Split divides a stored metric name, as "fm.order.revenue", in scope and name.
+func Split(metric string) (scope, name string) {
+	scope, name, _ = strings.Cut(metric, ".")
+	return scope, name
+}
+
+// errLimitTime is the cause of a context that ended by Limits.Time.
+var errLimitTime = errors.New("time limit of a request")
