@@ -182,7 +182,7 @@ func least(sides []*side) (hash uint64, id string, ok bool) {
 }
 
 func newSide(j *Job, window int64, in beacons, st states) *side {
-	s := &side{m: newMapper(j.Chain, window, j.Digest, noSessions{}), parts: map[cellKey]int64{}}
+	s := &side{m: newMapper(j.Chain, window, j.Digest, &metric.Sums{}, noSessions{}), parts: map[cellKey]int64{}}
 	s.rows, s.state = one[beacons]{in: in}, one[states]{in: st}
 	s.rows.more, s.state.more = in.Next(), st.Next()
 	return s

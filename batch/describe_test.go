@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"tandem/core/metric"
 	"tandem/core/session"
 	"tandem/schemas/archive"
 	"tandem/schemas/blob"
@@ -55,7 +56,7 @@ func TestRunsDescribeSessions(t *testing.T) {
 			t.Fatal(err)
 		}
 		out := &described{}
-		m := newMapper(chain, w.Window, j.Digest, out)
+		m := newMapper(chain, w.Window, j.Digest, &metric.Sums{}, out)
 		if err := m.join(in, states); err != nil {
 			t.Fatal(err)
 		}

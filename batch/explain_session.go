@@ -220,7 +220,7 @@ type folding struct {
 }
 
 func newFolding(chain *tenant.Chain, digest ParseDigest, floor int64, fn func(at int64, k cellKey, v int64, seen *metric.Sketch)) *folding {
-	f := &folding{m: newMapper(chain, floor*60000, digest, noSessions{}), fn: fn}
+	f := &folding{m: newMapper(chain, floor*60000, digest, &metric.Sums{}, noSessions{}), fn: fn}
 	f.m.state.Reset()
 	f.m.lastTS, f.m.minute = -1, -1
 	return f

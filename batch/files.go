@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"tandem/core/metric"
 	"tandem/schemas/archive"
 	"tandem/schemas/blob"
 )
@@ -24,6 +25,7 @@ type openFiles struct {
 	runs  map[runKey]*stateRun
 	// parked are readers that have stopped at the end of a range.
 	parked map[cursorKey]*cursor
+	sums   []*metric.Sums // that no map needs now: as many as ran side by side
 }
 
 // maxIdle and maxIdleBytes bound the files that are kept open though nobody reads them, and the memory of those up to
@@ -74,6 +76,27 @@ func (o *openFiles) run(k runKey) (*stateRun, error) {
 	}
 	o.made(k, s)
 	return s, nil
+}
+
+// takeSums gives empty sums, in memory of a map that is done if there was one: new memory takes longer to get than to fill.
+func (o *openFiles) takeSums() *metric.Sums {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := len(o.sums)
+	if n == 0 {
+		return &metric.Sums{}
+	}
+	s := o.sums[n-1]
+	o.sums = o.sums[:n-1]
+	return s
+}
+
+// giveSums gives back what takeSums gave.
+func (o *openFiles) giveSums(s *metric.Sums) {
+	s.Reset()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.sums = append(o.sums, s)
 }
 
 // made keeps what is known of a run.

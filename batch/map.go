@@ -52,7 +52,7 @@ type mapper struct {
 	unknown int64        // WindowPlan.Unknown
 	rest    func() error // is called every few sessions
 
-	sums    metric.Sums
+	sums    *metric.Sums
 	run     sessions
 	digests Digests // of the range's part of the run: of a bucket the sum over its sessions
 	counts  Counts
@@ -75,11 +75,11 @@ type mapper struct {
 	inMinute int
 }
 
-func newMapper(chain *tenant.Chain, window int64, digest ParseDigest, run sessions) *mapper {
-	m := &mapper{chain: chain, window: window, digest: digest, run: run, digests: make(Digests, Buckets)}
+func newMapper(chain *tenant.Chain, window int64, digest ParseDigest, sums *metric.Sums, run sessions) *mapper {
+	m := &mapper{chain: chain, sums: sums, window: window, digest: digest, run: run, digests: make(Digests, Buckets)}
 	// A run that is due itself may still speak of visits that ended before the window: their ends belong to windows that
 	// will be run again.
-	m.folder = session.Folder{Chain: chain, Sums: &m.sums, Beacons: true, Ends: true, Sign: 1, Floor: window / 60000}
+	m.folder = session.Folder{Chain: chain, Sums: sums, Beacons: true, Ends: true, Sign: 1, Floor: window / 60000}
 	m.describer = newDescriber(chain)
 	return m
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"tandem/core/beacon"
+	"tandem/core/metric"
 	"tandem/core/session"
 	"tandem/core/tenant"
 	"tandem/schemas/archive"
@@ -93,7 +94,7 @@ func TestJoinInConstantMemory(t *testing.T) {
 	row := parsedRow(t, chain)
 	joined := func(sessions int) (heap uint64, rows int) {
 		out := &counted{}
-		m := newMapper(chain, t0, digest, out)
+		m := newMapper(chain, t0, digest, &metric.Sums{}, out)
 		in := &drawn{n: sessions, of: 4, k: -1, row: row, m: m}
 		var state session.State
 		st := &drawn{n: 2 * sessions, of: 1, i: -1, encoded: session.AppendState(nil, &state)} // the second half without beacons

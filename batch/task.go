@@ -36,7 +36,8 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 	}
 	defer closeRuns()
 	out := &runWriter{job: j, generation: p.Generation, window: w.Window, r: r, w: staterun.NewWriter()}
-	m := newMapper(j.Chain, w.Window, j.Digest, out)
+	sums := files.takeSums()
+	m := newMapper(j.Chain, w.Window, j.Digest, sums, out)
 	m.onTime, m.reparse, m.unknown = j.OnTime, p.Reparse, w.Unknown
 	pace := j.pace()
 	m.rest = func() error { return pace.rest(ctx) }
@@ -47,10 +48,11 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 		return Counts{}, err
 	}
 	res := result{Revisions: w.Revisions, Run: out.files, Digests: m.digests, Counts: m.counts}
-	data, err := j.encodeResult(&res, &m.sums)
+	data, err := j.encodeResult(&res, sums)
 	if err != nil {
 		return Counts{}, err
 	}
+	files.giveSums(sums)
 	if err := j.Blobs.Create(j.outName(p.Generation, w.Window, r, "sums"), data); err != nil && !errors.Is(err, blob.ErrExists) {
 		return Counts{}, fmt.Errorf("sums: %w", err)
 	}

@@ -66,8 +66,9 @@ func (m *Minute) append(b []byte, cells func(group int) int) (out []byte, any bo
 	}
 	b = binary.AppendUvarint(b, uint64(len(sketches)))
 	before = 0
+	var bytes []byte
 	for _, s := range sketches {
-		bytes := m.sketches[m.cells[s.ref+pageHead]-1].AppendBinary(nil)
+		bytes = m.sketches[m.cells[s.ref+pageHead]-1].AppendBinary(bytes[:0])
 		b = binary.AppendUvarint(b, uint64(s.key-before))
 		b = append(binary.AppendUvarint(b, uint64(len(bytes))), bytes...)
 		before = s.key
@@ -98,7 +99,7 @@ func (s *Sums) AddBinary(b []byte, cells func(group int) (int, bool)) error {
 	if !ok {
 		return bad("minutes")
 	}
-	last := int64(0)
+	last, one := int64(0), Sketch{}
 	for i := range n {
 		minute, ok := v()
 		if !ok || i > 0 && minute <= last {
@@ -145,7 +146,6 @@ func (s *Sums) AddBinary(b []byte, cells func(group int) (int, bool)) error {
 			if !ok1 || !ok2 || k < Key(d) || i > 0 && d == 0 || size > uint64(len(b)) || k.Group() != GroupSeen {
 				return bad("sketch")
 			}
-			var one Sketch
 			if err := one.UnmarshalBinary(b[:size]); err != nil {
 				return bad(err.Error())
 			}

@@ -134,14 +134,19 @@ func (s *Sketch) lay() {
 // Merge makes s the union of both.
 func (s *Sketch) Merge(o *Sketch) {
 	if o.regs == nil && len(o.list) == 0 {
+		if s.regs == nil && len(s.list) == 0 && unite(&s.exact, o.exact, 0, exactLimit) {
+			return
+		}
 		for _, h := range o.exact {
 			s.Add(h)
 		}
 		return
 	}
 	s.spread()
-	for _, r := range o.list {
-		s.raise(r>>8, byte(r))
+	if s.regs != nil || !unite(&s.list, o.list, 8, listLimit) {
+		for _, r := range o.list {
+			s.raise(r>>8, byte(r))
+		}
 	}
 	if o.regs == nil {
 		return
@@ -157,6 +162,42 @@ func (s *Sketch) Merge(o *Sketch) {
 			s.regs[i] = r
 		}
 	}
+}
+
+// unite makes a the union of both, if that has less than limit values; else it leaves a as it is and says so. Both are sorted; of
+// values that are equal but for their last bits the greater one stands.
+func unite[T uint32 | uint64](a *[]T, b []T, bits uint, limit int) bool {
+	old := *a
+	n, i := len(old)+len(b), 0
+	for _, v := range b {
+		for i < len(old) && old[i]>>bits < v>>bits {
+			i++
+		}
+		if i < len(old) && old[i]>>bits == v>>bits {
+			n--
+		}
+	}
+	if n >= limit {
+		return false
+	}
+	i, j := len(old)-1, len(b)-1
+	all := slices.Grow(old, n-len(old))[:n]
+	for to := n - 1; j >= 0; to-- {
+		switch {
+		case i < 0 || all[i]>>bits < b[j]>>bits:
+			all[to] = b[j]
+			j--
+		case all[i]>>bits == b[j]>>bits:
+			all[to] = max(all[i], b[j])
+			i--
+			j--
+		default:
+			all[to] = all[i]
+			i--
+		}
+	}
+	*a = all
+	return true
 }
 
 // Estimate returns the number of distinct visitors, exact below 100.
@@ -273,9 +314,9 @@ func (s *Sketch) AppendBinary(b []byte) []byte {
 
 var errSketch = errors.New("sketch is corrupt")
 
-// UnmarshalBinary reads what AppendBinary wrote, and refuses anything else.
+// UnmarshalBinary reads what AppendBinary wrote, and refuses anything else. What s was before is forgotten, but for its memory.
 func (s *Sketch) UnmarshalBinary(b []byte) error {
-	s.exact, s.list, s.regs, s.set = nil, nil, nil, 0
+	s.Reset()
 	if len(b) == 0 {
 		return fmt.Errorf("%w: no bytes", errSketch)
 	}
@@ -330,6 +371,9 @@ func (s *Sketch) readSparse(n int, b []byte) error {
 	if n == 0 || n >= sparseLimit {
 		return fmt.Errorf("%w: %d registers in form %d", errSketch, n, formSparse)
 	}
+	if n >= listLimit {
+		s.lay()
+	}
 	at := 0
 	for i := range n {
 		d, k := uvarint(b)
@@ -339,8 +383,11 @@ func (s *Sketch) readSparse(n int, b []byte) error {
 		if b[k] > maxRank {
 			return fmt.Errorf("%w: rank %d", errSketch, b[k])
 		}
-		at += int(d)
-		s.raise(uint32(at), b[k])
+		if at += int(d); n < listLimit {
+			s.list = append(s.list, uint32(at)<<8|uint32(b[k])) // ascending
+		} else {
+			s.raise(uint32(at), b[k])
+		}
 		b = b[k+1:]
 	}
 	if len(b) != 0 {

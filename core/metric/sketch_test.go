@@ -130,6 +130,25 @@ func TestASketchInBytesIsWhatIsDefined(t *testing.T) {
 	}
 }
 
+// A sketch that held another set takes the bytes of one as a new sketch does.
+func TestBytesReplaceASketch(t *testing.T) {
+	rng := rand.New(rand.NewPCG(6, 1))
+	var used Sketch
+	for range 3 * len(sizes) {
+		hs := hashes(rng, sizes[rng.IntN(len(sizes))])
+		want := set(hs).AppendBinary(nil)
+		if err := used.UnmarshalBinary(want); err != nil {
+			t.Fatal(err)
+		}
+		if got := used.AppendBinary(nil); !bytes.Equal(got, want) {
+			t.Fatalf("%d hashes: other bytes", len(hs))
+		}
+		if more := hashes(rng, 5); !bytes.Equal(union(&used, set(more)).AppendBinary(nil), set(hs, more).AppendBinary(nil)) {
+			t.Fatalf("%d hashes and 5 more: another union", len(hs))
+		}
+	}
+}
+
 func TestUnionLaws(t *testing.T) {
 	rng := rand.New(rand.NewPCG(2, 1))
 	bin := func(s *Sketch) []byte { return s.AppendBinary(nil) }

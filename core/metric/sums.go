@@ -129,6 +129,15 @@ func (s *Sums) DropBefore(minute int64) {
 	s.last = nil
 }
 
+// Reset forgets all minutes and keeps their memory, for a batch window as large.
+func (s *Sums) Reset() {
+	for _, m := range s.minutes {
+		m.reset()
+	}
+	s.free = append(s.free, s.minutes...)
+	s.minutes, s.last = s.minutes[:0], nil
+}
+
 func (m *Minute) reset() {
 	clear(m.slots)
 	for _, s := range m.sketches {

@@ -169,6 +169,23 @@ func TestSumsAreCanonical(t *testing.T) {
 	}
 }
 
+// Sums that were used before are like new ones.
+func TestResetSumsAreEmpty(t *testing.T) {
+	var used Sums
+	for seed := range uint64(4) {
+		used.Reset()
+		if len(used.Minutes()) != 0 || !bytes.Equal(used.AppendBinary(nil, groupCells), (&Sums{}).AppendBinary(nil, groupCells)) {
+			t.Fatalf("round %d: something is left", seed)
+		}
+		var fresh Sums
+		random(rand.New(rand.NewPCG(seed, 5)), &used, 4000>>seed)
+		random(rand.New(rand.NewPCG(seed, 5)), &fresh, 4000>>seed)
+		if !bytes.Equal(used.AppendBinary(nil, groupCells), fresh.AppendBinary(nil, groupCells)) {
+			t.Fatalf("round %d: other bytes than of new sums", seed)
+		}
+	}
+}
+
 // An empty sketch is as if it had never been: forgetting it once more touches nothing.
 func TestForgetSeenTouchesOnlyWhatIsThere(t *testing.T) {
 	var s Sums
