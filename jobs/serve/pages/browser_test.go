@@ -18,21 +18,17 @@ import (
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"tandem/scripts/devstack"
 )
 
-// tools gives the paths of a browser and of axe-core, or skips the test, as devstack.Need does for servers.
+// tools gives the paths of a browser and of axe-core, or skips the test by name where there are none.
 func tools(t *testing.T) (browser, axe string) {
 	t.Helper()
-	need := os.Getenv("TANDEM_NEED_SERVERS") == "1"
-	if !need && os.Getenv("TANDEM_SERVERS") != "1" {
-		t.Skip("a browser is not asked for: set TANDEM_SERVERS=1, or run scripts/test")
-	}
+	devstack.AtLength(t)
 	out, err := exec.Command("../../../scripts/devstack/browser.sh").CombinedOutput()
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	if err != nil || len(lines) != 2 {
-		if need {
-			t.Fatalf("a browser is needed (TANDEM_NEED_SERVERS=1), but %v: %s", err, out)
-		}
 		t.Skipf("no browser: %v: %s", err, out)
 	}
 	script, err := os.ReadFile(lines[1])

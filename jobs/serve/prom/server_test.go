@@ -13,13 +13,13 @@ import (
 	"github.com/prometheus/client_golang/api"
 	v1 "github.com/prometheus/client_golang/api/prometheus/v1"
 	"github.com/prometheus/common/model"
+
+	"tandem/scripts/devstack"
 )
 
 // TestPrometheus: a real Prometheus reads a tenant's metrics by remote read, and answers what this API answers.
 func TestPrometheus(t *testing.T) {
-	if os.Getenv("TANDEM_SERVERS") == "" {
-		t.Skip("TANDEM_SERVERS=1 runs a real Prometheus")
-	}
+	devstack.AtLength(t)
 	bin, err := exec.LookPath("prometheus")
 	if err != nil {
 		t.Skip("there is no prometheus here: apt-get install prometheus")
