@@ -8,9 +8,10 @@ import (
 	"tandem/scripts/devstack"
 )
 
-// limit is how long a scenario may take to be complete after its last record, on a busy machine of two cores.
+// limit is how long a scenario may take to be complete after its last record, on a busy machine of two cores. Every ten
+// seconds of record time a dispatcher waits for Kafka to acknowledge progress, however little happened in them.
 func limit(x *traffic) time.Duration {
-	return 2*time.Minute + time.Duration(x.records)*500*time.Microsecond
+	return 2*time.Minute + time.Duration(x.records)*500*time.Microsecond + time.Duration((x.last-x.first)/60_000)*40*time.Millisecond
 }
 
 // TestEqual: records through Kafka, dispatch, stream and Cassandra give, to the byte, the rows of their embedded replay,
