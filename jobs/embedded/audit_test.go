@@ -5,14 +5,12 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"tandem/batch"
-	"tandem/core/oracle/worlds"
 	"tandem/core/tenant"
 	"tandem/schemas/blob"
 	"tandem/schemas/records"
@@ -51,23 +49,7 @@ func TestAuditOfWorlds(t *testing.T) {
 	t.Parallel()
 	explained := int64(0)
 	for seed := *worldSeed; seed < *worldSeed+uint64(min(*worldCount/10, 300)); seed++ {
-		w := worlds.Generate(seed)
-		configs, err := w.Chain()
-		if err != nil {
-			t.Fatal(err)
-		}
-		chain, err := tenant.Compile(configs)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := rand.New(rand.NewPCG(seed, 0x776f726c64))
-		s, err := newSchedule(r, chain, w.Records)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.run(); err != nil {
-			t.Fatal(err)
-		}
+		w, chain, r, s := scheduled(t, seed)
 		var minutes []int64
 		for _, layer := range []string{"stream", "batch"} {
 			lines, err := Lines(context.Background(), s.st, chain.Tenant, layer, 0, store.MaxMinute)

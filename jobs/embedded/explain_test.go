@@ -3,14 +3,11 @@ package embedded
 import (
 	"context"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 
 	"tandem/batch"
-	"tandem/core/oracle/worlds"
-	"tandem/core/tenant"
 	"tandem/schemas/store"
 )
 
@@ -21,23 +18,7 @@ func TestExplainOfWorlds(t *testing.T) {
 	ctx := context.Background()
 	checked, apart, ends := 0, 0, 0
 	for seed := *worldSeed; seed < *worldSeed+uint64(min(*worldCount/10, 300)); seed++ {
-		w := worlds.Generate(seed)
-		configs, err := w.Chain()
-		if err != nil {
-			t.Fatal(err)
-		}
-		chain, err := tenant.Compile(configs)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := rand.New(rand.NewPCG(seed, 0x776f726c64))
-		s, err := newSchedule(r, chain, w.Records)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.run(); err != nil {
-			t.Fatal(err)
-		}
+		w, chain, r, s := scheduled(t, seed)
 		var all []Value
 		view, err := Resolve(ctx, s.st, chain.Tenant)
 		if err != nil {

@@ -55,6 +55,29 @@ func checkWorld(t *testing.T, seed uint64) {
 	}
 }
 
+// scheduled runs a random world through the whole pipeline in a random schedule, and leaves it as it is then.
+func scheduled(t *testing.T, seed uint64) (worlds.World, *tenant.Chain, *rand.Rand, *schedule) {
+	t.Helper()
+	w := worlds.Generate(seed)
+	configs, err := w.Chain()
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, err := tenant.Compile(configs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(seed, 0x776f726c64))
+	s, err := newSchedule(r, chain, w.Records)
+	if err == nil {
+		err = s.run()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w, chain, r, s
+}
+
 // differs returns how the pipeline's outcome differs from the oracle's, "" if it does not.
 func differs(w worlds.World, seed uint64) string {
 	configs, err := w.Chain()
