@@ -31,7 +31,6 @@ type Teller struct {
 	told    map[int]int64         // ms that was last told, by source
 	waiting map[int]int64         // by source that may not be read on: the time of its next record; others may wait for it to be told to the ms
 	view    []seen                // how far each source is known to be, by any dispatcher
-	moved   chan struct{}         // closed when more is known of view; nil: nobody waits for that
 }
 
 // seen is what is known of a source.
@@ -100,23 +99,6 @@ func (t *Teller) Source(topic string, partition int32) int {
 	return slices.IndexFunc(t.sources.List, func(s wire.Source) bool { return s.Topic == topic && s.Partition == partition })
 }
 
-// Moved returns a channel that is closed once more is known of some source. Who waits for others asks for it before Allowed.
-func (t *Teller) Moved() <-chan struct{} {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.moved == nil {
-		t.moved = make(chan struct{})
-	}
-	return t.moved
-}
-
-func (t *Teller) wake() {
-	if t.moved != nil {
-		close(t.moved)
-		t.moved = nil
-	}
-}
-
 // Read notes that everything of a source before an offset, whose last record has that time, is acknowledged.
 func (t *Teller) Read(src int, ms, offset int64) {
 	t.mu.Lock()
@@ -127,7 +109,6 @@ func (t *Teller) Read(src int, ms, offset int64) {
 	a := t.at[src]
 	t.at[src] = wire.SourceAt{Source: src, MS: max(a.MS, ms), Offset: max(a.Offset, offset)}
 	t.view[src].at(ms)
-	t.wake()
 }
 
 // Forget stops telling of a source that this process reads no more.
@@ -177,7 +158,6 @@ func (t *Teller) Heard(p *wire.Progress) {
 			t.view[i].set(slices.Contains(p.Aside, i))
 		}
 	}
-	t.wake()
 }
 
 // Allowed is how many of the next records of a source may be read: up to a record time so far ahead of the slowest source

@@ -278,33 +278,3 @@ func TestGroupsAndPartitionsAreFunctionsOfTheSession(t *testing.T) {
 		}
 	}
 }
-
-// Who waits is told of all that can end the waiting.
-func TestMoved(t *testing.T) {
-	var teller Teller
-	sources := wire.Sources{List: []wire.Source{{Topic: "raw", Partition: 0}, {Topic: "raw", Partition: 1}}}
-	teller.SetSources(sources)
-	over := func(c <-chan struct{}) bool {
-		select {
-		case <-c:
-			return true
-		default:
-			return false
-		}
-	}
-	moved := teller.Moved()
-	if over(moved) || teller.Moved() != moved {
-		t.Fatal("told of nothing")
-	}
-	teller.Read(0, 1000, 1)
-	if !over(moved) {
-		t.Error("not told of what this process has read")
-	}
-	if moved = teller.Moved(); over(moved) {
-		t.Error("told of the same again")
-	}
-	teller.Heard(&wire.Progress{Sources: sources, At: []wire.SourceAt{{Source: 1, MS: 500, Offset: 1}}})
-	if !over(moved) {
-		t.Error("not told of what another has read")
-	}
-}

@@ -39,7 +39,6 @@ const (
 	progressEvery = 10 * time.Second // of record time, at most
 	beatEvery     = 5 * time.Second
 	sourcesEvery  = 10 * time.Second
-	waitsFor      = time.Second // for others, at a time
 	// tailRecords is how many records before the end of a beacons partition are read for progress at the start.
 	tailRecords = 2000
 	// currentFor is how long after it was heard at the end of the log the progress of others counts as known.
@@ -123,7 +122,6 @@ func (d *Dispatch) open(ctx context.Context, s *Seat) (Owner, int64, error) {
 // Handle waits where the partition is too far ahead of others, and commits once all that it wrote is acknowledged.
 func (o *rawOwner) Handle(ctx context.Context, recs []broker.Record) error {
 	for len(recs) > 0 {
-		moved := o.d.teller.Moved()
 		n := o.d.teller.Allowed(o.source, o.d.Ahead.Milliseconds(), recs)
 		if n == 0 {
 			o.d.Paced.Add(1)
@@ -133,8 +131,7 @@ func (o *rawOwner) Handle(ctx context.Context, recs []broker.Record) error {
 				return ctx.Err()
 			case <-o.seat.left:
 				return context.Canceled
-			case <-moved:
-			case <-time.After(waitsFor): // its host is to hear that it is alive
+			case <-time.After(100 * time.Millisecond):
 			}
 			continue
 		}
