@@ -431,17 +431,10 @@ func (e *explaining) telling(chain *tenant.Chain, want *target) *telling {
 
 func contribution(chain *tenant.Chain, at int64, k cellKey, v int64) Contribution {
 	c := Contribution{At: at, Minute: k.minute, Tags: chain.Tags[k.page.Tags()], Value: v}
-	name := chain.Groups[k.page.Group()].Names[k.cell]
-	scope := k.page.Scope()
-	if scope == 0 {
-		c.Metric = "site." + name
-		return c
-	}
-	x := (scope - 1) / 2
-	c.Experiment, c.Variation = chain.XNames[x].Name, chain.XNames[x].Variations[k.page.Variation()]
-	c.Metric = "assigned." + name
-	if scope == tenant.FmScope(x) {
-		c.Metric = "fm." + name
+	scope, experiment := chain.ScopeName(k.page.Scope())
+	c.Experiment, c.Metric = experiment, scope+"."+chain.Groups[k.page.Group()].Names[k.cell]
+	if experiment != "" {
+		c.Variation = chain.XNames[(k.page.Scope()-1)/2].Variations[k.page.Variation()]
 	}
 	return c
 }

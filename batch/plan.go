@@ -178,6 +178,14 @@ type Archive struct {
 	LateEvery int64
 }
 
+// End is the end of the last window that has records, ms; 0: there is none.
+func (a *Archive) End() (end int64) {
+	for w := range a.Spans {
+		end = max(end, w+WindowMS)
+	}
+	return end
+}
+
 // File is an event file and the offsets that its manifest commits.
 type File struct {
 	Info archive.FileInfo

@@ -17,7 +17,6 @@ import (
 
 	"tandem/core/oracle"
 	"tandem/core/oracle/worlds"
-	"tandem/core/tenant"
 	"tandem/schemas/blob"
 )
 
@@ -357,11 +356,7 @@ func TestIdsThatChange(t *testing.T) {
 func TestWorlds(t *testing.T) {
 	for seed := range uint64(6) {
 		w := worlds.Generate(seed)
-		configs, err := w.Chain()
-		if err != nil {
-			t.Fatal(err)
-		}
-		chain, err := tenant.Compile(configs)
+		configs, chain, err := w.Compile()
 		if err != nil {
 			t.Fatal(err)
 		}

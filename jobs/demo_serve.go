@@ -30,16 +30,8 @@ func (d *demo) pagesSource() *pages.Stored {
 	return &pages.Stored{
 		Now:   func() time.Time { return time.UnixMilli(d.seen.Load()) },
 		Batch: func(string) (*batch.Job, error) { return d.pipeline.Job(), nil },
-		Explainer: func(ctx context.Context, name string) (*batch.Explain, error) {
-			active, _, err := st.Active(ctx, name)
-			if err != nil {
-				return nil, err
-			}
-			x := &batch.Explain{Job: d.pipeline.Job(), Live: d.chain, Store: st, Layer: active.Layer}
-			if x.Layer != "" {
-				x.Closed, err = closedBefore(ctx, st, x.Layer, name, 1)
-			}
-			return x, err
+		Explainer: func(ctx context.Context, _ string) (*batch.Explain, error) {
+			return explainerOf(ctx, &batch.Explain{Job: d.pipeline.Job(), Live: d.chain, Store: st}, st, 1)
 		},
 	}
 }

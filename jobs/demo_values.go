@@ -270,7 +270,7 @@ func (v *demoValues) window(ctx context.Context, minute, generation int64) (*dem
 	if _, w.byLate, err = v.differences(ctx, minute, v.pipeline.Store, layer, nil); err != nil {
 		return nil, err
 	}
-	view, err := embedded.Resolve(ctx, v.onTime, v.pipeline.Chain.Tenant)
+	view, err := batch.View(ctx, v.onTime, v.pipeline.Chain.Tenant)
 	if err != nil {
 		return nil, err
 	}

@@ -133,9 +133,7 @@ func (j *explainJob) run(ctx context.Context, file, name string) (out *batch.Exp
 		if len(a.Spans) == 0 {
 			return nil, errors.New("the archive is empty")
 		}
-		for w := range a.Spans {
-			j.to = max(j.to, min((w+batch.WindowMS)/60000, store.MaxMinute))
-		}
+		j.to = min(a.End()/60000, store.MaxMinute)
 		j.from = max(j.to-2*24*60, 0)
 	}
 	return x.Session(ctx, j.session, j.from, j.to)
@@ -147,13 +145,17 @@ func (b *batchJob) explainer(ctx context.Context, t *site.Tenant, st store.Store
 	if err != nil {
 		return nil, err
 	}
-	active, _, err := st.Active(ctx, t.Chain.Tenant)
+	return explainerOf(ctx, &batch.Explain{Job: j, Live: t.Chain, Store: st, Now: time.Now().UnixMilli()}, st, b.site.Metrics.Partitions)
+}
+
+// explainerOf fills in the active layer and how far it is closed.
+func explainerOf(ctx context.Context, x *batch.Explain, st store.Store, partitions int32) (*batch.Explain, error) {
+	active, _, err := st.Active(ctx, x.Live.Tenant)
 	if err != nil {
 		return nil, err
 	}
-	x := &batch.Explain{Job: j, Live: t.Chain, Store: st, Layer: active.Layer, Now: time.Now().UnixMilli()}
-	if x.Layer != "" {
-		x.Closed, err = closedBefore(ctx, st, active.Layer, t.Chain.Tenant, b.site.Metrics.Partitions)
+	if x.Layer = active.Layer; x.Layer != "" {
+		x.Closed, err = closedBefore(ctx, st, x.Layer, x.Live.Tenant, partitions)
 	}
 	return x, err
 }

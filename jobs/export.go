@@ -107,7 +107,7 @@ func openExported(ctx context.Context, file, data string) (store.Store, error) {
 }
 
 func exported(ctx context.Context, st store.Store, name, layer string, from, to int64) ([]string, error) {
-	v, err := embedded.Resolve(ctx, st, name)
+	v, err := batch.View(ctx, st, name)
 	if err != nil {
 		return nil, err
 	}

@@ -25,7 +25,7 @@ import (
 // sums are those of the batch's standing values by what tells a metric apart, as lines, visitors left out.
 func sums(t *testing.T, st store.Store) []string {
 	t.Helper()
-	v, err := embedded.Resolve(context.Background(), st, "shop")
+	v, err := batch.View(context.Background(), st, "shop")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,8 +6,8 @@ import "math"
 // bucket i those from 2^(i/8) to below 2^((i+1)/8).
 type Histogram map[int]float64
 
-// bounds are those of a bucket, scaled.
-func bounds(i int) (low, high float64) {
+// Bounds are those of bucket i, scaled.
+func Bounds(i int) (low, high float64) {
 	if i == 0 {
 		return 0, math.Exp2(1. / 8)
 	}
@@ -25,7 +25,7 @@ func (h Histogram) Buckets(decimals int) []Bucket {
 	var sum float64
 	for i := 0; i <= top; i++ {
 		if n := h[i]; n != 0 {
-			low, high := bounds(i)
+			low, high := Bounds(i)
 			b = append(b, Bucket{low * unit, sum}, Bucket{high * unit, sum + n})
 			sum += n
 		}
@@ -68,7 +68,7 @@ func ShareBelow(b []Bucket, x float64) float64 {
 			if math.IsInf(next.Upper, 1) || x <= low.Upper {
 				return low.Count / all
 			}
-			return (low.Count + (next.Count-low.Count)*(x-low.Upper)/(next.Upper-low.Upper)) / all
+			return (low.Count + (next.Count-low.Count)*((x-low.Upper)/(next.Upper-low.Upper))) / all
 		}
 		low = next
 	}

@@ -1,6 +1,10 @@
 package formula
 
-import "math"
+import (
+	"math"
+
+	"tandem/core/evidence"
+)
 
 func constant(v float64) evalFunc {
 	return func(cols Columns) []float64 {
@@ -49,56 +53,29 @@ func binary(op string, minimum float64, l, r evalFunc) evalFunc {
 	}
 }
 
-// bounds are those of a bucket of a histogram, in scaled values (SPEC 6).
-func bounds(bucket int) (low, high float64) {
-	if bucket == 0 {
-		return 0, math.Exp2(1.0 / 8)
+// cumulative lays counts between edges, which ascend, out as a cumulative histogram; nil if one is not known or below 0.
+func cumulative(edges [][2]float64, counts []float64) []evidence.Bucket {
+	var b []evidence.Bucket
+	sum := 0.0
+	for i, n := range counts {
+		if !(n >= 0) {
+			return nil
+		}
+		if n > 0 {
+			b = append(b, evidence.Bucket{Upper: edges[i][0], Count: sum}, evidence.Bucket{Upper: edges[i][1], Count: sum + n})
+			sum += n
+		}
 	}
-	return math.Exp2(float64(bucket) / 8), math.Exp2(float64(bucket+1) / 8)
+	return b
 }
 
-// quantile is the q-quantile, q in [0, 1], of the events counted between the edges, which ascend, interpolated between
-// two. It is NaN where there are none, or a count is not known or below 0.
+// quantile is the q-quantile, q in [0, 1], of the events counted between the edges. It is NaN where there are none, or a count
+// is not known or below 0.
 func quantile(edges [][2]float64, counts []float64, q float64) float64 {
-	total := 0.0
-	for _, n := range counts {
-		if !(n >= 0) {
-			return math.NaN()
-		}
-		total += n
-	}
-	if total == 0 {
-		return math.NaN()
-	}
-	rank, before := q*total, 0.0
-	last := math.NaN()
-	for i, n := range counts {
-		if n == 0 {
-			continue
-		}
-		low, high := edges[i][0], edges[i][1]
-		if before+n >= rank {
-			return low + (high-low)*math.Max(0, rank-before)/n
-		}
-		before += n
-		last = high
-	}
-	return last
+	return evidence.Quantile(cumulative(edges, counts), q)
 }
 
 // shareLE is the share of the events counted between the edges that are at most x, in [0, 1]; NaN as quantile is.
 func shareLE(edges [][2]float64, counts []float64, x float64) float64 {
-	total, below := 0.0, 0.0
-	for i, n := range counts {
-		if !(n >= 0) {
-			return math.NaN()
-		}
-		low, high := edges[i][0], edges[i][1]
-		total += n
-		below += n * math.Min(1, math.Max(0, (x-low)/(high-low)))
-	}
-	if total == 0 {
-		return math.NaN()
-	}
-	return below / total
+	return evidence.ShareBelow(cumulative(edges, counts), x)
 }

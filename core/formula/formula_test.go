@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"tandem/core/evidence"
 )
 
 const head = "version: 1\ntenant: shop\nparams:\n  mp: {default: home}\nformulas:\n"
@@ -129,7 +131,7 @@ func TestQuantile(t *testing.T) {
 		q := []float64{0, 0.5, 0.95, 1, rnd.Float64()}[rnd.IntN(5)]
 		var edges [][2]float64
 		for _, b := range buckets {
-			low, high := bounds(b)
+			low, high := evidence.Bounds(b)
 			edges = append(edges, [2]float64{low, high})
 		}
 		got := quantile(edges, counts, q)
@@ -141,7 +143,7 @@ func TestQuantile(t *testing.T) {
 		}
 		below, upTo := 0.0, 0.0
 		for i, b := range buckets {
-			low, high := bounds(b)
+			low, high := evidence.Bounds(b)
 			if high <= got {
 				below += counts[i]
 			}

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/expr-lang/expr/ast"
+
+	"tandem/core/evidence"
 )
 
 // Base is a metric that formulas are made of.
@@ -294,7 +296,7 @@ func (c *compiler) histogram(f *Formula, fn, name string, x float64) (evalFunc, 
 	scale := math.Pow10(c.p.schema.Decimals[rest])
 	edges := make([][2]float64, len(buckets))
 	for i, b := range buckets {
-		edges[i][0], edges[i][1] = bounds(b)
+		edges[i][0], edges[i][1] = evidence.Bounds(b)
 	}
 	return func(cols Columns) []float64 {
 		all := make([][]float64, len(bases))

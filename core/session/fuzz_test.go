@@ -14,11 +14,7 @@ import (
 func full(t testing.TB) (*tenant.Chain, [][]byte) {
 	for seed := uint64(0); ; seed++ {
 		w := worlds.Generate(seed)
-		configs, err := w.Chain()
-		if err != nil {
-			t.Fatal(err)
-		}
-		chain, err := tenant.Compile(configs)
+		_, chain, err := w.Compile()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,11 +92,7 @@ func FuzzStateDecode(f *testing.F) {
 func FuzzEventDecode(f *testing.F) {
 	for seed := range uint64(5) {
 		w := worlds.Generate(seed)
-		configs, err := w.Chain()
-		if err != nil {
-			f.Fatal(err)
-		}
-		chain, err := tenant.Compile(configs)
+		_, chain, err := w.Compile()
 		if err != nil {
 			f.Fatal(err)
 		}

@@ -20,7 +20,7 @@ func TestExplainOfWorlds(t *testing.T) {
 	for seed := *worldSeed; seed < *worldSeed+uint64(min(*worldCount/10, 300)); seed++ {
 		w, chain, r, s := scheduled(t, seed)
 		var all []Value
-		view, err := Resolve(ctx, s.st, chain.Tenant)
+		view, err := batch.View(ctx, s.st, chain.Tenant)
 		if err != nil {
 			t.Fatal(err)
 		}

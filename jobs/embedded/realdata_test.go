@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"tandem/batch"
 	"tandem/jobs/embedded"
 	"tandem/schemas/blob"
 	"tandem/schemas/mapping"
@@ -180,7 +181,7 @@ func realPipeline(t testing.TB, log embedded.Log, example string, tickMS int64, 
 	if err := p.Finish(ctx); err != nil {
 		t.Fatal(err)
 	}
-	view, err := embedded.Resolve(ctx, p.Store, example)
+	view, err := batch.View(ctx, p.Store, example)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,27 +8,9 @@ import (
 
 	"tandem/batch"
 	"tandem/core/metric"
-	"tandem/core/view"
 	"tandem/schemas/row"
 	"tandem/schemas/store"
 )
-
-// Resolve reads which layer stands for which minute of a tenant.
-func Resolve(ctx context.Context, st store.Store, tenantName string) (*view.View, error) {
-	active, _, err := st.Active(ctx, tenantName)
-	if err != nil {
-		return nil, fmt.Errorf("active layer of %s: %w", tenantName, err)
-	}
-	var windows []view.Window
-	err = st.Coverage(ctx, tenantName, 0, store.MaxMinute, func(c store.Coverage) error {
-		windows = append(windows, view.Window{From: c.Window, To: c.Window + batch.WindowMS/60000, Layer: batch.Layer(c.Generation)})
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("coverage of %s: %w", tenantName, err)
-	}
-	return view.New(active.Layer, windows), nil
-}
 
 // Value is one metric value.
 type Value struct {
@@ -87,7 +69,7 @@ func Values(ctx context.Context, st store.Store, tenantName string, from, to int
 // Lines returns the lines of a rows file (SPEC 11) for the minutes [from, to) of one layer ("stream", "batch") or of
 // the merged view ("both").
 func Lines(ctx context.Context, st store.Store, tenantName, which string, from, to int64) ([]string, error) {
-	v, err := Resolve(ctx, st, tenantName)
+	v, err := batch.View(ctx, st, tenantName)
 	if err != nil {
 		return nil, err
 	}

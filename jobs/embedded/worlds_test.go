@@ -59,11 +59,7 @@ func checkWorld(t *testing.T, seed uint64) {
 func scheduled(t *testing.T, seed uint64) (worlds.World, *tenant.Chain, *rand.Rand, *schedule) {
 	t.Helper()
 	w := worlds.Generate(seed)
-	configs, err := w.Chain()
-	if err != nil {
-		t.Fatal(err)
-	}
-	chain, err := tenant.Compile(configs)
+	_, chain, err := w.Compile()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,11 +76,7 @@ func scheduled(t *testing.T, seed uint64) (worlds.World, *tenant.Chain, *rand.Ra
 
 // differs returns how the pipeline's outcome differs from the oracle's, "" if it does not.
 func differs(w worlds.World, seed uint64) string {
-	configs, err := w.Chain()
-	if err != nil {
-		return ""
-	}
-	chain, err := tenant.Compile(configs)
+	configs, chain, err := w.Compile()
 	if err != nil {
 		return ""
 	}

@@ -367,21 +367,11 @@ func fetchAll(ctx context.Context, x *read.Resolved, q read.Query, bases []formu
 		}
 		for _, b := range bases {
 			if b.Rolling == rolling {
-				f.values[b] = map[string][]int64{}
+				f.values[b] = map[string][]int64{"": withStates(make([]int64, a.Points()), a.StatesOf(b.Metric))}
 			}
 		}
 		for _, s := range a.Series {
 			f.values[formula.Base{Metric: s.Metric, Rolling: rolling}][f.add(s.Variation, s.Tags)] = withStates(s.Values, s.States)
-		}
-		for _, b := range bases {
-			if b.Rolling == rolling {
-				_, name := read.Split(b.Metric)
-				states := a.States
-				if name == "visitors" {
-					states = a.Seen
-				}
-				f.values[b][""] = withStates(make([]int64, a.Points()), states)
-			}
 		}
 		if rolling == 0 {
 			f.answer, f.points = a, a.Points()

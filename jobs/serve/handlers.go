@@ -21,7 +21,7 @@ import (
 // formulas is POST /{tenant}.
 func (s *server) formulas(w http.ResponseWriter, r *http.Request) {
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		Fail(w, r, &Problem{Status: http.StatusUnsupportedMediaType, Title: "The body is JSON", Detail: "send Content-Type: application/json"})
+		Fail(w, &Problem{Status: http.StatusUnsupportedMediaType, Title: "The body is JSON", Detail: "send Content-Type: application/json"})
 		return
 	}
 	var b Batch
@@ -38,7 +38,7 @@ func (s *server) formulas(w http.ResponseWriter, r *http.Request) {
 		} else {
 			err = Bad(err)
 		}
-		Fail(w, r, err)
+		Fail(w, err)
 		return
 	}
 	out, err := FromContext(r.Context()).Answer(r.Context(), &b)
@@ -56,7 +56,7 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if !errors.As(err, &p) && r.Context().Err() == nil {
 		s.Log.Warn("a request was not answered", "path", r.URL.Path, "error", err)
 	}
-	Fail(w, r, err)
+	Fail(w, err)
 }
 
 // fromQuery reads a batch from the parameters of a URL, which have the names of its fields; formula, groupBy and
@@ -113,7 +113,7 @@ func (s *server) download(w http.ResponseWriter, r *http.Request, name string) {
 		b, err = fromQuery(values)
 	}
 	if err != nil {
-		Fail(w, r, Bad(err))
+		Fail(w, Bad(err))
 		return
 	}
 	out, err := q.Answer(r.Context(), b)

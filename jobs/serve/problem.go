@@ -31,10 +31,8 @@ func (p *Problem) Error() string {
 	return p.Title + ": " + p.Detail
 }
 
-var (
-	errNoTenant = &Problem{Status: http.StatusNotFound, Title: "There is nothing here", Detail: "no such path, or none that this token may see"}
-	errNotFound = errNoTenant
-)
+// errNotFound is told of what is not there and of what the caller may not see alike.
+var errNotFound = &Problem{Status: http.StatusNotFound, Title: "There is nothing here", Detail: "no such path, or none that this token may see"}
 
 // Bad is a request that is wrong.
 func Bad(err error) *Problem {
@@ -42,7 +40,7 @@ func Bad(err error) *Problem {
 }
 
 // Fail answers with an error: a *Problem as it is, a limit as 422 with its name, all else as 500 without what it says.
-func Fail(w http.ResponseWriter, _ *http.Request, err error) {
+func Fail(w http.ResponseWriter, err error) {
 	var p *Problem
 	var limit *read.LimitError
 	switch {

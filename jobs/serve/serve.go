@@ -89,18 +89,18 @@ func (s *server) route(w http.ResponseWriter, r *http.Request) {
 	}
 	who, err := s.identify(r)
 	if err != nil {
-		Fail(w, r, err)
+		Fail(w, err)
 		return
 	}
 	// A tenant that is none and one that is not the caller's are answered the same, and take the same way to there.
 	t := s.Tenant(first)
 	if allowed := who.may(first); t == nil || !allowed {
-		Fail(w, r, errNoTenant)
+		Fail(w, errNotFound)
 		return
 	}
 	leave, err := s.gates.enter(first, s.Now())
 	if err != nil {
-		Fail(w, r, err)
+		Fail(w, err)
 		return
 	}
 	defer leave()
@@ -116,12 +116,12 @@ func (s *server) route(w http.ResponseWriter, r *http.Request) {
 		mounted(s.Pages, w, r)
 	case r.Method == http.MethodPost:
 		if who.Role != RoleAdmin {
-			Fail(w, r, &Problem{Status: http.StatusForbidden, Title: "This takes a token of role admin"})
+			Fail(w, &Problem{Status: http.StatusForbidden, Title: "This takes a token of role admin"})
 			return
 		}
 		mounted(s.Pages, w, r)
 	default:
-		Fail(w, r, &Problem{Status: http.StatusMethodNotAllowed, Title: "No such method here"})
+		Fail(w, &Problem{Status: http.StatusMethodNotAllowed, Title: "No such method here"})
 	}
 }
 
@@ -136,7 +136,7 @@ func (s *server) common(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/" {
 		var err error
 		if who, err = s.identify(r); err != nil {
-			Fail(w, r, err)
+			Fail(w, err)
 			return
 		}
 	}
@@ -152,7 +152,7 @@ func (s *server) common(w http.ResponseWriter, r *http.Request) {
 
 func mounted(h http.Handler, w http.ResponseWriter, r *http.Request) {
 	if h == nil {
-		Fail(w, r, errNotFound)
+		Fail(w, errNotFound)
 		return
 	}
 	h.ServeHTTP(w, r)
@@ -222,7 +222,7 @@ func (s *server) observed(h http.Handler) http.Handler {
 				}
 				s.Log.Error("a request panicked", "path", r.URL.Path, "panic", p)
 				if !o.wrote {
-					Fail(o, r, errors.New("panic"))
+					Fail(o, errors.New("panic"))
 				}
 			}
 			kind := "page"

@@ -263,7 +263,7 @@ func (w *world) naive(t testing.TB, q read.Query) map[string][]int64 {
 		value, _ := strconv.ParseInt(f[3], 10, 64)
 		covers(minute, func(p int) { at(full + "|" + variation + "|" + g)[p] += value })
 	}
-	v, err := embedded.Resolve(ctx, w.st, "shop")
+	v, err := batch.View(ctx, w.st, "shop")
 	must(t, err)
 	sets := map[string]map[uint64]bool{}
 	for k, hashes := range w.seen {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"tandem/batch"
 	"tandem/core/oracle"
 	"tandem/core/oracle/worlds"
 	"tandem/core/view"
@@ -208,7 +209,7 @@ func (p *plant) checkTenant(x *shop) {
 
 // merged is what a reader sees in the end.
 func (p *plant) merged(x *shop, all map[string]int64) {
-	v, err := embedded.Resolve(context.Background(), p.metrics, x.name)
+	v, err := batch.View(context.Background(), p.metrics, x.name)
 	if err != nil {
 		p.found("reader: %v", err)
 		return

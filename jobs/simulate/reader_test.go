@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"tandem/batch"
 	"tandem/jobs/embedded"
 	"tandem/schemas/store"
 )
@@ -47,7 +48,7 @@ func (p *plant) reader(n int, every int64) {
 // look is one request, and what must hold of its answer.
 func (p *plant) look(rd *reader, tenant string) error {
 	s, ctx := p.sim, context.Background()
-	v, err := embedded.Resolve(ctx, p.metrics, tenant)
+	v, err := batch.View(ctx, p.metrics, tenant)
 	if err != nil {
 		return err
 	}

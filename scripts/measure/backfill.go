@@ -156,7 +156,7 @@ func (t *times) reads(ctx context.Context, st store.Store, b *bench) error {
 	first := b.recs[0].Ingest / 60000
 	for due := time.Now(); ctx.Err() == nil; due = due.Add(readsEvery) {
 		time.Sleep(time.Until(due))
-		v, err := embedded.Resolve(ctx, st, b.chain.Tenant)
+		v, err := batch.View(ctx, st, b.chain.Tenant)
 		if err != nil {
 			break
 		}

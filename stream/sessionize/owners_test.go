@@ -38,11 +38,7 @@ func everyWorld(t *testing.T, n uint64, fn func(seed uint64, chain *tenant.Chain
 	}
 	for seed := range n {
 		w := worlds.Generate(1000 + seed)
-		configs, err := w.Chain()
-		if err != nil {
-			t.Fatal(err)
-		}
-		chain, err := tenant.Compile(configs)
+		_, chain, err := w.Compile()
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,11 +16,7 @@ func TestWhatStandsIsTheOraclesStream(t *testing.T) {
 	}
 	for seed := range n {
 		w := worlds.Generate(seed)
-		configs, err := w.Chain()
-		if err != nil {
-			t.Fatal(err)
-		}
-		chain, err := tenant.Compile(configs)
+		configs, chain, err := w.Compile()
 		if err != nil {
 			t.Fatal(err)
 		}

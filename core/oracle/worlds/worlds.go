@@ -44,6 +44,16 @@ func (w World) Chain() ([]*tenant.Config, error) {
 	return tenant.LoadChain(files)
 }
 
+// Compile loads the configs and makes them a chain.
+func (w World) Compile() ([]*tenant.Config, *tenant.Chain, error) {
+	configs, err := w.Chain()
+	if err != nil {
+		return nil, nil, err
+	}
+	chain, err := tenant.Compile(configs)
+	return configs, chain, err
+}
+
 // String shows the world as the files that it could be stored in. After each record, behind a #, stands its event time
 // and how much later it was taken in.
 func (w World) String() string {

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"tandem/core/formula"
 	"tandem/core/tenant"
 )
 
@@ -68,10 +69,7 @@ type Formula struct {
 }
 
 // Base is a metric with its scope, as "fm.order.beta".
-type Base struct {
-	Metric  string
-	Rolling int64 // minutes before a point's end that it covers; 0: the point's own
-}
+type Base = formula.Base
 
 // Kinds of Stat.
 const (

@@ -179,11 +179,9 @@ func (r *reader) Formulas(ctx context.Context, experiment, scope string) ([]Form
 			continue
 		}
 		one.Title = c.Title
-		for _, b := range plan.Bases {
-			one.Bases = append(one.Bases, Base(b))
-		}
+		one.Bases = plan.Bases
 		one.Eval = func(points int, of func(Base) []float64) []float64 {
-			return c.Eval(formula.Columns{Points: points, Of: func(b formula.Base) []float64 { return of(Base(b)) }})
+			return c.Eval(formula.Columns{Points: points, Of: of})
 		}
 		one.Stat = statOf(c.Shape, scope, schema)
 		if one.Stat != nil {
@@ -214,8 +212,7 @@ func (r *reader) Read(ctx context.Context, q Query) (*Answer, error) {
 		rq := read.Query{Experiment: q.Experiment, Metrics: metrics, From: from, To: q.To, Step: q.Step, Rolling: rolling, Filter: filter}
 		if rolling > 0 && rolling%q.Step != 0 && q.Step%rolling != 0 {
 			// One value is asked for, at the end.
-			rq.From, rq.Step = max(q.To-rolling, 0), rolling
-			rq.From = q.To - rolling
+			rq.From, rq.Step = q.To-rolling, rolling
 		}
 		if rq.From < 0 || rq.From >= rq.To {
 			continue
@@ -230,7 +227,7 @@ func (r *reader) Read(ctx context.Context, q Query) (*Answer, error) {
 		}
 		skip := int((rq.From - q.From) / rq.Step)
 		for _, s := range got.Series {
-			k := Key{s.Variation, Base{s.Metric, rolling}}
+			k := Key{s.Variation, Base{Metric: s.Metric, Rolling: rolling}}
 			values := make([]float64, max(skip, 0), max(skip, 0)+len(s.Values))
 			for i, v := range s.Values {
 				if s.States[i] == read.Unknown {
@@ -316,9 +313,7 @@ func (s *Stored) Explain(ctx context.Context, q Explain) (any, error) {
 			if err != nil {
 				return nil, err
 			}
-			for w := range a.Spans {
-				to = max(to, (w+batch.WindowMS)/60000)
-			}
+			to = max(to, a.End()/60000)
 		}
 		return x.Session(ctx, q.Session, max(0, to-2*24*60), to)
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"tandem/batch"
+	"tandem/core/view"
 	"tandem/jobs/serve"
 	"tandem/schemas/row"
 	"tandem/schemas/sealed"
@@ -41,7 +42,7 @@ func (s *Stored) Operations(ctx context.Context, name string) (*Operations, erro
 	if err := s.layers(ctx, st, name, x.View.Active, o); err != nil {
 		return nil, err
 	}
-	if err := coverage(ctx, st, name, o); err != nil {
+	if err := coverage(ctx, st, name, x.View.Windows, o); err != nil {
 		return nil, err
 	}
 	if err := drift(ctx, st, name, x.View.Active, o); err != nil {
@@ -99,8 +100,13 @@ func (s *Stored) layers(ctx context.Context, st store.Store, name, active string
 	return nil
 }
 
-func coverage(ctx context.Context, st store.Store, name string, o *Operations) error {
-	err := st.Coverage(ctx, name, 0, store.MaxMinute+1, func(c store.Coverage) error {
+// coverage tells of the newest windows of those that the view has.
+func coverage(ctx context.Context, st store.Store, name string, known []view.Window, o *Operations) error {
+	from := int64(0)
+	if n := len(known); n > shownWindows {
+		from = known[n-shownWindows].From
+	}
+	err := st.Coverage(ctx, name, from, store.MaxMinute+1, func(c store.Coverage) error {
 		var done batch.Covered
 		if _, err := sealed.Unmarshal(c.Data, &done); err != nil {
 			return fmt.Errorf("coverage of %s, window %d: %w", name, c.Window, err)

@@ -55,7 +55,7 @@ type Config struct {
 	// Resolve finds the tenant of a request and reads which layers stand for it. Its errors are the caller's business:
 	// Fail answers them.
 	Resolve func(*http.Request) (*read.Resolved, error)
-	Fail    func(http.ResponseWriter, *http.Request, error)
+	Fail    func(http.ResponseWriter, error)
 	Now     func() time.Time
 	Limits  Limits
 }
@@ -116,7 +116,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, path, _ := strings.Cut(r.URL.Path, "/api/v1/")
 	x, err := a.Resolve(r)
 	if err != nil {
-		a.Fail(w, r, err)
+		a.Fail(w, err)
 		return
 	}
 	q := newQuerier(x, a.Limits)
@@ -236,19 +236,8 @@ func (a *API) query(ctx context.Context, r *request) (any, annotations.Annotatio
 	if err != nil {
 		return nil, nil, err
 	}
-	if _, err := a.parser.ParseExpr(r.form.Get("query")); err != nil {
-		return nil, nil, badData("invalid parameter %q: %w", "query", err)
-	}
-	ctx, cancel, err := r.timeout(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer cancel()
 	q, err := a.engine.NewInstantQuery(ctx, r.q, nil, r.form.Get("query"), at)
-	if err != nil {
-		return nil, nil, badData("invalid parameter %q: %w", "query", err)
-	}
-	return run(ctx, q)
+	return run(ctx, r, q, err)
 }
 
 func (a *API) queryRange(ctx context.Context, r *request) (any, annotations.Annotations, error) {
@@ -273,24 +262,22 @@ func (a *API) queryRange(ctx context.Context, r *request) (any, annotations.Anno
 	case int64(to.Sub(from)/step) > a.Limits.Points:
 		return nil, nil, badData("exceeded maximum resolution of %d points per timeseries. Try decreasing the query resolution (?step=XX)", a.Limits.Points)
 	}
-	if _, err := a.parser.ParseExpr(r.form.Get("query")); err != nil {
+	q, err := a.engine.NewRangeQuery(ctx, r.q, nil, r.form.Get("query"), from, to, step)
+	return run(ctx, r, q, err)
+}
+
+// run executes a query, unless err says that there is something wrong with it. Its result is of the engine's memory, so it is
+// written before the query is closed.
+func run(ctx context.Context, r *request, q promql.Query, err error) (any, annotations.Annotations, error) {
+	if err != nil {
 		return nil, nil, badData("invalid parameter %q: %w", "query", err)
 	}
+	defer q.Close()
 	ctx, cancel, err := r.timeout(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer cancel()
-	q, err := a.engine.NewRangeQuery(ctx, r.q, nil, r.form.Get("query"), from, to, step)
-	if err != nil {
-		return nil, nil, badData("invalid parameter %q: %w", "query", err)
-	}
-	return run(ctx, q)
-}
-
-// run executes a query. Its result is of the engine's memory, so it is written before the query is closed.
-func run(ctx context.Context, q promql.Query) (any, annotations.Annotations, error) {
-	defer q.Close()
 	res := q.Exec(ctx)
 	if res.Err != nil {
 		return nil, nil, res.Err

@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/prompb"
 
+	"tandem/batch"
 	"tandem/core/oracle/worlds"
 	"tandem/core/tenant"
 	"tandem/jobs/embedded"
@@ -44,11 +45,7 @@ func serveWorld(t testing.TB, seed uint64, l Limits) *served {
 	t.Helper()
 	ctx := context.Background()
 	w := worlds.Generate(seed)
-	configs, err := w.Chain()
-	if err != nil {
-		t.Fatal(err)
-	}
-	chain, err := tenant.Compile(configs)
+	_, chain, err := w.Compile()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +79,7 @@ func serveWorld(t testing.TB, seed uint64, l Limits) *served {
 	}
 	reader := read.New(st, read.Options{Limits: read.DefaultLimits(), Now: epoch})
 	a := New(Config{Limits: l, Now: time.Now, Resolve: func(r *http.Request) (*read.Resolved, error) { return reader.Resolve(r.Context(), chain) },
-		Fail: func(w http.ResponseWriter, _ *http.Request, err error) { http.Error(w, err.Error(), http.StatusTeapot) }})
+		Fail: func(w http.ResponseWriter, err error) { http.Error(w, err.Error(), http.StatusTeapot) }})
 	s := httptest.NewServer(a)
 	t.Cleanup(s.Close)
 	return &served{chain, st, s.URL + "/t"}
@@ -91,7 +88,7 @@ func serveWorld(t testing.TB, seed uint64, l Limits) *served {
 // lines are those of export, by "metric experiment variation tags minute".
 func (s *served) lines(t testing.TB) map[string]int64 {
 	t.Helper()
-	v, err := embedded.Resolve(t.Context(), s.st, s.chain.Tenant)
+	v, err := batch.View(t.Context(), s.st, s.chain.Tenant)
 	if err != nil {
 		t.Fatal(err)
 	}

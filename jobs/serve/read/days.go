@@ -110,6 +110,7 @@ func (f *fetch) day(ctx context.Context, name string, c *piece) ([]byte, error) 
 		return value, nil
 	}
 	sums, sketches := map[[2]string]int64{}, map[[2]string]*metric.Sketch{}
+	var one metric.Sketch
 	for _, w := range c.windows {
 		s := store.Series{Tenant: k.tenant, Experiment: k.experiment, Metric: name, Layer: w.layer}
 		err := f.x.r.store.Rollups(ctx, s, w.from, w.to, func(_, _ int64, value []byte) error {
@@ -122,7 +123,6 @@ func (f *fetch) day(ctx context.Context, name string, c *piece) ([]byte, error) 
 					sums[at] += c.Value
 					return nil
 				}
-				var one metric.Sketch
 				if err := one.UnmarshalBinary(c.Sketch); err != nil {
 					return err
 				}

@@ -11,9 +11,8 @@ import (
 // out brings the table to series of points, by variation and tags.
 func (t *table) out(name string) ([]Series, error) {
 	p := t.f.p
-	_, short := Split(name)
 	states := p.sumStates
-	if short == "visitors" {
+	if isVisitors(name) {
 		states = p.seenStates
 	}
 	var all []Series

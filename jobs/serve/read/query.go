@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -45,6 +46,20 @@ type Answer struct {
 	// CompleteThrough is that of the resolution; ProvisionalFrom the first minute of the first point that is not final,
 	// To if all are.
 	CompleteThrough, ProvisionalFrom int64
+}
+
+// StatesOf are the states of a metric's points.
+func (a *Answer) StatesOf(metric string) []State {
+	if isVisitors(metric) {
+		return a.Seen
+	}
+	return a.States
+}
+
+// isVisitors says whether a metric counts distinct visitors, which are unions instead of sums (SPEC 6).
+func isVisitors(metric string) bool {
+	_, name := Split(metric)
+	return name == "visitors"
 }
 
 // Points is the number of points of each series.
@@ -165,6 +180,8 @@ type table struct {
 	sets   map[string]int // tag set -> index into keys, -1: filtered out
 	keys   []string       // joined values of the tags grouped by
 	last   []seen         // by the cell's place in the row: what stood there in the row before
+
+	scratch metric.Sketch // of the cell at hand
 }
 
 type groupKey struct {
@@ -217,27 +234,22 @@ func (t *table) row(part int, value []byte) error {
 			g.sums[part] += c.Value
 			continue
 		}
-		if err := g.unite(part, c.Sketch, len(t.f.p.sums)); err != nil {
+		if g.sketches == nil {
+			g.sketches = make([]*metric.Sketch, len(t.f.p.sums))
+		}
+		into := &t.scratch
+		if g.sketches[part] == nil {
+			into = &metric.Sketch{}
+			g.sketches[part] = into
+		}
+		if err := into.UnmarshalBinary(c.Sketch); err != nil {
 			return err
+		}
+		if into == &t.scratch {
+			g.sketches[part].Merge(into)
 		}
 	}
 	return t.reader.Err()
-}
-
-func (g *group) unite(part int, data []byte, parts int) error {
-	if g.sketches == nil {
-		g.sketches = make([]*metric.Sketch, parts)
-	}
-	var s metric.Sketch
-	if err := s.UnmarshalBinary(data); err != nil {
-		return err
-	}
-	if g.sketches[part] == nil {
-		g.sketches[part] = &s
-		return nil
-	}
-	g.sketches[part].Merge(&s)
-	return nil
 }
 
 // group is the place of a cell's group, -1 if the filter leaves the cell out.
@@ -277,29 +289,21 @@ func (t *table) set(tags string) int {
 		pair, rest, _ = strings.Cut(rest, ",")
 		name, value, _ := strings.Cut(pair, "=")
 		if allowed, filtered := t.f.q.Filter[name]; filtered {
-			ok := false
-			for _, a := range allowed {
-				ok = ok || a == value
-			}
-			if !ok {
+			if !slices.Contains(allowed, value) {
 				return -1
 			}
 			passed++
 		}
-		for i, by := range t.f.q.GroupBy {
-			if by == name {
-				values[i] = value
-			}
+		if i := slices.Index(t.f.q.GroupBy, name); i >= 0 {
+			values[i] = value
 		}
 	}
 	if passed < len(t.f.q.Filter) {
 		return -1 // the rows lack a tag that is asked for
 	}
 	key := strings.Join(values, ",")
-	for i, k := range t.keys {
-		if k == key {
-			return i
-		}
+	if i := slices.Index(t.keys, key); i >= 0 {
+		return i
 	}
 	t.keys = append(t.keys, key)
 	return len(t.keys) - 1

@@ -135,23 +135,15 @@ func (r *Reader) Resolve(ctx context.Context, chain *tenant.Chain) (*Resolved, e
 
 func (r *Reader) resolve(ctx context.Context, chain *tenant.Chain) (*Resolved, error) {
 	name := chain.Tenant
-	active, _, err := r.store.Active(ctx, name)
+	v, err := batch.View(ctx, r.store, name)
 	if err != nil {
-		return nil, fmt.Errorf("active layer of %s: %w", name, err)
+		return nil, err
 	}
-	var windows []view.Window
-	err = r.store.Coverage(ctx, name, 0, store.MaxMinute+1, func(c store.Coverage) error {
-		windows = append(windows, view.Window{From: c.Window, To: c.Window + WindowMinutes, Layer: batch.Layer(c.Generation)})
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("coverage of %s: %w", name, err)
-	}
-	x := &Resolved{Chain: chain, View: view.New(active.Layer, windows), r: r, now: r.opt.Now().UnixMilli()}
-	if active.Layer != "" {
-		all, err := r.store.Progress(ctx, active.Layer, name)
+	x := &Resolved{Chain: chain, View: v, r: r, now: r.opt.Now().UnixMilli()}
+	if v.Active != "" {
+		all, err := r.store.Progress(ctx, v.Active, name)
 		if err != nil {
-			return nil, fmt.Errorf("progress of %s of %s: %w", active.Layer, name, err)
+			return nil, fmt.Errorf("progress of %s of %s: %w", v.Active, name, err)
 		}
 		for i, p := range all {
 			if i == 0 || p.ClosedBefore < x.CompleteThrough {
