@@ -117,8 +117,6 @@ const (
 	autoPoints = 500
 )
 
-var autoSteps = []int64{1, 5, 10, 30, 60, 180, 360, 720, 1440}
-
 // Answer answers a batch. Errors are of the request (*Problem, *read.LimitError) or of the store.
 func (q *Request) Answer(ctx context.Context, b *Batch) (*Result, error) {
 	x, err := q.Resolve(ctx)
@@ -245,8 +243,8 @@ func (b *Batch) step(q *read.Query) error {
 		q.Step = q.To - q.From
 		return nil
 	case b.Step == "":
-		q.Step = autoSteps[len(autoSteps)-1]
-		for _, s := range autoSteps {
+		q.Step = read.Steps[len(read.Steps)-1]
+		for _, s := range read.Steps {
 			if (q.To-q.From)/s <= autoPoints {
 				q.Step = s
 				break

@@ -16,6 +16,7 @@ import (
 
 	"tandem/core/evidence"
 	"tandem/core/tenant"
+	"tandem/jobs/serve/read"
 )
 
 // num is a number as JSON; null where there is none.
@@ -222,8 +223,8 @@ func wantedOf(q url.Values, c *tenant.Config) (w wanted, err error) {
 		return w, fmt.Errorf("%w: range %q is none of 1h, 6h, 24h, 7d, all", ErrRequest, w.span)
 	}
 	if v := q.Get("step"); v != "" {
-		if w.step, err = strconv.ParseInt(v, 10, 64); err != nil || !slices.Contains(steps, w.step) {
-			return w, fmt.Errorf("%w: step %q is none of %v minutes", ErrRequest, v, steps)
+		if w.step, err = strconv.ParseInt(v, 10, 64); err != nil || !slices.Contains(read.Steps, w.step) {
+			return w, fmt.Errorf("%w: step %q is none of %v minutes", ErrRequest, v, read.Steps)
 		}
 	}
 	for key, values := range q {

@@ -9,6 +9,7 @@ import (
 
 	"tandem/core/evidence"
 	"tandem/core/tenant"
+	"tandem/jobs/serve/read"
 )
 
 const (
@@ -134,17 +135,14 @@ func distinct(b []Base) []Base {
 	return slices.Compact(b)
 }
 
-// steps are lengths of buckets in minutes.
-var steps = []int64{1, 5, 10, 30, 60, 180, 360, 720, 1440}
-
-// stepOf is the shortest that cuts so many minutes into at most n buckets.
+// stepOf is the shortest of read.Steps that cuts so many minutes into at most n buckets.
 func stepOf(minutes int64, n int64) int64 {
-	for _, step := range steps {
+	for _, step := range read.Steps {
 		if minutes <= step*n {
 			return step
 		}
 	}
-	return steps[len(steps)-1]
+	return read.Steps[len(read.Steps)-1]
 }
 
 // cumulative gives sums up to and including each bucket.

@@ -28,6 +28,9 @@ type Query struct {
 	GroupBy []string            // tags that divide the series
 }
 
+// Steps are the steps, in minutes, that charts choose from: divisors of a day, most of them of windows or made of whole ones.
+var Steps = []int64{1, 5, 10, 30, 60, 180, 360, 720, 1440}
+
 // State says what the values of a point are made of.
 type State byte
 
