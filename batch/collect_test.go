@@ -16,6 +16,7 @@ import (
 	"tandem/core/session"
 	"tandem/schemas/blob"
 	"tandem/schemas/store"
+	"tandem/scripts/devstack"
 )
 
 const hour = 60 * minute
@@ -338,7 +339,7 @@ func TestCollectAtAnyTime(t *testing.T) {
 	slices.SortStableFunc(records, func(a, b oracle.Record) int { return cmp.Compare(a.Ingest, b.Ingest) })
 	rows, _ := wanted(t, configs, records, false)
 	deleted := 0
-	for seed := range uint64(5) {
+	for seed := range uint64(devstack.Count(2, 10)) {
 		rng := rand.New(rand.NewPCG(seed, 5))
 		blobs := blob.NewMem()
 		j, st := job(t, chain, blobs, 0)

@@ -13,6 +13,7 @@ import (
 	"tandem/core/tenant"
 	"tandem/schemas/archive"
 	"tandem/schemas/blob"
+	"tandem/scripts/devstack"
 )
 
 // compact merges what it can of both partitions; files replaced before are deleted if gone.
@@ -44,7 +45,7 @@ func TestCompactionChangesNothing(t *testing.T) {
 	records := traffic(60)
 	slices.SortStableFunc(records, func(a, b oracle.Record) int { return cmp.Compare(a.Ingest, b.Ingest) })
 	rows, _ := wanted(t, configs, records, false)
-	for seed := range uint64(6) {
+	for seed := range uint64(devstack.Count(2, 12)) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		blobs := blob.NewMem()
 		j, st := job(t, chain, blobs, 1+rng.IntN(3))

@@ -119,7 +119,7 @@ func TestDemoCommand(t *testing.T) {
 		code int
 		want string // in either output
 	}{
-		{"traffic", []string{"--speed", "max", "--span", "40m", "--rate", "10", "--start", "2026-01-01T00:00:00Z"}, 0, "The layers agree: without late beacons all "},
+		{"traffic", []string{"--speed", "max", "--span", "35m", "--rate", "3", "--start", "2026-01-01T00:00:00Z"}, 0, "The layers agree: without late beacons all "},
 		{"experiments", of("two_experiments"), 0, "\nlayers agree: "},
 		{"late", of("late", "--data", kept), 0, "3 late beacons, which the stream leaves to the batch: with them 44 rows of the batch differ"},
 		{"data again", of("late", "--data", kept), 1, "the folder is not empty"},

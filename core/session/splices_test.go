@@ -15,7 +15,7 @@ import (
 // TestSplices compares chains with splices with plain ones that say the same, and checks what stays as it is by them.
 func TestSplices(t *testing.T) {
 	failed, edges := 0, 0
-	for seed := *worldSeed; seed < *worldSeed+uint64(*worldCount)/2; seed++ {
+	for seed := *worldSeed; seed < *worldSeed+uint64(*worldCount)/4; seed++ {
 		w := worlds.Generate(seed)
 		check := func(w worlds.World) string {
 			revisions, err := w.Chain()

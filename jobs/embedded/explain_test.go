@@ -17,7 +17,7 @@ func TestExplainOfWorlds(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	checked, apart, ends := 0, 0, 0
-	for seed := *worldSeed; seed < *worldSeed+uint64(min(*worldCount/10, 300)); seed++ {
+	for seed := *worldSeed; seed < *worldSeed+uint64(min(*worldCount/30, 300)); seed++ {
 		w, chain, r, s := scheduled(t, seed)
 		var all []Value
 		view, err := batch.View(ctx, s.st, chain.Tenant)

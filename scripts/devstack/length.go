@@ -2,8 +2,26 @@ package devstack
 
 import (
 	"os"
+	"runtime/debug"
 	"testing"
 )
+
+// Main runs a package's tests. They have small heaps, which would be collected every few milliseconds: a quarter of the time
+// of some packages.
+func Main(m *testing.M) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
+	os.Exit(m.Run())
+}
+
+// Count is how many seeds or cases a test draws: few, so that go test ./... stays under a minute; many in scripts/test.
+func Count(few, many int) int {
+	if os.Getenv("TANDEM_SERVERS") == "1" {
+		return many
+	}
+	return few
+}
 
 // AtLength skips a test that takes many seconds, so that go test ./... stays under a minute; scripts/test runs it.
 func AtLength(t testing.TB) {
