@@ -2,6 +2,7 @@
 //
 //	go run ./scripts/measure -records records.tsv -config config.yaml -site FOLDER
 //	go run ./scripts/measure -records records.tsv -config config.yaml [-stages parse,fold,shard] [-profile FOLDER]
+//	go run ./scripts/measure -growth all
 package main
 
 import (
@@ -29,6 +30,7 @@ type bench struct {
 	chain *tenant.Chain
 	recs  []records.Record // in order of ingest time, all with one
 	dir   string           // scratch
+	bytes int              // of all payloads
 	kafka string           // addresses of a real one; "" if there is none
 }
 
@@ -45,6 +47,8 @@ var stages = []stage{
 	{"shard", "records in memory: parse, fold, publish (no broker)", shardMemory},
 	{"shard-kafka", "the same from and to an in-process Kafka over TCP, broker included", shardKafka},
 	{"shard-real", "the same from and to the Kafka of -kafka, which is other processes", shardReal},
+	{"dispatch", "raw records in memory, 43 % of them unused: parse, decide, route (no broker)", dispatchMemory},
+	{"dispatch-real", "the same from and to the Kafka of -kafka", dispatchReal},
 	{"archive-write", "rows sorted and written as Parquet", archiveWrite},
 	{"archive-read", "and read back, all columns", archiveRead},
 	{"archive", "records in memory to files and manifests: parse, sort, write", archiveAll},
@@ -53,6 +57,7 @@ var stages = []stage{
 	{"replay-stream", "whole replay, stream only", replayStream},
 	{"replay-batch", "whole replay, archive and batch only", replayBatch},
 	{"backfill", "readers and the stream beside a throttled backfill, and without", beside},
+	{"restart", "sessions from a checkpoint", restart},
 	{"idle", "2 million idle sessions: bytes and garbage collection", idle},
 }
 
@@ -64,7 +69,15 @@ func main() {
 	kafka := flag.String("kafka", "", "`HOST:PORT,...` of a Kafka for the stage shard-real; without it that is left out")
 	site := flag.String("site", "", "archive the records in this `folder`, which becomes a site for tandem batch, and measure nothing")
 	profile := flag.String("profile", "", "folder for CPU profiles")
+	lines := flag.Bool("lines", false, "print the lines of go test -bench, for benchstat")
+	grow := flag.String("growth", "", "the cost of a beacon against what grows: `all`, or how a curve's name begins")
 	flag.Parse()
+	if *grow != "" {
+		if err := growth(context.Background(), strings.TrimPrefix(*grow, "all")); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	if *file == "" || *config == "" {
 		flag.Usage()
 		os.Exit(2)
@@ -84,13 +97,15 @@ func main() {
 	if err := b.load(*file, *config, *n); err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("%s, %d CPUs, %s, %d records\n", runtime.Version(), runtime.NumCPU(), time.Now().UTC().Format("2006-01-02"), len(b.recs))
-	fmt.Printf("%-14s %12s %10s %10s %9s %8s  %s\n", "stage", "beacons/CPUs", "beacons/s", "CPU s", "GC share", "peak MB", "what")
+	if !*lines {
+		fmt.Printf("%s, %d CPUs, %s, %d records\n", runtime.Version(), runtime.NumCPU(), time.Now().UTC().Format("2006-01-02"), len(b.recs))
+		fmt.Printf("%-14s %12s %8s %10s %8s %7s %8s %8s  %s\n", "stage", "beacons/CPUs", "MB/CPUs", "beacons/s", "CPU s", "GC", "allocs", "peak MB", "what")
+	}
 	for _, s := range stages {
 		if *only != "" && !slices.Contains(strings.Split(*only, ","), s.name) {
 			continue
 		}
-		if s.name == "shard-real" && *kafka == "" {
+		if strings.HasSuffix(s.name, "-real") && *kafka == "" {
 			continue
 		}
 		m := &meter{n: len(b.recs)}
@@ -100,7 +115,11 @@ func main() {
 		if err := s.fn(context.Background(), b, m); err != nil {
 			log.Fatalf("%s: %v", s.name, err)
 		}
-		m.print(s)
+		if *lines {
+			fmt.Printf("Benchmark/%s %d %.0f cpu-ns/beacon\n", s.name, m.n, float64(m.cpu)/float64(m.n))
+		} else {
+			m.print(s, b.bytes)
+		}
 		runtime.GC()
 	}
 }
@@ -146,6 +165,7 @@ func (b *bench) load(file, config string, n int) error {
 		slab = append(slab, rec.Payload...)
 		rec.Payload = slab[at:len(slab):len(slab)]
 		b.recs = append(b.recs, rec)
+		b.bytes += len(rec.Payload)
 	}
 	return nil
 }
@@ -156,7 +176,8 @@ type meter struct {
 	profile   string
 	cpu, wall time.Duration
 	gc        float64
-	peak      uint64
+	peak      int64   // resident bytes of the process, the records included
+	allocs    float64 // a beacon
 	notes     []string
 }
 
@@ -180,28 +201,39 @@ func (m *meter) run(fn func() error) error {
 			return err
 		}
 	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
 	gc0 := gcCPU()
 	cpu, start := cpuTime(), time.Now()
 	err := fn()
 	m.cpu, m.wall = cpuTime()-cpu, time.Since(start)
 	m.gc = (gcCPU() - gc0) / m.cpu.Seconds()
+	runtime.ReadMemStats(&after)
+	m.allocs = float64(after.Mallocs-before.Mallocs) / float64(max(m.n, 1))
 	if f != nil {
 		pprof.StopCPUProfile()
 		f.Close()
 	}
-	var ms runtime.MemStats
-	runtime.ReadMemStats(&ms)
-	m.peak = ms.HeapSys
+	if err == nil {
+		m.peak, err = peakBytes()
+	}
 	return err
+}
+
+// peakBytes is the most memory that the process had resident.
+func peakBytes() (int64, error) {
+	var u syscall.Rusage
+	err := syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return u.Maxrss << 10, err
 }
 
 func (m *meter) note(format string, args ...any) {
 	m.notes = append(m.notes, fmt.Sprintf(format, args...))
 }
 
-func (m *meter) print(s stage) {
-	fmt.Printf("%-14s %12.0f %10.0f %10.2f %8.0f%% %8d  %s\n", s.name, float64(m.n)/m.cpu.Seconds(), float64(m.n)/m.wall.Seconds(),
-		m.cpu.Seconds(), 100*m.gc, m.peak>>20, s.what)
+func (m *meter) print(s stage, bytes int) {
+	fmt.Printf("%-14s %12.0f %8.0f %10.0f %8.2f %6.0f%% %8.2f %8d  %s\n", s.name, float64(m.n)/m.cpu.Seconds(), float64(bytes)/1e6/m.cpu.Seconds(),
+		float64(m.n)/m.wall.Seconds(), m.cpu.Seconds(), 100*m.gc, m.allocs, m.peak>>20, s.what)
 	for _, n := range m.notes {
 		fmt.Printf("%-14s %s\n", "", n)
 	}

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"tandem/schemas/wire"
+	"tandem/stream/broker"
+	"tandem/stream/dispatch"
+)
+
+// unusedOf are the beacons of a hundred that get a point which nobody measures, as many as Expo's dispatch drops.
+const unusedOf = 43
+
+// rawLog is the records as producers send them, to partition 0 of topic, and how many of them nobody uses.
+func rawLog(b *bench, topic string) ([]broker.Record, int64, error) {
+	unused := int64(0)
+	out := make([]broker.Record, len(b.recs))
+	key := []byte(`"point":"`)
+	for i := range b.recs {
+		r := &b.recs[i]
+		out[i] = broker.Record{Topic: topic, Offset: int64(i), Time: r.Ingest, Value: r.Payload}
+		if unused*100 >= int64(i)*unusedOf || bytes.Contains(r.Payload, []byte(`"experiments"`)) {
+			continue // one that assigns is used
+		}
+		at := bytes.Index(r.Payload, key)
+		if at < 0 {
+			return nil, 0, fmt.Errorf("record %d has no point", i)
+		}
+		v := bytes.Clone(r.Payload)
+		v[at+len(key)] = 'x' // no point of the config begins with it
+		out[i].Value = v
+		unused++
+	}
+	return out, unused, nil
+}
+
+func dispatcherOf(b *bench, raw, beacons, dead string, out dispatch.Writer) *dispatch.Dispatcher {
+	teller := &dispatch.Teller{EveryMS: 10_000, Out: out,
+		Routes: map[string]*dispatch.Route{b.chain.Tenant: {Chain: b.chain, Topics: []string{beacons}, Partitions: 4}}}
+	teller.SetSources(wire.Sources{Revision: 1, List: []wire.Source{{Cluster: "c", Topic: raw, TopicID: raw, Kind: wire.KindHistory}}})
+	return &dispatch.Dispatcher{Teller: teller, DeadTopic: dead, Out: out}
+}
+
+func checkDispatched(c *dispatch.Counts, records int, unused int64) error {
+	if c.Records != int64(records) || c.Unused != unused || c.Routed != c.Records-unused {
+		return fmt.Errorf("dispatched %+v of %d records, %d of them unused", *c, records, unused)
+	}
+	return nil
+}
+
+func dispatchMemory(ctx context.Context, b *bench, m *meter) error {
+	log, unused, err := rawLog(b, "raw")
+	if err != nil {
+		return err
+	}
+	d := dispatcherOf(b, "raw", "beacons", "dead", &discard{})
+	err = m.run(func() error {
+		for part := range slices.Chunk(log, pollSize) {
+			if err := d.Handle(ctx, part); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return checkDispatched(&d.Counts, len(b.recs), unused)
+}
+
+// dispatchReal consumes from and writes to the Kafka of b.kafka, in topics of this run alone, which it leaves there.
+func dispatchReal(ctx context.Context, b *bench, m *meter) error {
+	to := broker.To(strings.Split(b.kafka, ",")...)
+	topics, err := broker.NewTopics(to)
+	if err != nil {
+		return err
+	}
+	defer topics.Close()
+	run := fmt.Sprintf(".measure-%d", time.Now().UnixNano())
+	raw, beacons, dead := "raw"+run, "beacons"+run, "dead"+run
+	for topic, n := range map[string]int32{raw: 1, beacons: 4, dead: 1} {
+		if _, err := topics.Create(ctx, topic, n); err != nil {
+			return err
+		}
+	}
+	out, err := broker.NewWriter(to)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	log, unused, err := rawLog(b, raw)
+	if err != nil {
+		return err
+	}
+	for part := range slices.Chunk(log, pollSize) {
+		if err := out.Write(ctx, part); err != nil {
+			return err
+		}
+	}
+	end := int64(len(log))
+	log = nil
+	d := dispatcherOf(b, raw, beacons, dead, out)
+	err = m.run(func() error {
+		feed, err := broker.NewFeed(to)
+		if err != nil {
+			return err
+		}
+		defer feed.Close()
+		feed.Add(broker.Partition{Topic: raw}, 0)
+		for d.Counts.Records < end {
+			for _, batch := range feed.Poll(ctx, pollSize) {
+				if batch.Err != nil {
+					return batch.Err
+				}
+				if err := d.Handle(ctx, batch.Records); err != nil {
+					return err
+				}
+				broker.Recycle(batch.Records)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return checkDispatched(&d.Counts, len(b.recs), unused)
+}
