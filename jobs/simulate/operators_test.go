@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"tandem/batch"
 	"tandem/core/session"
@@ -14,6 +15,7 @@ import (
 	"tandem/schemas/blob"
 	"tandem/schemas/sealed"
 	"tandem/schemas/store"
+	"tandem/stream/broker"
 )
 
 // resolved is how long a reader may go by what it has resolved, ms: the collector counts on it (batch.CollectGrace).
@@ -111,7 +113,7 @@ func (p *plant) splices(every int64) {
 		if s.r.IntN(2) == 0 {
 			continue // it comes when all is covered
 		}
-		s.at(s.now+s.r.Int64N(p.last-s.now+1), func() { p.splice(x, first-3600_000) })
+		s.at(s.now+s.r.Int64N(p.last-s.now+1), func() { p.splice(x, first-3600_000, false) })
 	}
 	p.again("backfill", every, func(x *shop) error {
 		if x.spliced == nil {
@@ -146,8 +148,8 @@ func (s *sim) change(c *tenant.Config) {
 	}
 }
 
-// splice draws a splice of which the archive can tell all.
-func (p *plant) splice(x *shop, first int64) {
+// splice draws a splice of which the archive can tell all, or the raw topics can.
+func (p *plant) splice(x *shop, first int64, fromRaw bool) {
 	s := p.sim
 	for range 8 {
 		c := *pick(s.r, x.configs...)
@@ -161,7 +163,7 @@ func (p *plant) splice(x *shop, first int64) {
 			continue // dispatch has rejected by other limits
 		}
 		chain, err := tenant.Compile(objects)
-		if err != nil || len(chain.Gaps(x.whole, math.MinInt64, math.MaxInt64)) > 0 {
+		if err != nil || !fromRaw && len(chain.Gaps(x.whole, math.MinInt64, math.MaxInt64)) > 0 {
 			continue
 		}
 		s.tell("a splice of %s from %s to %s: as from %s on", x.name, clock(c.From), clock(c.To), clock(c.From))
@@ -176,6 +178,82 @@ func (p *plant) backfill(x *shop) error {
 	return p.centres[0].job(x).Backfill(context.Background(), &all, func(r *batch.Report) { p.met["windows backfilled"] += int64(r.Windows) })
 }
 
+// bringRaw brings what a splice asks for and dispatch had dropped from the raw topics to the archive, though it fails and is given
+// up on the way.
+func (p *plant) bringRaw(c *centre, x *shop) error {
+	return p.harmed(func() error {
+		j := c.job(x)
+		gaps, err := j.Untold(x.whole, math.MinInt64, math.MaxInt64)
+		if err != nil || len(gaps) == 0 {
+			return err
+		}
+		p.met["from raw"]++
+		p.tell("gaps of %s: %v", x.name, gaps)
+		p.keepers++
+		k, err := j.KeepRaw(x.whole, gaps, time.Unix(0, p.keepers))
+		if err != nil {
+			return err
+		}
+		for _, part := range c.raws {
+			for _, r := range c.kafka.logs[part] {
+				if err := k.Take(r.Value, r.Time); err != nil {
+					return err
+				}
+			}
+			if p.fault("kill keeper", .1) {
+				p.tell("given up in the middle")
+				return errInjected
+			}
+		}
+		made, err := k.Done()
+		p.met["beacons from raw"] += made.Records
+		return err
+	})
+}
+
+// rebuild has what the batch has made be lost, and made again from nothing but the archive.
+func (p *plant) rebuild(c *centre, x *shop) error {
+	first := int64(math.MaxInt64)
+	for _, t := range c.job(x).Topics {
+		for n := range t.Partitions {
+			for _, m := range p.manifests(c, broker.Partition{Topic: t.Name, Partition: n}) {
+				for _, w := range m.Windows {
+					first = min(first, w.Start)
+				}
+			}
+		}
+	}
+	if first == math.MaxInt64 {
+		return nil
+	}
+	p.loseBatch(c, x)
+	all := batch.Backfill{From: first, To: (session.MaxTS/batch.WindowMS + 1) * batch.WindowMS, Cold: true, Live: x.whole}
+	if err := p.harmed(func() error { return c.job(x).Backfill(context.Background(), &all, nil) }); err != nil {
+		return err
+	}
+	return c.job(x).Run(context.Background())
+}
+
+// harmed does something under faults, until it is done.
+func (p *plant) harmed(do func() error) error {
+	s := p.sim
+	s.quiet = false
+	for n := 0; ; n++ {
+		if n == 10 {
+			s.quiet = true
+		}
+		err := do()
+		if gone := s.current.gone(); gone != nil {
+			return gone
+		}
+		if err == nil || !errors.Is(err, errInjected) {
+			s.quiet = true
+			return errors.Join(err, s.sleep(2*s.opt.TickMS+2)) // what is still on its way arrives
+		}
+		p.tell("once more after: %v", err)
+	}
+}
+
 // lastRuns are the last ones of a tenant: nothing goes wrong any more.
 func (p *plant) lastRuns(x *shop) error {
 	ctx, c := context.Background(), p.centres[0]
@@ -184,14 +262,22 @@ func (p *plant) lastRuns(x *shop) error {
 	}
 	if p.opt.Splice {
 		if x.spliced == nil {
-			if p.splice(x, p.last-6*3600_000); x.spliced != nil {
+			if p.splice(x, p.last-6*3600_000, p.opt.FromRaw); x.spliced != nil {
 				if err := c.job(x).Run(ctx); err != nil { // which leaves the splice to the backfill
 					return err
 				}
 			}
 		}
+		if err := p.bringRaw(c, x); err != nil {
+			return fmt.Errorf("from raw: %w", err)
+		}
 		if err := p.backfill(x); err != nil {
 			return fmt.Errorf("backfill: %w", err)
+		}
+	}
+	if p.opt.Rebuild {
+		if err := p.rebuild(c, x); err != nil {
+			return fmt.Errorf("rebuild: %w", err)
 		}
 	}
 	if p.opt.Collect {
@@ -202,7 +288,7 @@ func (p *plant) lastRuns(x *shop) error {
 		}
 		p.collected(c, x)
 	}
-	if !p.opt.Audit || p.opt.loose() {
+	if !p.opt.Audit || p.opt.loose() || p.isCold(c, x) {
 		return nil
 	}
 	a := &batch.Audit{Job: c.job(x), Live: x.whole, Store: p.metrics, Temp: blob.NewMem(), Layer: c.layer, Closed: p.metrics.complete(x.name, c.layer),

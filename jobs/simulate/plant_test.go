@@ -47,6 +47,9 @@ type options struct {
 	PatienceMS             int64           // 0: no source is set aside
 	Rollout                bool            // revisions become known shortly before they are in force
 	Collect, Splice, Audit bool            // a collector; a splice and a backfill; an audit in the end
+	Cold                   int             // times that a partition of the stream loses what it would go on from
+	Rebuild                bool            // what the batch has made is lost in the end
+	FromRaw                bool            // splices ask for what is only in the raw topics
 	Off                    map[string]bool // faults left out
 	Most                   int             // faults at most
 }
@@ -80,6 +83,10 @@ func draw(seed uint64, horizon int64) options {
 	if o.Splice = r.IntN(4) == 0; o.Splice {
 		o.Rollout = false
 	}
+	if r.IntN(4) == 0 {
+		o.Cold = pick(r, 1, 2, 4)
+	}
+	o.Rebuild, o.FromRaw = r.IntN(6) == 0, r.IntN(2) == 0
 	return o
 }
 
@@ -97,6 +104,7 @@ type plant struct {
 	every   int64   // ms between their starts
 	passing []*proc // those that end when faults do
 	checks  *checks
+	keepers int64 // of raw records so far
 }
 
 // beating says whether a dispatcher has heartbeats to write. The last ones, at the end, may come a little late.
@@ -162,6 +170,7 @@ func run(w worlds.World, opt options, telling bool) *sim {
 	p.produce(recs)
 	p.operate()
 	p.rollouts()
+	p.disasters()
 	for s.now < p.last && s.bad == nil {
 		p.mischief()
 		if !s.turn() {
@@ -558,6 +567,7 @@ func (p *plant) watch() {
 			}
 		}
 		c.blobs.deleted = p.deleted
+		c.blobs.made = func(name string, data []byte) { p.claimMade(c, name, data) }
 		c.blobs.changed = func(name string, is, other []byte) { p.checks.recreated(p.sim, c, name, is, other) }
 	}
 	p.metrics.covered = p.snapshot
@@ -573,6 +583,7 @@ func (p *plant) message(c *centre, part broker.Partition, r *broker.Record) {
 	if m.Marker {
 		return
 	}
+	p.told(c, m, c.kafka.place(part, r.Offset))
 	err = m.Rows(func(row *wire.Row) error {
 		name := [...]string{"site.", "assigned.", "fm."}[row.Scope] + row.Metric
 		p.metrics.place[placeKey{m.Tenant, c.layer, row.Experiment, name}] = part.Partition
