@@ -157,6 +157,9 @@ func (p *plant) splice(x *shop, first int64, fromRaw bool) {
 		c.HasFrom, c.HasTo = true, true
 		c.From, c.To = min(a, b)/60_000*60_000, max(a, b)/60_000*60_000
 		s.change(&c)
+		if name := pick(s.r, "home", "item", "order", "cart"); fromRaw && !slices.ContainsFunc(c.Points, func(p tenant.Point) bool { return p.Name == name }) {
+			c.Points = append(c.Points, tenant.Point{Name: name, Page: s.r.IntN(2) == 0})
+		}
 		objects := append(slices.Clone(x.configs), &c)
 		if c.From >= c.To || x.configs[0].HasFrom && c.From < x.configs[0].From ||
 			slices.ContainsFunc(x.configs, func(o *tenant.Config) bool { return o.MaxAge != c.MaxAge || o.MaxSkew != c.MaxSkew }) {
