@@ -179,6 +179,7 @@ func (p *plant) checkTenant(x *shop) {
 			continue
 		}
 		want, known := p.streamOf(c, x, stream)
+		p.countCold(c, x, want, known)
 		p.compare("stream: layer "+c.layer, want, p.linesOf(x.name, c.layer, 0, store.MaxMinute), known)
 	}
 	for line := range all {

@@ -312,6 +312,21 @@ func (p *plant) expectCold(c *centre, x *shop) (map[string]int64, func(minute in
 	}
 }
 
+// countCold counts the values that are compared of shards that began without state.
+func (p *plant) countCold(c *centre, x *shop, want map[string]int64, known func(minute int64) bool) {
+	first := int64(math.MaxInt64)
+	for n := range p.opt.Shards {
+		for _, k := range p.checks.colds[shardKey{c.name, x.topic, n}] {
+			first = min(first, k.first)
+		}
+	}
+	for line := range want {
+		if m := minuteOf(line); m >= first && known(m) {
+			p.met["cold values"]++
+		}
+	}
+}
+
 // readFrom are the beacons of a log from an offset on, but for those that progress records since then tell to be repeats.
 func (c *centre) readFrom(part broker.Partition, start int64) (records []oracle.Record) {
 	told := map[int]int64{}

@@ -113,7 +113,7 @@ func (p *plant) splices(every int64) {
 		if s.r.IntN(2) == 0 {
 			continue // it comes when all is covered
 		}
-		s.at(s.now+s.r.Int64N(p.last-s.now+1), func() { p.splice(x, first-3600_000, false) })
+		s.at(s.now+s.r.Int64N(p.last-s.now+1), func() { p.splice(x, first-3600_000, s.now, false) })
 	}
 	p.again("backfill", every, func(x *shop) error {
 		if x.spliced == nil {
@@ -149,15 +149,18 @@ func (s *sim) change(c *tenant.Config) {
 }
 
 // splice draws a splice of which the archive can tell all, or the raw topics can.
-func (p *plant) splice(x *shop, first int64, fromRaw bool) {
+func (p *plant) splice(x *shop, first, last int64, fromRaw bool) {
 	s := p.sim
 	for range 8 {
 		c := *pick(s.r, x.configs...)
-		a, b := first+s.r.Int64N(s.now-first), first+s.r.Int64N(s.now-first)
+		a, b := first+s.r.Int64N(last-first), first+s.r.Int64N(last-first)
+		if fromRaw && s.r.IntN(2) == 0 {
+			a, b = first, last
+		}
 		c.HasFrom, c.HasTo = true, true
 		c.From, c.To = min(a, b)/60_000*60_000, max(a, b)/60_000*60_000
 		s.change(&c)
-		if name := pick(s.r, "home", "item", "order", "cart"); fromRaw && !slices.ContainsFunc(c.Points, func(p tenant.Point) bool { return p.Name == name }) {
+		if name := pick(s.r, "unlisted", "unlisted", "item", "cart"); fromRaw && !slices.ContainsFunc(c.Points, func(p tenant.Point) bool { return p.Name == name }) {
 			c.Points = append(c.Points, tenant.Point{Name: name, Page: s.r.IntN(2) == 0})
 		}
 		objects := append(slices.Clone(x.configs), &c)
@@ -265,7 +268,7 @@ func (p *plant) lastRuns(x *shop) error {
 	}
 	if p.opt.Splice {
 		if x.spliced == nil {
-			if p.splice(x, p.last-6*3600_000, p.opt.FromRaw); x.spliced != nil {
+			if p.splice(x, p.first-1800_000, p.last, p.opt.FromRaw); x.spliced != nil {
 				if err := c.job(x).Run(ctx); err != nil { // which leaves the splice to the backfill
 					return err
 				}

@@ -97,6 +97,7 @@ type plant struct {
 	shops   []*shop
 	metrics *metrics
 	centres []*centre
+	first   int64 // the first record's time
 	last    int64 // the last record's time
 	end     int64 // heartbeats go on until then
 	readers []*reader
@@ -158,6 +159,7 @@ func run(w worlds.World, opt options, telling bool) *sim {
 		return s
 	}
 	s.now = max(recs[0].Ingest-60_000, 0)
+	p.first = recs[0].Ingest
 	p.last = recs[len(recs)-1].Ingest + 10_000
 	p.end = p.last
 	for i := range opt.Centres {
