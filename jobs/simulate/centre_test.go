@@ -374,9 +374,9 @@ func (t *tenure) aggregate() error {
 		}
 		revs, most := shop.chain.Revs, int64(0)
 		for i := range revs {
-			most = max(most, revs[i].Config.MaxSkew)
+			most = max(most, revs[i].Config.MaxSkew+revs[i].Config.Lateness+s.opt.AheadMS)
 		}
-		cfg.Tenants = append(cfg.Tenants, aggregate.Tenant{Name: shop.name, Shards: int(s.opt.Shards), RetentionMS: revs[len(revs)-1].Config.Retention, MaxSkewMS: most})
+		cfg.Tenants = append(cfg.Tenants, aggregate.Tenant{Name: shop.name, Shards: int(s.opt.Shards), RetentionMS: revs[len(revs)-1].Config.Retention, LeadMS: most})
 		s.tell("aggregate %d begins at %d, %s is closed before %s", t.n, from, shop.name, minuteText(closed[shop.name]))
 	}
 	told := maps.Clone(closed)

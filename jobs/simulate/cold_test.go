@@ -63,13 +63,27 @@ func (p *plant) disaster(c *centre, x *seat) {
 	s.met["disasters"]++
 	s.tell("%s %s/%d: its owner is gone, and with it", c.name, x.kind, x.n)
 	if x.kind == "aggregate" {
-		g := group("stream", x.p)
-		c.kafka.truncate(x.p, c.kafka.commits[g]+s.r.Int64N(int64(len(c.kafka.logs[x.p]))-c.kafka.commits[g]+1))
+		from := c.kafka.commits[group("stream", x.p)]
+		c.kafka.truncate(x.p, from+s.r.Int64N(max(p.lastMarkers(c, x.p)-from, 0)+1))
 	} else {
 		p.loseShard(c, x)
 	}
 	// What was on its way from the owner before has arrived by then.
 	s.at(s.now+2*s.opt.TickMS+1+s.r.Int64N(2*c.tickMS), func() { c.take(x) })
+}
+
+// lastMarkers is the offset from which on a log has the last marker of each shard, by which stage 2 knows how far all are.
+func (p *plant) lastMarkers(c *centre, part broker.Partition) int64 {
+	last := map[shardKey]int64{}
+	for _, r := range c.kafka.logs[part] {
+		if m, err := wire.ReadMessage(r.Value); err == nil && m.Marker {
+			last[shardKey{c.name, m.Topic, m.Partition}] = r.Offset
+		}
+	}
+	if len(last) == 0 {
+		return 0
+	}
+	return slices.Min(slices.Collect(maps.Values(last)))
 }
 
 // loseShard has a shard's checkpoints be lost, or the log after them, or both; of the log what is archived.

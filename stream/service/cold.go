@@ -85,7 +85,7 @@ func ColdAggregate(ctx context.Context, tail Tail, tenants []aggregate.Tenant, p
 		moment = max(moment, (m.Minute+1)*60_000)
 	}
 	for _, t := range tenants {
-		closed[t.Name] = max(closed[t.Name], sessionize.FirstColdMinute(t.MaxSkewMS, moment))
+		closed[t.Name] = max(closed[t.Name], sessionize.FirstColdMinute(t.LeadMS, moment))
 	}
 	log.Warn("cold start at the log's end", "topic", p.Topic, "partition", p.Partition, "offset", next)
 	return next, nil

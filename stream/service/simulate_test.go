@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	hostSeeds = flag.Int("seeds", 250, "number of seeds that the hosts are run with")
+	hostSeeds = flag.Int("seeds", 200, "number of seeds that the hosts are run with")
 	hostSeed  = flag.Uint64("seed", 1, "the first seed")
 )
 
@@ -52,6 +52,7 @@ type plant struct {
 	quiet   bool
 	bad     string
 	logs    [][]broker.Record
+	sent    []int         // of each log, to kfake
 	written chan struct{} // closed when a log grows
 	done    []int64       // by partition: all before it are published
 	commits []int64
@@ -131,17 +132,7 @@ func runHosts(seed uint64) string {
 		}
 	}
 	p.write(20)
-	for end := time.Now().Add(restFor); !p.allDone() && time.Now().Before(end); {
-		time.Sleep(time.Second)
-	}
-	p.mu.Lock()
-	for n, log := range p.logs {
-		if p.done[n] < int64(len(log)) || p.commits[n] < int64(len(log)) {
-			p.found("partition %d is published up to %d and committed up to %d of %d, %s after the last fault; it is %s's", n, p.done[n], p.commits[n], len(log),
-				restFor, nameOf(p.owner[n]))
-		}
-	}
-	p.mu.Unlock()
+	p.rests()
 	for _, m := range p.all() {
 		p.end(m)
 	}
@@ -151,11 +142,27 @@ func runHosts(seed uint64) string {
 	return p.bad
 }
 
-func nameOf(m *member) string {
-	if m == nil {
-		return "nobody"
+// rests waits until all is published and committed.
+func (p *plant) rests() {
+	for end := time.Now().Add(restFor); !p.allDone() && time.Now().Before(end); {
+		time.Sleep(time.Second)
 	}
-	return m.name
+	p.mu.Lock()
+	for n, log := range p.logs {
+		if p.done[n] < int64(len(log)) || p.commits[n] < int64(len(log)) {
+			p.found("partition %d is published up to %d and committed up to %d of %d, %s after the last fault; it is %s", n, p.done[n], p.commits[n], len(log),
+				restFor, p.whose(n))
+		}
+	}
+	p.mu.Unlock()
+}
+
+// whose says whose a partition is. The caller has the lock.
+func (p *plant) whose(n int) string {
+	if p.owner[n] == nil {
+		return "nobody's"
+	}
+	return p.owner[n].name + "'s"
 }
 
 func (p *plant) all() []*member {
@@ -231,6 +238,12 @@ func (p *plant) start(name string) {
 		m.host.Fresh = func() bool { return time.Now().Unix()%60 > 20 }
 	}
 	p.mu.Unlock()
+	m.run()
+}
+
+// run runs the host until it is stopped.
+func (m *member) run() {
+	p, name := m.p, m.name
 	ctx, cancel := context.WithCancel(context.Background())
 	m.stop = cancel
 	go func() {
