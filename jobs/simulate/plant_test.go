@@ -15,7 +15,6 @@ import (
 	"tandem/core/oracle/worlds"
 	"tandem/core/tenant"
 	"tandem/jobs/embedded"
-	"tandem/schemas/archive"
 	"tandem/schemas/blob"
 	"tandem/schemas/store"
 	"tandem/schemas/wire"
@@ -350,35 +349,6 @@ func (p *plant) operate() {
 			}
 		}
 	}
-}
-
-// compactor merges the archive's files from time to time.
-func (p *plant) compactor(every int64) {
-	s, c := p.sim, p.centres[0]
-	proc := &proc{name: c.name + ".compactor"}
-	p.passing = append(p.passing, proc)
-	s.spawn(proc, proc.name, func(*thread) error {
-		for !s.quiet {
-			if err := s.sleep(s.r.Int64N(3 * every)); err != nil {
-				return err
-			}
-			x := pick(s.r, p.shops...)
-			n := s.r.Int32N(s.opt.Shards)
-			chain, err := archive.Chain(c.blobs, x.topic, n)
-			if err == nil {
-				k := &archive.Compactor{Blobs: c.blobs, Tenant: x.name, SpanMS: pick[int64](s.r, 1, 2) * archive.WindowMillis, MaxRows: s.opt.ArchiveRows * 3, MaxBytes: 16 << 20}
-				_, err = k.Compact(context.Background(), chain, s.now)
-			}
-			if err := s.current.gone(); err != nil {
-				return err
-			}
-			s.tell("compacted %s/%d: %v", x.topic, n, err)
-			if !expected(err) {
-				s.found("errors: compactor: %v", err)
-			}
-		}
-		return nil
-	}, nil)
 }
 
 // batch is a batch that cron starts, killed and started again.

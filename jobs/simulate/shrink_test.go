@@ -12,7 +12,7 @@ const shrinkFor = 60 * time.Second
 
 // kinds are all kinds of faults.
 var kinds = []string{"kill", "kill batch", "pause", "lose", "revoke", "retick", "write", "poll", "payload", "committed", "create", "get", "open", "list",
-	"delete", "disk full", "store", "store read", "mirror again"}
+	"delete", "disk full", "store", "store read", "mirror again", "kill keeper"}
 
 // shrink looks for a smaller run that fails alike: fewer faults and kinds of faults, smaller options, a smaller world.
 func shrink(w worlds.World, opt options, fails func(worlds.World, options) bool) (worlds.World, options) {

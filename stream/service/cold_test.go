@@ -15,7 +15,9 @@ func TestAColdAggregateBeginsAfterWhatWasTold(t *testing.T) {
 	const marker = 1000
 	h := wire.Head{Tenant: "shop", Topic: topic, Offset: 7}
 	last := []broker.Record{{Offset: 41, Value: wire.AppendMarker(&h, marker)}}
-	tail := func(context.Context, broker.Partition) (first, next int64, recs []broker.Record, err error) { return 41, 42, last, nil }
+	tail := func(context.Context, broker.Partition) (first, next int64, recs []broker.Record, err error) {
+		return 41, 42, last, nil
+	}
 	closed := map[string]int64{}
 	tenants := []aggregate.Tenant{{Name: "shop", Shards: 1, LeadMS: (30 * time.Minute).Milliseconds()}}
 	from, err := ColdAggregate(t.Context(), tail, tenants, broker.Partition{Topic: "metrics"}, 40, closed, host(broker.Connection{}, "a", nil).Log)
