@@ -215,7 +215,7 @@ func (j *Job) Backfill(ctx context.Context, b *Backfill, told func(*Report)) err
 		} else if known, err = j.known(b, covered); err != nil {
 			return err
 		}
-		p, err := run.planOf(due, known, a)
+		p, err := run.planOf(due, known, covered, a)
 		if err != nil || p == nil {
 			return err
 		}

@@ -24,7 +24,7 @@ func (j *Job) Plan(ctx context.Context) (*Plan, Archive, error) {
 	if err != nil {
 		return nil, a, err
 	}
-	p, err := j.planOf(Due(j.Chain, a, covered), covered, a)
+	p, err := j.planOf(Due(j.Chain, a, covered), covered, covered, a)
 	return p, a, err
 }
 
@@ -41,8 +41,9 @@ func (j *Job) look(ctx context.Context) (Archive, map[int64]*Covered, error) {
 	return a, covered, err
 }
 
-// planOf is the plan for what is due: the one claimed last or a new one, nil if nothing is due.
-func (j *Job) planOf(due []WindowPlan, covered map[int64]*Covered, a Archive) (*Plan, error) {
+// planOf is the plan for what is due by the coverage that is gone by: the one claimed last or a new one, nil if nothing is due.
+// Of the coverage that stands, covered may leave some out.
+func (j *Job) planOf(due []WindowPlan, covered, stands map[int64]*Covered, a Archive) (*Plan, error) {
 	if len(due) == 0 {
 		return nil, nil
 	}
@@ -50,7 +51,7 @@ func (j *Job) planOf(due []WindowPlan, covered map[int64]*Covered, a Archive) (*
 	if err != nil {
 		return nil, err
 	}
-	if p != nil && j.goesOn(p, due, covered) {
+	if p != nil && !p.lost(covered, stands) && j.goesOn(p, due, covered) {
 		return p, nil
 	}
 	due = j.portion(due, covered, a)
@@ -135,6 +136,14 @@ func (j *Job) goesOn(p *Plan, due []WindowPlan, covered map[int64]*Covered) bool
 		}
 	}
 	return left > 0
+}
+
+// lost says whether a plan has covered a window and what it made is not gone by: nobody would make it again under that plan.
+func (p *Plan) lost(covered, stands map[int64]*Covered) bool {
+	return slices.ContainsFunc(p.Windows, func(w WindowPlan) bool {
+		c := stands[w.Window]
+		return c != nil && c.Generation == p.Generation && covered[w.Window] == nil
+	})
 }
 
 // done says whether window i is covered by the plan's own generation.

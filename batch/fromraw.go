@@ -86,9 +86,10 @@ const (
 	rawBytes = 256 << 20
 )
 
-// KeepRaw begins to fill gaps of the job's chain, against live, by which dispatch read.
-func (j *Job) KeepRaw(live *tenant.Chain, gaps []tenant.Gap) (*RawKeeper, error) {
-	k := &RawKeeper{job: j, live: live, made: FromRaw{Topic: fmt.Sprintf("fromraw.%s.%d", j.Chain.Tenant, time.Now().UnixNano()), Gaps: gaps}}
+// KeepRaw begins to fill gaps of the job's chain, against live, by which dispatch read. The moment names the topic: of no two may
+// it be the same.
+func (j *Job) KeepRaw(live *tenant.Chain, gaps []tenant.Gap, moment time.Time) (*RawKeeper, error) {
+	k := &RawKeeper{job: j, live: live, made: FromRaw{Topic: fmt.Sprintf("fromraw.%s.%d", j.Chain.Tenant, moment.UnixNano()), Gaps: gaps}}
 	return k, archive.RecordPartitions(j.Blobs, archive.Partitions{Topic: k.made.Topic, TopicID: fromRawID, Count: 1})
 }
 

@@ -11,6 +11,9 @@ import (
 	"tandem/stream/service"
 )
 
+// maxAhead is the most that --ahead may be.
+const maxAhead = time.Hour
+
 const dispatchUsage = `usage: tandem dispatch --site SITE.yaml [--id NAME] [--listen ADDRESS] [--patience 1h] [--ahead 5m]
 
 Takes raw beacons to the tenants' topics, until it is stopped: rejects go to the dead-letter topic with their reason, beacons
@@ -37,7 +40,7 @@ func runDispatch(ctx context.Context, args []string, _, stderr io.Writer) int {
 		return code
 	case *patience < time.Minute || *patience > 24*time.Hour:
 		return wrongUsage(stderr, "dispatch", "--patience %s is not in 1m to 24h", *patience)
-	case *ahead < 10*time.Second || *ahead > time.Hour:
+	case *ahead < 10*time.Second || *ahead > maxAhead:
 		return wrongUsage(stderr, "dispatch", "--ahead %s is not in 10s to 1h", *ahead)
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))

@@ -22,7 +22,7 @@ func (b *batchJob) bringRaw(ctx context.Context, j *batch.Job, ask *batch.Backfi
 		return err
 	}
 	to.Log = log
-	k, err := j.KeepRaw(ask.Live, gaps)
+	k, err := j.KeepRaw(ask.Live, gaps, time.Now())
 	if err != nil {
 		return err
 	}

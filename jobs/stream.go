@@ -163,7 +163,7 @@ func tenants(s *site.Site) []aggregate.Tenant {
 		a := aggregate.Tenant{Name: t.Chain.Tenant, Shards: int(t.Partitions) * t.Groups}
 		for r := range t.Chain.Revs {
 			cfg := t.Chain.Revs[r].Config
-			a.RetentionMS, a.MaxSkewMS = cfg.Retention, max(a.MaxSkewMS, cfg.MaxSkew)
+			a.RetentionMS, a.LeadMS = cfg.Retention, max(a.LeadMS, cfg.MaxSkew+cfg.Lateness+maxAhead.Milliseconds())
 		}
 		all = append(all, a)
 	}

@@ -186,5 +186,12 @@ func (q quietBlobs) List(prefix string) ([]string, error) {
 	return names, nil
 }
 
+func (q quietBlobs) Created(name string) (time.Time, error) {
+	if _, err := q.b.find(name); err != nil {
+		return time.Time{}, err
+	}
+	return time.UnixMilli(q.b.objects[name].made), nil
+}
+
 func (q quietBlobs) Create(string, []byte) error { return errors.New("only read") }
 func (q quietBlobs) Delete(string) error         { return errors.New("only read") }

@@ -69,7 +69,7 @@ func through(t *testing.T, hits []hit, stream, batch [][]time.Duration) {
 	}
 	for seed := range uint64(2) {
 		opt := draw(seed, 2*3600_000)
-		opt.Centres, opt.Doubled, opt.Splice, opt.Rate = 1, false, false, 3*float64(seed)
+		opt.Centres, opt.Doubled, opt.Splice, opt.Cold, opt.Rate = 1, false, false, 0, 3*float64(seed)
 		x := run(w, opt, false)
 		if x.bad != nil {
 			t.Fatalf("seed %d: %v", seed, x.bad)

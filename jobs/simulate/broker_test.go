@@ -14,9 +14,10 @@ import (
 // partitions come in any order, in pieces, each a side effect of its own; a piece that is not acknowledged may have been
 // appended, may be appended later, or never.
 type kafka struct {
-	s    *sim
-	name string // of the data centre
-	logs map[broker.Partition][]broker.Record
+	s      *sim
+	name   string // of the data centre
+	logs   map[broker.Partition][]broker.Record
+	starts map[broker.Partition]int64 // where a log begins by now
 	// clock gives the broker's time for a partition whose records get the append time; nil: the writer's time stands.
 	clock   map[broker.Partition]func() int64
 	commits map[broker.Partition]int64 // by the group's name before the topic
@@ -25,7 +26,7 @@ type kafka struct {
 }
 
 func newKafka(s *sim, name string) *kafka {
-	return &kafka{s: s, name: name, logs: map[broker.Partition][]broker.Record{}, clock: map[broker.Partition]func() int64{}, commits: map[broker.Partition]int64{}, told: map[string]*wire.Progress{}}
+	return &kafka{s: s, name: name, logs: map[broker.Partition][]broker.Record{}, starts: map[broker.Partition]int64{}, clock: map[broker.Partition]func() int64{}, commits: map[broker.Partition]int64{}, told: map[string]*wire.Progress{}}
 }
 
 // progress reads a progress record; what it gives is not to be changed.
@@ -200,6 +201,9 @@ func (k *kafka) poll(p broker.Partition, from int64, most int) ([]broker.Record,
 		return nil, fmt.Errorf("poll %s: %w", p.Topic, errInjected)
 	}
 	log := k.logs[p]
+	if from < k.starts[p] {
+		return nil, fmt.Errorf("%s: %w: it begins at %d", k.place(p, from), errNoRange, k.starts[p])
+	}
 	if from > int64(len(log)) {
 		return nil, fmt.Errorf("%s: offset %d is beyond the end, %d", k.place(p, from), from, len(log))
 	}
@@ -217,6 +221,9 @@ func (k *kafka) payload(p broker.Partition, offset int64) ([]byte, error) {
 	}
 	if k.s.fault("payload", .05) {
 		return nil, fmt.Errorf("payload: %w", errInjected)
+	}
+	if offset < k.starts[p] {
+		return nil, fmt.Errorf("%s: %w: it begins at %d", k.place(p, offset), errNoRange, k.starts[p])
 	}
 	return k.logs[p][offset].Value, nil
 }

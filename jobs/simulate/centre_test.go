@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 
@@ -70,6 +69,9 @@ type centre struct {
 	seats    []*seat
 	beatMS   int64
 	counts   map[string]int64 // late.clock by shard
+	cold     bool             // the stream is started with --cold
+	holes    []hole
+	copied   bool // a mirror has copied records again
 }
 
 // process is a process of a role, with what its threads share.
@@ -94,7 +96,10 @@ type seat struct {
 	n     int   // source, shard or partition
 	epoch int
 	now   *tenure
+	all   []*tenure // that have not ended
 	kind  string
+	// incarnation counts how often all claims of a shard were lost.
+	incarnation int
 }
 
 // tenure is a process's time at a seat. One that is over may not know it.
@@ -181,7 +186,7 @@ func (c *centre) start(role string) {
 		p.teller.SetSources(c.sources)
 		s.spawn(p.proc, p.name, func(*thread) error { return p.dispatch() }, nil)
 	case roleStream:
-		p.gate = service.NewGate(c.metrics, c.layer, c.names(), c.standby, batch.WindowMS/60000, slog.New(slog.DiscardHandler))
+		p.gate = service.NewGate(c.metrics, c.layer, c.names(), c.standby, batch.WindowMS/60000, quietLog)
 		p.gate.Limit = s.opt.GateBytes
 		if c.standby {
 			s.spawn(p.proc, p.name+" gate", func(th *thread) error {
@@ -229,6 +234,7 @@ func (c *centre) take(x *seat) {
 		return
 	}
 	t.th = s.spawn(t.of.proc, fmt.Sprintf("%s %s/%d", t.of.name, x.kind, x.n), func(*thread) error { return t.run() }, func(error) { t.ended() })
+	x.all = append(slices.DeleteFunc(x.all, func(t *tenure) bool { return t.th.done }), t)
 }
 
 // ended is called when a tenure has let go.
@@ -286,7 +292,7 @@ func (t *tenure) run() error {
 			return nil
 		}
 		allowed := t.kind == "archive" && errors.Is(err, blob.ErrExists) || t.kind == "shard" && (errors.Is(err, blob.ErrNotFound) || errors.Is(err, sessionize.ErrSuperseded))
-		if !expected(err) && !allowed {
+		if !expected(err) && !allowed && !t.beyond(err) {
 			s.found("errors: %s stops: %v", t.th.name, err)
 			return err
 		}
@@ -322,9 +328,14 @@ func (t *tenure) feed(from int64) ([]broker.Record, error) {
 
 func (t *tenure) shard() error {
 	c := t.c
-	w, err := sessionize.Open(sessionize.Config{Layer: c.layer, Topic: t.p.Topic, TopicID: t.p.Topic, Partition: t.p.Partition,
-		MetricsTopic: metricsTopic, MetricsPartitions: int(c.s.opt.Metrics), TickMS: c.tickMS, CheckpointTicks: c.s.opt.CheckpointTicks},
-		t.shop.chain, c.blobs, c.kafka, func(offset int64) ([]byte, error) { return c.kafka.payload(t.p, offset) })
+	cfg := sessionize.Config{Layer: c.layer, Topic: t.p.Topic, TopicID: t.p.Topic, Partition: t.p.Partition,
+		MetricsTopic: metricsTopic, MetricsPartitions: int(c.s.opt.Metrics), TickMS: c.tickMS, CheckpointTicks: c.s.opt.CheckpointTicks}
+	if c.cold {
+		if err := service.ColdShard(context.Background(), t.tail, cfg, t.shop.chain, c.blobs, t.p, quietLog); err != nil {
+			return err
+		}
+	}
+	w, err := sessionize.Open(cfg, t.shop.chain, c.blobs, c.kafka, func(offset int64) ([]byte, error) { return c.kafka.payload(t.p, offset) })
 	if err != nil {
 		return err
 	}
@@ -361,11 +372,26 @@ func (t *tenure) aggregate() error {
 				closed[shop.name] = x.ClosedBefore
 			}
 		}
-		revs := shop.chain.Revs
-		cfg.Tenants = append(cfg.Tenants, aggregate.Tenant{Name: shop.name, Shards: int(s.opt.Shards), RetentionMS: revs[len(revs)-1].Config.Retention})
+		revs, most := shop.chain.Revs, int64(0)
+		for i := range revs {
+			most = max(most, revs[i].Config.MaxSkew+revs[i].Config.Lateness+s.opt.AheadMS)
+		}
+		cfg.Tenants = append(cfg.Tenants, aggregate.Tenant{Name: shop.name, Shards: int(s.opt.Shards), RetentionMS: revs[len(revs)-1].Config.Retention, LeadMS: most})
 		s.tell("aggregate %d begins at %d, %s is closed before %s", t.n, from, shop.name, minuteText(closed[shop.name]))
 	}
-	part := t.of.gate.Part(t.p.Partition, maps.Clone(closed), maps.Clone(closed), func(offset int64) { c.kafka.commit(g, offset, t.fenced) })
+	told := maps.Clone(closed)
+	if c.cold {
+		next, err := service.ColdAggregate(context.Background(), t.tail, cfg.Tenants, t.p, from, closed, quietLog)
+		if err != nil {
+			return err
+		}
+		if next != from {
+			s.plant.lossy(c, t.p, next, closed)
+			s.tell("aggregate %d begins without what came before %d: %v", t.n, next, closed)
+		}
+		from = next
+	}
+	part := t.of.gate.Part(t.p.Partition, told, maps.Clone(closed), func(offset int64) { c.kafka.commit(g, offset, t.fenced) })
 	defer part.Close()
 	w := &aggregate.Worker{Store: part, Commits: part, State: aggregate.New(cfg, from, closed)}
 	for !t.leaving {
@@ -418,6 +444,7 @@ func (c *centre) mirror(dc int) {
 				}
 				if s.fault("mirror again", .01) {
 					at = max(0, at-s.r.Int64N(6))
+					c.copied = true
 					s.tell("copies again from %d", at)
 				}
 				for _, r := range src.logs[from][at:] {
@@ -439,7 +466,15 @@ func (c *centre) job(x *shop) *batch.Job {
 	if x.spliced != nil {
 		chain = x.spliced
 	}
-	return &batch.Job{Chain: chain, Topics: []batch.Topic{{Name: x.topic, ID: x.topic, Partitions: c.s.opt.Shards}}, Blobs: c.blobs,
+	topics := []batch.Topic{{Name: x.topic, ID: x.topic, Partitions: c.s.opt.Shards}}
+	brought, err := batch.ReadFromRaw(quietBlobs{c.blobs}, x.name)
+	if err != nil {
+		c.s.found("from raw: %v", err)
+	}
+	for i := range brought {
+		topics = append(topics, brought[i].Batched())
+	}
+	return &batch.Job{Chain: chain, Topics: topics, Blobs: c.blobs,
 		Store: c.metrics, Digest: archive.ParseDigest, Ranges: c.s.opt.Ranges, Parallel: 1}
 }
 

@@ -14,7 +14,6 @@ import (
 	"tandem/core/view"
 	"tandem/jobs/embedded"
 	"tandem/schemas/archive"
-	"tandem/schemas/sealed"
 	"tandem/schemas/store"
 	"tandem/schemas/wire"
 	"tandem/stream/broker"
@@ -24,7 +23,8 @@ import (
 type checks struct {
 	messages map[messageKey]string
 	covers   map[coverKey]map[string]int64 // what stood in a window when its coverage was written, by line
-	seen     []sight                       // closed minutes that readers saw in a stream's layer
+	colds    map[shardKey][]coldStart
+	seen     []sight // closed minutes that readers saw in a stream's layer
 }
 
 type messageKey struct {
@@ -51,7 +51,7 @@ type sight struct {
 }
 
 func newChecks() *checks {
-	return &checks{messages: map[messageKey]string{}, covers: map[coverKey]map[string]int64{}}
+	return &checks{messages: map[messageKey]string{}, covers: map[coverKey]map[string]int64{}, colds: map[shardKey][]coldStart{}}
 }
 
 // recreated is told of objects that are created again under their name with other bytes. Checkpoints, results of maps and
@@ -178,7 +178,9 @@ func (p *plant) checkTenant(x *shop) {
 		if p.opt.loose() {
 			continue
 		}
-		p.compare("stream: layer "+c.layer, stream, p.linesOf(x.name, c.layer, 0, store.MaxMinute), every)
+		want, known := p.streamOf(c, x, stream)
+		p.countCold(c, x, want, known)
+		p.compare("stream: layer "+c.layer, want, p.linesOf(x.name, c.layer, 0, store.MaxMinute), known)
 	}
 	for line := range all {
 		minute := minuteOf(line)
@@ -194,9 +196,12 @@ func (p *plant) checkTenant(x *shop) {
 		}
 	}
 	p.compare("batch", all, got, every)
-	for _, y := range p.checks.seen {
-		if y.tenant == x.name && p.bad == nil && !p.opt.loose() {
-			p.compare(fmt.Sprintf("reader: %s, at %s in layer %s", y.reader, clock(y.at), y.layer), stream, y.rows, func(m int64) bool { return m == y.minute })
+	for _, c := range p.centres {
+		want, known := p.streamOf(c, x, stream)
+		for _, y := range p.checks.seen {
+			if y.tenant == x.name && y.layer == c.layer && known(y.minute) && p.bad == nil && !p.opt.loose() {
+				p.compare(fmt.Sprintf("reader: %s, at %s in layer %s", y.reader, clock(y.at), y.layer), want, y.rows, func(m int64) bool { return m == y.minute })
+			}
 		}
 	}
 	if p.bad == nil {
@@ -263,19 +268,9 @@ func (p *plant) chainsOf(c *centre) {
 // chainOf checks the manifests of a partition: no gap, no overlap, and every beacon of the topic in them, once, but for
 // those that a dispatcher sent again.
 func (p *plant) chainOf(c *centre, part broker.Partition) {
-	names, _ := quietBlobs{c.blobs}.List(fmt.Sprintf("manifests/%s/%d/", part.Topic, part.Partition))
 	next := int64(0)
 	held := map[int64]bool{}
-	for _, name := range names { // by first offset
-		data, err := c.blobs.find(name)
-		var m manifest
-		if err == nil {
-			_, err = sealed.Unmarshal(data, &m)
-		}
-		if err != nil {
-			p.found("archive: %s: %v", name, err)
-			return
-		}
+	for _, m := range p.manifests(c, part) {
 		if m.First != next {
 			p.found("archive: %s: a manifest begins at %d, the one before ended at %d", c.kafka.place(part, 0), m.First, next)
 		}

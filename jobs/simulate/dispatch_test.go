@@ -41,6 +41,7 @@ func (p *process) dispatch() error {
 			}
 			did = did || n > 0 || err != nil
 		}
+		p.at = max(p.at, c.kafka.starts[tail])
 		if c.kafka.has(tail, p.at) {
 			recs, err := c.kafka.poll(tail, p.at, s.batchOf())
 			if err := s.current.gone(); err != nil {

@@ -7,13 +7,16 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"tandem/batch"
 	"tandem/core/session"
 	"tandem/core/tenant"
+	"tandem/schemas/archive"
 	"tandem/schemas/blob"
 	"tandem/schemas/sealed"
 	"tandem/schemas/store"
+	"tandem/stream/broker"
 )
 
 // resolved is how long a reader may go by what it has resolved, ms: the collector counts on it (batch.CollectGrace).
@@ -75,6 +78,35 @@ func (p *plant) collector(every int64) {
 	})
 }
 
+// compactor merges the archive's files from time to time.
+func (p *plant) compactor(every int64) {
+	s, c := p.sim, p.centres[0]
+	proc := &proc{name: c.name + ".compactor"}
+	p.passing = append(p.passing, proc)
+	s.spawn(proc, proc.name, func(*thread) error {
+		for !s.quiet {
+			if err := s.sleep(s.r.Int64N(3 * every)); err != nil {
+				return err
+			}
+			x := pick(s.r, p.shops...)
+			n := s.r.Int32N(s.opt.Shards)
+			chain, err := archive.Chain(c.blobs, x.topic, n)
+			if err == nil {
+				k := &archive.Compactor{Blobs: c.blobs, Tenant: x.name, SpanMS: pick[int64](s.r, 1, 2) * archive.WindowMillis, MaxRows: s.opt.ArchiveRows * 3, MaxBytes: 16 << 20}
+				_, err = k.Compact(context.Background(), chain, s.now)
+			}
+			if err := s.current.gone(); err != nil {
+				return err
+			}
+			s.tell("compacted %s/%d: %v", x.topic, n, err)
+			if !expected(err) {
+				s.found("errors: compactor: %v", err)
+			}
+		}
+		return nil
+	}, nil)
+}
+
 // again runs something from time to time, killed with the others that pass.
 func (p *plant) again(name string, every int64, do func(x *shop) error) {
 	s := p.sim
@@ -111,7 +143,7 @@ func (p *plant) splices(every int64) {
 		if s.r.IntN(2) == 0 {
 			continue // it comes when all is covered
 		}
-		s.at(s.now+s.r.Int64N(p.last-s.now+1), func() { p.splice(x, first-3600_000) })
+		s.at(s.now+s.r.Int64N(p.last-s.now+1), func() { p.splice(x, first-3600_000, s.now, false) })
 	}
 	p.again("backfill", every, func(x *shop) error {
 		if x.spliced == nil {
@@ -146,22 +178,38 @@ func (s *sim) change(c *tenant.Config) {
 	}
 }
 
-// splice draws a splice of which the archive can tell all.
-func (p *plant) splice(x *shop, first int64) {
+// otherValues says whether a point has other values in two configs.
+func otherValues(a, b *tenant.Config) bool {
+	return slices.ContainsFunc(a.Points, func(p tenant.Point) bool {
+		return slices.ContainsFunc(b.Points, func(q tenant.Point) bool { return p.Name == q.Name && !slices.Equal(p.Values, q.Values) })
+	})
+}
+
+// splice draws a splice of which the archive can tell all, or the raw topics can.
+func (p *plant) splice(x *shop, first, last int64, fromRaw bool) {
 	s := p.sim
 	for range 8 {
 		c := *pick(s.r, x.configs...)
-		a, b := first+s.r.Int64N(s.now-first), first+s.r.Int64N(s.now-first)
+		a, b := first+s.r.Int64N(last-first), first+s.r.Int64N(last-first)
+		if fromRaw && s.r.IntN(2) == 0 {
+			a, b = first, last
+		}
 		c.HasFrom, c.HasTo = true, true
 		c.From, c.To = min(a, b)/60_000*60_000, max(a, b)/60_000*60_000
 		s.change(&c)
+		if name := pick(s.r, "unlisted", "unlisted", "item", "cart"); fromRaw && !slices.ContainsFunc(c.Points, func(p tenant.Point) bool { return p.Name == name }) {
+			c.Points = append(c.Points, tenant.Point{Name: name, Page: s.r.IntN(2) == 0})
+		}
 		objects := append(slices.Clone(x.configs), &c)
 		if c.From >= c.To || x.configs[0].HasFrom && c.From < x.configs[0].From ||
 			slices.ContainsFunc(x.configs, func(o *tenant.Config) bool { return o.MaxAge != c.MaxAge || o.MaxSkew != c.MaxSkew }) {
 			continue // dispatch has rejected by other limits
 		}
+		if slices.ContainsFunc(x.configs, func(o *tenant.Config) bool { return otherValues(o, &c) }) {
+			continue // and by other values (README, what it found)
+		}
 		chain, err := tenant.Compile(objects)
-		if err != nil || len(chain.Gaps(x.whole, math.MinInt64, math.MaxInt64)) > 0 {
+		if err != nil || !fromRaw && len(chain.Gaps(x.whole, math.MinInt64, math.MaxInt64)) > 0 {
 			continue
 		}
 		s.tell("a splice of %s from %s to %s: as from %s on", x.name, clock(c.From), clock(c.To), clock(c.From))
@@ -176,6 +224,82 @@ func (p *plant) backfill(x *shop) error {
 	return p.centres[0].job(x).Backfill(context.Background(), &all, func(r *batch.Report) { p.met["windows backfilled"] += int64(r.Windows) })
 }
 
+// bringRaw brings what a splice asks for and dispatch had dropped from the raw topics to the archive, though it fails and is given
+// up on the way.
+func (p *plant) bringRaw(c *centre, x *shop) error {
+	return p.harmed(func() error {
+		j := c.job(x)
+		gaps, err := j.Untold(x.whole, math.MinInt64, math.MaxInt64)
+		if err != nil || len(gaps) == 0 {
+			return err
+		}
+		p.met["from raw"]++
+		p.tell("gaps of %s: %v", x.name, gaps)
+		p.keepers++
+		k, err := j.KeepRaw(x.whole, gaps, time.Unix(0, p.keepers))
+		if err != nil {
+			return err
+		}
+		for _, part := range c.raws {
+			for _, r := range c.kafka.logs[part] {
+				if err := k.Take(r.Value, r.Time); err != nil {
+					return err
+				}
+			}
+			if p.fault("kill keeper", .1) {
+				p.tell("given up in the middle")
+				return errInjected
+			}
+		}
+		made, err := k.Done()
+		p.met["beacons from raw"] += made.Records
+		return err
+	})
+}
+
+// rebuild has what the batch has made be lost, and made again from nothing but the archive.
+func (p *plant) rebuild(c *centre, x *shop) error {
+	first := int64(math.MaxInt64)
+	for _, t := range c.job(x).Topics {
+		for n := range t.Partitions {
+			for _, m := range p.manifests(c, broker.Partition{Topic: t.Name, Partition: n}) {
+				for _, w := range m.Windows {
+					first = min(first, w.Start)
+				}
+			}
+		}
+	}
+	if first == math.MaxInt64 {
+		return nil
+	}
+	p.loseBatch(c, x)
+	all := batch.Backfill{From: first, To: (session.MaxTS/batch.WindowMS + 1) * batch.WindowMS, Cold: true, Live: x.whole}
+	if err := p.harmed(func() error { return c.job(x).Backfill(context.Background(), &all, nil) }); err != nil {
+		return err
+	}
+	return c.job(x).Run(context.Background())
+}
+
+// harmed does something under faults, until it is done.
+func (p *plant) harmed(do func() error) error {
+	s := p.sim
+	s.quiet = false
+	for n := 0; ; n++ {
+		if n == 10 {
+			s.quiet = true
+		}
+		err := do()
+		if gone := s.current.gone(); gone != nil {
+			return gone
+		}
+		if err == nil || !errors.Is(err, errInjected) {
+			s.quiet = true
+			return errors.Join(err, s.sleep(2*s.opt.TickMS+2)) // what is still on its way arrives
+		}
+		p.tell("once more after: %v", err)
+	}
+}
+
 // lastRuns are the last ones of a tenant: nothing goes wrong any more.
 func (p *plant) lastRuns(x *shop) error {
 	ctx, c := context.Background(), p.centres[0]
@@ -184,14 +308,22 @@ func (p *plant) lastRuns(x *shop) error {
 	}
 	if p.opt.Splice {
 		if x.spliced == nil {
-			if p.splice(x, p.last-6*3600_000); x.spliced != nil {
+			if p.splice(x, p.first-1800_000, p.last, p.opt.FromRaw); x.spliced != nil {
 				if err := c.job(x).Run(ctx); err != nil { // which leaves the splice to the backfill
 					return err
 				}
 			}
 		}
+		if err := p.bringRaw(c, x); err != nil {
+			return fmt.Errorf("from raw: %w", err)
+		}
 		if err := p.backfill(x); err != nil {
 			return fmt.Errorf("backfill: %w", err)
+		}
+	}
+	if p.opt.Rebuild {
+		if err := p.rebuild(c, x); err != nil {
+			return fmt.Errorf("rebuild: %w", err)
 		}
 	}
 	if p.opt.Collect {
@@ -202,7 +334,7 @@ func (p *plant) lastRuns(x *shop) error {
 		}
 		p.collected(c, x)
 	}
-	if !p.opt.Audit || p.opt.loose() {
+	if !p.opt.Audit || p.opt.loose() || p.isCold(c, x) {
 		return nil
 	}
 	a := &batch.Audit{Job: c.job(x), Live: x.whole, Store: p.metrics, Temp: blob.NewMem(), Layer: c.layer, Closed: p.metrics.complete(x.name, c.layer),

@@ -15,7 +15,6 @@ import (
 	"tandem/core/oracle/worlds"
 	"tandem/core/tenant"
 	"tandem/jobs/embedded"
-	"tandem/schemas/archive"
 	"tandem/schemas/blob"
 	"tandem/schemas/store"
 	"tandem/schemas/wire"
@@ -47,6 +46,9 @@ type options struct {
 	PatienceMS             int64           // 0: no source is set aside
 	Rollout                bool            // revisions become known shortly before they are in force
 	Collect, Splice, Audit bool            // a collector; a splice and a backfill; an audit in the end
+	Cold                   int             // times that a partition of the stream loses what it would go on from
+	Rebuild                bool            // what the batch has made is lost in the end
+	FromRaw                bool            // splices ask for what is only in the raw topics
 	Off                    map[string]bool // faults left out
 	Most                   int             // faults at most
 }
@@ -80,6 +82,10 @@ func draw(seed uint64, horizon int64) options {
 	if o.Splice = r.IntN(4) == 0; o.Splice {
 		o.Rollout = false
 	}
+	if r.IntN(4) == 0 {
+		o.Cold = pick(r, 1, 2, 4)
+	}
+	o.Rebuild, o.FromRaw = r.IntN(6) == 0, r.IntN(2) == 0
 	return o
 }
 
@@ -90,6 +96,7 @@ type plant struct {
 	shops   []*shop
 	metrics *metrics
 	centres []*centre
+	first   int64 // the first record's time
 	last    int64 // the last record's time
 	end     int64 // heartbeats go on until then
 	readers []*reader
@@ -97,6 +104,7 @@ type plant struct {
 	every   int64   // ms between their starts
 	passing []*proc // those that end when faults do
 	checks  *checks
+	keepers int64 // of raw records so far
 }
 
 // beating says whether a dispatcher has heartbeats to write. The last ones, at the end, may come a little late.
@@ -150,6 +158,7 @@ func run(w worlds.World, opt options, telling bool) *sim {
 		return s
 	}
 	s.now = max(recs[0].Ingest-60_000, 0)
+	p.first = recs[0].Ingest
 	p.last = recs[len(recs)-1].Ingest + 10_000
 	p.end = p.last
 	for i := range opt.Centres {
@@ -162,6 +171,7 @@ func run(w worlds.World, opt options, telling bool) *sim {
 	p.produce(recs)
 	p.operate()
 	p.rollouts()
+	p.disasters()
 	for s.now < p.last && s.bad == nil {
 		p.mischief()
 		if !s.turn() {
@@ -339,35 +349,6 @@ func (p *plant) operate() {
 			}
 		}
 	}
-}
-
-// compactor merges the archive's files from time to time.
-func (p *plant) compactor(every int64) {
-	s, c := p.sim, p.centres[0]
-	proc := &proc{name: c.name + ".compactor"}
-	p.passing = append(p.passing, proc)
-	s.spawn(proc, proc.name, func(*thread) error {
-		for !s.quiet {
-			if err := s.sleep(s.r.Int64N(3 * every)); err != nil {
-				return err
-			}
-			x := pick(s.r, p.shops...)
-			n := s.r.Int32N(s.opt.Shards)
-			chain, err := archive.Chain(c.blobs, x.topic, n)
-			if err == nil {
-				k := &archive.Compactor{Blobs: c.blobs, Tenant: x.name, SpanMS: pick[int64](s.r, 1, 2) * archive.WindowMillis, MaxRows: s.opt.ArchiveRows * 3, MaxBytes: 16 << 20}
-				_, err = k.Compact(context.Background(), chain, s.now)
-			}
-			if err := s.current.gone(); err != nil {
-				return err
-			}
-			s.tell("compacted %s/%d: %v", x.topic, n, err)
-			if !expected(err) {
-				s.found("errors: compactor: %v", err)
-			}
-		}
-		return nil
-	}, nil)
 }
 
 // batch is a batch that cron starts, killed and started again.
@@ -558,6 +539,7 @@ func (p *plant) watch() {
 			}
 		}
 		c.blobs.deleted = p.deleted
+		c.blobs.made = func(name string, data []byte) { p.claimMade(c, name, data) }
 		c.blobs.changed = func(name string, is, other []byte) { p.checks.recreated(p.sim, c, name, is, other) }
 	}
 	p.metrics.covered = p.snapshot
@@ -573,6 +555,7 @@ func (p *plant) message(c *centre, part broker.Partition, r *broker.Record) {
 	if m.Marker {
 		return
 	}
+	p.told(c, m, c.kafka.place(part, r.Offset))
 	err = m.Rows(func(row *wire.Row) error {
 		name := [...]string{"site.", "assigned.", "fm."}[row.Scope] + row.Metric
 		p.metrics.place[placeKey{m.Tenant, c.layer, row.Experiment, name}] = part.Partition

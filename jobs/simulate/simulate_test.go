@@ -141,7 +141,7 @@ func TestPartitionsMove(t *testing.T) {
 	for s := *seed; s < *seed+uint64(*seeds)/4; s++ {
 		w := worldOf(s)
 		opt := draw(s, horizon(w))
-		opt.Centres, opt.Rate, opt.Retick = 1, 20, false
+		opt.Centres, opt.Rate, opt.Retick, opt.Cold = 1, 20, false, 0
 		opt.CheckpointTicks = 1
 		opt.Off = map[string]bool{}
 		for _, kind := range kinds {

@@ -21,7 +21,9 @@ type Tenant struct {
 	Name        string
 	Shards      int   // partitions of all its beacons topics
 	RetentionMS int64 // rows expire this long after their minute
-	MaxSkewMS   int64 // how far ahead of the log a minute may be
+	// LeadMS is how far ahead of the last markers minutes may be of which rows were told: max_skew, lateness, and by how much
+	// sources are read ahead of each other.
+	LeadMS int64
 }
 
 // Config of a partition of the metrics topic.

@@ -7,41 +7,48 @@ import (
 
 	"tandem/core/tenant"
 	"tandem/schemas/wire"
+	"tandem/stream/aggregate"
 	"tandem/stream/broker"
 	"tandem/stream/sessionize"
 )
 
-// tail returns the bounds of a log and its last records, of which there is at least one: what the log's moment is, only a
-// record tells. It waits for the first.
-func tail(ctx context.Context, to broker.Connection, p broker.Partition, log *slog.Logger) (first, next int64, last []broker.Record, err error) {
+// Tail returns the first offset of a log, the offset after its last record, and its last records, if it has any (broker.Tail).
+type Tail func(ctx context.Context, p broker.Partition) (first, next int64, last []broker.Record, err error)
+
+func (h *Host) tail(ctx context.Context, p broker.Partition) (first, next int64, last []broker.Record, err error) {
+	return broker.Tail(ctx, h.Connection, p)
+}
+
+// wait waits for a log's first record: what the log's moment is, only a record tells.
+func (t Tail) wait(ctx context.Context, p broker.Partition, log *slog.Logger) (next int64, last []broker.Record, err error) {
 	for warned := false; ; warned = true {
-		first, next, last, err = broker.Tail(ctx, to, p)
+		_, next, last, err = t(ctx, p)
 		if err != nil || len(last) > 0 {
-			return first, next, last, err
+			return next, last, err
 		}
 		if !warned {
 			log.Warn("cold start: the log is empty; waiting for a record that tells the time", "topic", p.Topic, "partition", p.Partition)
 		}
 		select {
 		case <-ctx.Done():
-			return 0, 0, nil, ctx.Err()
+			return 0, nil, ctx.Err()
 		case <-time.After(time.Second):
 		}
 	}
 }
 
-// cold claims a generation at the end of the log for a shard that has no state, or whose log no longer has what comes
+// ColdShard claims a generation at the end of the log for a shard that has no state, or whose log no longer has what comes
 // after it.
-func (s *Sessionize) cold(ctx context.Context, cfg sessionize.Config, chain *tenant.Chain, p broker.Partition) error {
-	from, ok, err := sessionize.Resume(cfg, s.Checkpoints)
+func ColdShard(ctx context.Context, tail Tail, cfg sessionize.Config, chain *tenant.Chain, blobs sessionize.Blobs, p broker.Partition, log *slog.Logger) error {
+	from, ok, err := sessionize.Resume(cfg, blobs)
 	if err != nil {
 		return err
 	}
-	first, next, _, err := broker.Tail(ctx, s.Host.Connection, p)
+	first, next, _, err := tail(ctx, p)
 	if err != nil || ok && from >= first && from <= next {
 		return err
 	}
-	_, next, last, err := tail(ctx, s.Host.Connection, p, s.Host.Log)
+	next, last, err := tail.wait(ctx, p, log)
 	if err != nil {
 		return err
 	}
@@ -49,23 +56,23 @@ func (s *Sessionize) cold(ctx context.Context, cfg sessionize.Config, chain *ten
 	for i := range last {
 		moment = max(moment, last[i].Time)
 	}
-	minute, err := sessionize.ClaimCold(cfg, chain, s.Checkpoints, next, moment)
+	minute, err := sessionize.ClaimCold(cfg, chain, blobs, next, moment)
 	if err != nil {
 		return err
 	}
-	s.Host.Log.Warn("cold start: a new generation begins at the log's end", "topic", p.Topic, "partition", p.Partition,
+	log.Warn("cold start: a new generation begins at the log's end", "topic", p.Topic, "partition", p.Partition,
 		"offset", next, "first_minute", time.UnixMilli(minute*60_000).UTC())
 	return nil
 }
 
-// cold returns where a partition begins that cannot go on at from: at the log's end. What is then closed counts as closed:
-// minutes that messages before may have told of.
-func (a *Aggregate) cold(ctx context.Context, p broker.Partition, from int64, closed map[string]int64) (int64, error) {
-	first, next, _, err := broker.Tail(ctx, a.Host.Connection, p)
+// ColdAggregate returns where a partition begins that cannot go on at from: at the log's end. What is then closed counts as
+// closed: minutes that messages before may have told of.
+func ColdAggregate(ctx context.Context, tail Tail, tenants []aggregate.Tenant, p broker.Partition, from int64, closed map[string]int64, log *slog.Logger) (int64, error) {
+	first, next, _, err := tail(ctx, p)
 	if err != nil || from >= first && from <= next {
 		return from, err
 	}
-	_, next, last, err := tail(ctx, a.Host.Connection, p, a.Host.Log)
+	next, last, err := tail.wait(ctx, p, log)
 	if err != nil {
 		return 0, err
 	}
@@ -77,9 +84,9 @@ func (a *Aggregate) cold(ctx context.Context, p broker.Partition, from int64, cl
 		}
 		moment = max(moment, (m.Minute+1)*60_000)
 	}
-	for _, t := range a.Tenants {
-		closed[t.Name] = max(closed[t.Name], sessionize.FirstColdMinute(t.MaxSkewMS, moment))
+	for _, t := range tenants {
+		closed[t.Name] = max(closed[t.Name], sessionize.FirstColdMinute(t.LeadMS, moment))
 	}
-	a.Host.Log.Warn("cold start at the log's end", "topic", p.Topic, "partition", p.Partition, "offset", next)
+	log.Warn("cold start at the log's end", "topic", p.Topic, "partition", p.Partition, "offset", next)
 	return next, nil
 }

@@ -58,8 +58,9 @@ type Host struct {
 	Fresh func() bool
 	Log   *slog.Logger
 
+	via      client        // nil: Connection
 	retry    time.Duration // wait before the second attempt to open an owner, doubled for each more; 0: 200 ms
-	feed     *broker.Feed
+	feed     feed
 	group    offsets
 	commands chan func()
 	wake     chan context.CancelFunc // the one of the poll that is running
@@ -75,6 +76,28 @@ type Host struct {
 
 	turn, handing atomic.Int64 // ms: when Run's loop last came round, and since when what was read is handed out; 0: it is not
 }
+
+// client is what a host asks of Kafka.
+type client interface {
+	Feed() (feed, error)
+	Join(m broker.Membership) (offsets, error)
+}
+
+// feed reads partitions that come and go; one goroutine uses it.
+type feed interface {
+	Add(p broker.Partition, from int64)
+	Remove(p broker.Partition)
+	Pause(p broker.Partition, pause bool)
+	Poll(ctx context.Context, max int) []broker.Batch
+	Close()
+}
+
+// connected is the client of a connection.
+type connected struct{ broker.Connection }
+
+func (c connected) Feed() (feed, error) { return broker.NewFeed(c.Connection) }
+
+func (c connected) Join(m broker.Membership) (offsets, error) { return broker.Join(c.Connection, m) }
 
 // offsets is a group's memory, as a member or from outside.
 type offsets interface {
@@ -92,7 +115,11 @@ func (h *Host) Run(ctx context.Context) error {
 	h.mu.Unlock()
 	h.commands, h.wake = make(chan func()), make(chan context.CancelFunc, 1)
 	var err error
-	if h.feed, err = broker.NewFeed(h.Connection); err != nil {
+	via := h.via
+	if via == nil {
+		via = connected{h.Connection}
+	}
+	if h.feed, err = via.Feed(); err != nil {
 		return err
 	}
 	defer h.feed.Close()
@@ -111,7 +138,7 @@ func (h *Host) Run(ctx context.Context) error {
 		h.assign(h.Fixed)
 	} else {
 		joined := make(chan struct{})
-		g, err := broker.Join(h.Connection, broker.Membership{Group: h.Group, Instance: h.Instance, Topics: h.Topics, SessionTimeout: h.Session,
+		g, err := via.Join(broker.Membership{Group: h.Group, Instance: h.Instance, Topics: h.Topics, SessionTimeout: h.Session,
 			Assigned: func(parts []broker.Partition) { <-joined; h.assign(parts) }, Released: h.release})
 		if err != nil {
 			return err

@@ -84,7 +84,7 @@ func (s *Sessionize) open(ctx context.Context, seat *Seat) (Owner, int64, error)
 	cfg := sessionize.Config{Layer: s.Layer, Topic: p.Topic, TopicID: t.ID, Partition: p.Partition, MetricsTopic: s.MetricsTopic,
 		MetricsPartitions: s.MetricsPartitions, TickMS: s.Tick.Milliseconds(), CheckpointTicks: s.CheckpointTicks}
 	if s.Cold {
-		if err := s.cold(ctx, cfg, t.Chain, p); err != nil {
+		if err := ColdShard(ctx, s.Host.tail, cfg, t.Chain, s.Checkpoints, p, s.Host.Log); err != nil {
 			return nil, 0, err
 		}
 	}
@@ -163,7 +163,7 @@ func (a *Aggregate) open(ctx context.Context, seat *Seat) (Owner, int64, error) 
 	}
 	told := maps.Clone(closed)
 	if a.Cold {
-		if from, err = a.cold(ctx, p, from, closed); err != nil {
+		if from, err = ColdAggregate(ctx, a.Host.tail, a.Tenants, p, from, closed, a.Host.Log); err != nil {
 			return nil, 0, err
 		}
 	}

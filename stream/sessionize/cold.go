@@ -13,18 +13,25 @@ import (
 	"tandem/schemas/sealed"
 )
 
-// Resume says at which offset a shard would go on, if it has any state or claim.
+// Resume says at which offset a shard would go on, if it has any state, or a claim that begins without one.
 func Resume(cfg Config, blobs Blobs) (offset int64, ok bool, err error) {
 	w := &Worker{cfg: cfg, blobs: blobs}
 	g, c, newest, err := w.newest()
 	if err != nil || g < 0 {
 		return 0, false, err
 	}
-	if newest == "" {
-		newest = c.From
-	}
-	if newest == "" {
+	switch {
+	case newest == "" && c.From == "":
 		return c.Start, true, nil
+	case newest == "":
+		newest = c.From
+		_, err := blobs.Get(newest)
+		if errors.Is(err, blob.ErrNotFound) {
+			return 0, false, nil // nothing can make it again, though the log still has what comes after it
+		}
+		if err != nil {
+			return 0, false, fmt.Errorf("checkpoint %s: %w", newest, err)
+		}
 	}
 	at, err := strconv.ParseInt(strings.TrimSuffix(path.Base(newest), ".checkpoint"), 10, 64)
 	if err != nil {

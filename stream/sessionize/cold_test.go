@@ -112,6 +112,46 @@ func TestColdGenerations(t *testing.T) {
 	}
 }
 
+// The checkpoint that a generation began with is lost before the first of its own: nothing is left to go on from, though the log
+// has all that comes after it.
+func TestAColdStartWithoutTheFirstCheckpoint(t *testing.T) {
+	f := newFeed(1)
+	chain := load(t, shopYAML)
+	blobs := blob.NewMem()
+	w := open(t, config(minute), chain, f, blobs, &sink{})
+	for k := range int64(4) {
+		f.beacon(t0+k*minute, hit("a", "1", t0+k*minute, ""))
+		f.tell(t0 + (k+1)*minute)
+	}
+	handle(t, w, f.recs)
+	cfg := config(2 * minute)
+	open(t, cfg, chain, f, blobs, &sink{}) // another tick: another generation
+	at, ok, err := Resume(cfg, blobs)
+	if err != nil || !ok || at == 0 {
+		t.Fatalf("it would go on at %d, %t, %v", at, ok, err)
+	}
+	names, err := blobs.List("checkpoints/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, ".checkpoint") {
+			if err := blobs.Delete(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, ok, err := Resume(cfg, blobs); ok || err != nil {
+		t.Fatalf("it would go on: %t, %v", ok, err)
+	}
+	if _, err := ClaimCold(cfg, chain, blobs, int64(len(f.recs)), t0+hour); err != nil {
+		t.Fatal(err)
+	}
+	if w = open(t, cfg, chain, f, blobs, &sink{}); w.Shard.ID.Generation != 2 {
+		t.Errorf("generation %d, want 2", w.Shard.ID.Generation)
+	}
+}
+
 // racing is storage in which another process claims a generation just before.
 type racing struct {
 	*blob.Mem

@@ -1,0 +1,33 @@
+package service
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"tandem/schemas/wire"
+	"tandem/stream/aggregate"
+	"tandem/stream/broker"
+)
+
+// TestAColdAggregateBeginsAfterWhatWasTold: with a marker rows were told of minutes after it, and versions of before are greater.
+func TestAColdAggregateBeginsAfterWhatWasTold(t *testing.T) {
+	const marker = 1000
+	h := wire.Head{Tenant: "shop", Topic: topic, Offset: 7}
+	last := []broker.Record{{Offset: 41, Value: wire.AppendMarker(&h, marker)}}
+	tail := func(context.Context, broker.Partition) (first, next int64, recs []broker.Record, err error) {
+		return 41, 42, last, nil
+	}
+	closed := map[string]int64{}
+	tenants := []aggregate.Tenant{{Name: "shop", Shards: 1, LeadMS: (30 * time.Minute).Milliseconds()}}
+	from, err := ColdAggregate(t.Context(), tail, tenants, broker.Partition{Topic: "metrics"}, 40, closed, host(broker.Connection{}, "a", nil).Log)
+	if err != nil || from != 42 || closed["shop"] <= marker+30 {
+		t.Errorf("it begins at %d, %v, with %v closed", from, err, closed)
+	}
+	for _, at := range []int64{41, 42} { // it can go on
+		closed = map[string]int64{}
+		if from, err := ColdAggregate(t.Context(), tail, tenants, broker.Partition{Topic: "metrics"}, at, closed, nil); err != nil || from != at || len(closed) > 0 {
+			t.Errorf("at %d it begins at %d, %v, with %v closed", at, from, err, closed)
+		}
+	}
+}
