@@ -25,8 +25,16 @@ type openFiles struct {
 	runs  map[runKey]*stateRun
 	// parked are readers that have stopped at the end of a range.
 	parked map[cursorKey]*cursor
-	sums   []*metric.Sums // that no map needs now: as many as ran side by side
+	sums   []*metric.Sums // that nobody needs now
+	// results are those of maps of a process that reduces too: they need not be stored. left is how many bytes more of them
+	// are taken.
+	results map[runKey]*rangeResult
+	left    int64
 }
+
+// heldResults bounds the map results in memory. Those beyond are stored, as all are where another process may reduce: whoever
+// goes on with a plan that was stopped maps again what is neither stored nor covered.
+const heldResults = 96 << 20
 
 // maxIdle and maxIdleBytes bound the files that are kept open though nobody reads them, and the memory of those up to
 // heldFile, which an open file holds whole. Beyond, those used longest ago are closed.
@@ -54,7 +62,7 @@ type runKey struct {
 const wholeRun = -1
 
 func (j *Job) open() *openFiles {
-	return &openFiles{job: j, blobs: j.Blobs, open: map[string]*openFile{}, runs: map[runKey]*stateRun{}, parked: map[cursorKey]*cursor{}}
+	return &openFiles{job: j, blobs: j.Blobs, open: map[string]*openFile{}, runs: map[runKey]*stateRun{}, parked: map[cursorKey]*cursor{}, results: map[runKey]*rangeResult{}}
 }
 
 // run returns what is known of a run, and reads it once. Two that ask at the same time may both read it.
@@ -97,6 +105,39 @@ func (o *openFiles) giveSums(s *metric.Sums) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.sums = append(o.sums, s)
+}
+
+// hold keeps a map result in memory for the reduce, and says if it did.
+func (o *openFiles) hold(k runKey, res *result, sums *metric.Sums) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	bytes := sums.Bytes()
+	if bytes >= o.left {
+		return false
+	}
+	o.left -= bytes
+	o.results[k] = &rangeResult{result: *res, name: o.job.outName(k.generation, k.window, k.r, "sums"), job: o.job, sums: sums, bytes: bytes}
+	return true
+}
+
+// held gives a map result that is in memory, nil if it is not.
+func (o *openFiles) held(k runKey) *rangeResult {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	res := o.results[k]
+	delete(o.results, k)
+	return res
+}
+
+// letGo takes back the memory of a result that was held.
+func (o *openFiles) letGo(res *rangeResult) {
+	if res.sums == nil {
+		return
+	}
+	o.giveSums(res.sums)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.left += res.bytes
 }
 
 // made keeps what is known of a run.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"tandem/core/metric"
 	"tandem/schemas/blob"
 	"tandem/schemas/tables"
 )
@@ -22,27 +21,6 @@ func (j *Job) tables(c *Covered) (*tableWriter, error) {
 	}
 	rows, err := tables.NewRows(c.Window, c.Generation)
 	return &tableWriter{j, rows}, err
-}
-
-// row adds the lines of a row of the store: a line for each of its cells.
-func (t *tableWriter) row(r *tables.Row, variations []string, cells []metric.Cell) error {
-	if t.rows == nil {
-		return nil
-	}
-	for i := range cells {
-		x := &cells[i]
-		r.Variation, r.Tags, r.Value = "", t.job.Chain.Tags[x.Tags], x.Value
-		if variations != nil {
-			r.Variation = variations[x.Variation]
-		}
-		if x.Sketch != nil {
-			r.Value = x.Sketch.Estimate()
-		}
-		if err := t.rows.Add(r); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // keep writes the tables once all minutes are there, and c counts the rows of the store.
