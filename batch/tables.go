@@ -11,16 +11,16 @@ import (
 // tableWriter makes the tables for SQL of a window that is about to be covered: its rows, then what its coverage says. Whoever
 // finds them there has them whole. Both may be a moment ahead of the coverage that the store's readers see.
 type tableWriter struct {
-	job  *Job
-	rows *tables.Rows // nil: none are wanted
+	job   *Job
+	rows  *tables.Rows  // nil: none are wanted
+	cells []tables.Cell // scratch
 }
 
-func (j *Job) tables(c *Covered) (*tableWriter, error) {
+func (j *Job) tables(c *Covered) *tableWriter {
 	if j.OnTime || j.noTables {
-		return &tableWriter{}, nil
+		return &tableWriter{}
 	}
-	rows, err := tables.NewRows(c.Window, c.Generation)
-	return &tableWriter{j, rows}, err
+	return &tableWriter{job: j, rows: tables.NewRows(c.Window, c.Generation)}
 }
 
 // keep writes the tables once all minutes are there, and c counts the rows of the store.

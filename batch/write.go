@@ -31,12 +31,10 @@ const VisitorsMS = 48 * 3600 * 1000
 
 // write writes the rows of a window and its rollup, the sum (of visitors: the union) of its minutes.
 func (j *Job) write(ctx context.Context, c *Covered, results []*rangeResult, pace *pace) error {
-	t, err := j.tables(c)
-	if err != nil {
-		return err
-	}
+	t := j.tables(c)
 	w := j.writer(c, t, pace)
-	if err = j.eachPages(ctx, c.Window, results, func(p *metric.Pages) error { return w.pages(ctx, p) }); err == nil {
+	err := j.eachPages(ctx, c.Window, results, func(p *metric.Pages) error { return w.pages(ctx, p) })
+	if err == nil {
 		err = w.end(ctx)
 	}
 	if err != nil {
@@ -309,20 +307,18 @@ func (w *writer) lines(p *metric.Pages, c int, cells *cellsOf) error {
 	if w.table.rows == nil {
 		return nil
 	}
-	line := tables.Row{Minute: p.Minute, Experiment: w.x, Scope: w.scope, Metric: w.names[c]}
+	w.table.cells = w.table.cells[:0]
 	for n, i := range cells.pages {
-		cell := w.cell(p.Keys[i])
-		line.Variation, line.Tags = cell.Variation, cell.Tags
+		k := p.Keys[i]
+		line := tables.Cell{Variation: w.variation(k), Tags: w.job.Chain.Tags[k.Tags()]}
 		if len(p.Sketches) > 0 {
 			line.Value = p.Sketches[i].Estimate()
 		} else {
 			line.Value = cells.values[n]
 		}
-		if err := w.table.rows.Add(&line); err != nil {
-			return err
-		}
+		w.table.cells = append(w.table.cells, line)
 	}
-	return nil
+	return w.table.rows.Add(&tables.Row{Minute: p.Minute, Experiment: w.x, Scope: w.scope, Metric: w.names[c]}, w.table.cells)
 }
 
 // gather has the rows of the scope and group at hand wait with the others.
