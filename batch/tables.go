@@ -16,11 +16,14 @@ type tableWriter struct {
 	cells []tables.Cell // scratch
 }
 
-func (j *Job) tables(c *Covered) *tableWriter {
+func (j *Job) tables(t *tableWriter, c *Covered) {
 	if j.OnTime || j.noTables {
-		return &tableWriter{}
+		return
 	}
-	return &tableWriter{job: j, rows: tables.NewRows(c.Window, c.Generation)}
+	if t.job = j; t.rows == nil {
+		t.rows = tables.NewRows()
+	}
+	t.rows.Start(c.Window, c.Generation)
 }
 
 // keep writes the tables once all minutes are there, and c counts the rows of the store.

@@ -35,7 +35,7 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 		return Counts{}, err
 	}
 	defer closeRuns()
-	out := &runWriter{job: j, generation: p.Generation, window: w.Window, r: r, w: staterun.NewWriter()}
+	out := &runWriter{job: j, generation: p.Generation, window: w.Window, r: r, w: files.takeWritten()}
 	sums := files.takeSums()
 	m := newMapper(j.Chain, w.Window, j.Digest, sums, out)
 	m.onTime, m.reparse, m.unknown = j.OnTime, p.Reparse, w.Unknown
@@ -47,6 +47,7 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 	if err := out.end(); err != nil {
 		return Counts{}, err
 	}
+	files.giveWritten(out.w)
 	k := runKey{p.Generation, w.Window, r}
 	res := result{Revisions: w.Revisions, Run: out.files, Digests: m.digests, Counts: m.counts}
 	if !files.hold(k, &res, sums) {
@@ -202,7 +203,7 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 		return nil, err
 	}
 	files.made(runKey{p.Generation, w.Window, wholeRun}, run)
-	if err := j.write(ctx, c, results, pace); err != nil {
+	if err := j.write(ctx, c, results, files, pace); err != nil {
 		return nil, err
 	}
 	data, err := sealed.Marshal(c)

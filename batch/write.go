@@ -30,9 +30,12 @@ const RollupMS = 400 * 24 * 3600 * 1000
 const VisitorsMS = 48 * 3600 * 1000
 
 // write writes the rows of a window and its rollup, the sum (of visitors: the union) of its minutes.
-func (j *Job) write(ctx context.Context, c *Covered, results []*rangeResult, pace *pace) error {
-	t := j.tables(c)
-	w := j.writer(c, t, pace)
+func (j *Job) write(ctx context.Context, c *Covered, results []*rangeResult, files *openFiles, pace *pace) error {
+	w := reuse(files, &files.writers)
+	if w == nil {
+		w = j.writer()
+	}
+	w.start(c, pace)
 	err := j.eachPages(ctx, c.Window, results, func(p *metric.Pages) error { return w.pages(ctx, p) })
 	if err == nil {
 		err = w.end(ctx)
@@ -41,7 +44,11 @@ func (j *Job) write(ctx context.Context, c *Covered, results []*rangeResult, pac
 		return err
 	}
 	c.Rows = w.n
-	return t.keep(c)
+	if err := w.table.keep(c); err != nil {
+		return err
+	}
+	give(files, &files.writers, w)
+	return nil
 }
 
 // writer makes rows of the sums of a window, and rollups. Rows of one scope and group are written with the minutes of a metric
@@ -51,7 +58,7 @@ type writer struct {
 	pace   *pace
 	layer  string
 	window int64 // in minutes since the epoch
-	table  *tableWriter
+	table  tableWriter
 	n      int64 // rows, without rollups
 
 	rows, rollups written
@@ -96,10 +103,11 @@ type written struct {
 	values []byte // of rows, one after another
 }
 
-func (j *Job) writer(c *Covered, t *tableWriter, pace *pace) *writer {
+// writer makes one, for any number of windows.
+func (j *Job) writer() *writer {
 	chain := j.Chain
-	w := &writer{job: j, pace: pace, layer: Layer(c.Generation), window: c.Window / 60000, table: t, rows: written{put: j.Store.PutRows}, rollups: written{put: j.Store.PutRollups},
-		shapes: map[string]*row.Shape{}, tags: make([]int32, len(chain.Tags)), allMetrics: map[string][]string{}, ranks: map[string]uint32{"": 0}}
+	w := &writer{job: j, rows: written{put: j.Store.PutRows}, rollups: written{put: j.Store.PutRollups}, shapes: map[string]*row.Shape{}, tags: make([]int32, len(chain.Tags)),
+		allMetrics: map[string][]string{}, ranks: map[string]uint32{"": 0}}
 	order := make([]int32, len(chain.Tags))
 	for i := range order {
 		order[i] = int32(i)
@@ -117,6 +125,12 @@ func (j *Job) writer(c *Covered, t *tableWriter, pace *pace) *writer {
 		w.ranks[v] = uint32(i + 1)
 	}
 	return w
+}
+
+// start begins with a window.
+func (w *writer) start(c *Covered, pace *pace) {
+	w.pace, w.layer, w.window, w.n = pace, Layer(c.Generation), c.Window/60000, 0
+	w.job.tables(&w.table, c)
 }
 
 // pages makes the rows of a scope and group in a minute.

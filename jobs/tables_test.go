@@ -137,7 +137,8 @@ func TestTablesInDuckDB(t *testing.T) {
 	}
 	w := begin.UnixMilli() + batch.WindowMS
 	g := covered[w].Generation + 1000
-	rows := tables.NewRows(w, g)
+	rows := tables.NewRows()
+	rows.Start(w, g)
 	if err := rows.Add(&tables.Row{Minute: w / 60000, Scope: "site", Metric: "visit"}, []tables.Cell{{Value: 42}}); err != nil {
 		t.Fatal(err)
 	}

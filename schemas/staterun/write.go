@@ -47,12 +47,12 @@ type Writer struct {
 // NewWriter begins a file.
 func NewWriter() *Writer { return &Writer{columns: columns(), out: []byte(magic)} }
 
-// Reset begins another file; what Finish returned stays.
+// Reset begins another file in the memory of what Finish returned, which is of no use any more.
 func (w *Writer) Reset() {
 	for i := range w.pages {
 		w.pages[i], w.ints[i] = w.pages[i][:0], w.ints[i][:0]
 	}
-	*w = Writer{columns: w.columns, out: append(make([]byte, 0, cap(w.out)), magic...), pages: w.pages, ints: w.ints, scratch: w.scratch, last: w.last[:0]}
+	*w = Writer{columns: w.columns, out: append(w.out[:0], magic...), pages: w.pages, ints: w.ints, scratch: w.scratch, last: w.last[:0]}
 }
 
 // Rows is how many rows the file has.

@@ -20,14 +20,21 @@ type Rows struct {
 	metrics, tags, values *column
 }
 
-// NewRows begins the table of a window (ms since the epoch) in a generation.
-func NewRows(window, generation int64) *Rows {
-	r := &Rows{window: window, generation: generation,
+// NewRows returns a writer of such tables.
+func NewRows() *Rows {
+	r := &Rows{
 		starts: &column{name: "window_start", kind: instant}, generations: &column{name: "generation"}, minutes: &column{name: "minute", kind: instant},
 		experiments: &column{name: "experiment", kind: text}, scopes: &column{name: "scope", kind: text}, variations: &column{name: "variation", kind: text},
 		metrics: &column{name: "metric", kind: text}, tags: &column{name: "tags", kind: text}, values: &column{name: "value"}}
 	r.w = newWriter(r.starts, r.generations, r.minutes, r.experiments, r.scopes, r.variations, r.metrics, r.tags, r.values)
 	return r
+}
+
+// Start begins the table of a window (ms since the epoch) in a generation. It takes the memory of the table before, whose bytes
+// are of no use any more.
+func (r *Rows) Start(window, generation int64) {
+	r.window, r.generation = window, generation
+	r.w.reset()
 }
 
 // Row is a row of the store: a metric of a scope in a minute.

@@ -137,6 +137,20 @@ func newWriter(columns ...*column) *writer {
 	return &writer{columns: columns, out: []byte(magic)}
 }
 
+// reset begins another file in the memory of the one before.
+func (w *writer) reset() {
+	for _, c := range w.columns {
+		c.empty()
+	}
+	*w = writer{columns: w.columns, out: append(w.out[:0], magic...), page: w.page, stored: w.stored}
+}
+
+// empty makes it a column without values.
+func (c *column) empty() {
+	clear(c.places)
+	c.ints, c.doubles, c.known, c.values, c.after, c.indices = c.ints[:0], c.doubles[:0], c.known[:0], c.values[:0], c.after[:0], c.indices[:0]
+}
+
 // added says that each column has so many values more, of a row or of lines that are alike.
 func (w *writer) added(n int) error {
 	if w.rows += n; w.rows < groupRows {
@@ -183,23 +197,20 @@ func (w *writer) chunk(c *column) (*parquet.ColumnChunk, error) {
 			return nil, err
 		}
 		b = bitpack.AppendPlaces(b[:0], c.indices, len(c.values))
-		clear(c.places)
-		c.values, c.after, c.indices = c.values[:0], c.after[:0], c.indices[:0]
 	case double:
 		levels := bitpack.AppendPlaces(nil, c.known, 2)[1:] // of levels the width is known
 		b = append(binary.LittleEndian.AppendUint32(b, uint32(len(levels))), levels...)
 		for _, v := range c.doubles {
 			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(v))
 		}
-		c.doubles, c.known = c.doubles[:0], c.known[:0]
 	default:
 		encoding, md.Codec = parquet.Encoding_DELTA_BINARY_PACKED, parquet.CompressionCodec_UNCOMPRESSED
 		least := binary.LittleEndian.AppendUint64(nil, uint64(slices.Min(c.ints)))
 		greatest := binary.LittleEndian.AppendUint64(nil, uint64(slices.Max(c.ints)))
 		md.Statistics = &parquet.Statistics{MinValue: least, MaxValue: greatest}
 		b = bitpack.AppendDelta(b, c.ints)
-		c.ints = c.ints[:0]
 	}
+	c.empty()
 	md.Encodings = []parquet.Encoding{parquet.Encoding_PLAIN, parquet.Encoding_RLE, encoding}
 	md.DataPageOffset = int64(len(w.out))
 	w.page = b
@@ -272,7 +283,8 @@ func (w *writer) finish() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(binary.LittleEndian.AppendUint32(append(w.out, foot...), uint32(len(foot))), magic...), nil
+	w.out = append(binary.LittleEndian.AppendUint32(append(w.out, foot...), uint32(len(foot))), magic...)
+	return w.out, nil
 }
 
 func compact(v thrift.TStruct) ([]byte, error) {

@@ -74,9 +74,10 @@ func readAll(t *testing.T, data []byte) (names, lines []string, groups int) {
 }
 
 func TestRows(t *testing.T) {
+	w := NewRows() // one for all
 	for _, n := range []int{0, 1, 5000, groupRows, groupRows + 3} {
 		write := func() ([]byte, []string) {
-			w := NewRows(1_767_225_600_000, 12)
+			w.Start(1_767_225_600_000, 12)
 			var want []string
 			for i := 0; i < n; {
 				r := Row{Minute: int64(i / 1000), Experiment: fmt.Sprint("x", i%3), Scope: []string{"site", "fm"}[i%2], Metric: fmt.Sprint("m", i%50)}
@@ -94,7 +95,7 @@ func TestRows(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			return data, want
+			return bytes.Clone(data), want
 		}
 		data, want := write()
 		names, got, groups := readAll(t, data)
