@@ -30,10 +30,10 @@ const (
 	// rangeRecords is how many records of a plan's largest window a hash range is made for. Each range makes its own sums of
 	// nearly all of a window's cells, which are written and added again: with fewer records that would cost more than folding
 	// them.
-	rangeRecords = 256 << 10
+	rangeRecords = 512 << 10
 	// parallelRecords is how many records a range has at least that is made only for a process to have something for each of
-	// its tasks.
-	parallelRecords = 16 << 10
+	// its tasks. With fewer, the reduce of a window beside the map of the next one has to do.
+	parallelRecords = 256 << 10
 	// fileRecords is how many of each of its files, beyond fewRanges ranges: a range that is small against a row group pays
 	// for reading the group.
 	fileRecords = 16 << 10
