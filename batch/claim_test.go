@@ -7,9 +7,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"tandem/core/oracle"
 	"tandem/schemas/blob"
+	"tandem/schemas/store"
 )
 
 func planOf(t *testing.T, j *Job) (*Plan, Archive) {
@@ -181,5 +183,55 @@ func TestClaimsPassOverWhatIsTaken(t *testing.T) {
 		if p.Generation != want+1 {
 			t.Errorf("generation %d, want %d", p.Generation, want+1)
 		}
+	}
+}
+
+// uncovered is a store that takes coverage of so many windows.
+type uncovered struct {
+	Store
+	left int
+}
+
+func (u *uncovered) PutCoverage(ctx context.Context, c store.Coverage) error {
+	if u.left--; u.left < 0 {
+		return errKilled
+	}
+	return u.Store.PutCoverage(ctx, c)
+}
+
+// A run that had its map results in memory is stopped: another one, or the steps of a scheduler, go on with its plan, and come
+// to the same.
+func TestResultsThatAreGone(t *testing.T) {
+	chain, _ := compiled(t)
+	ctx := context.Background()
+	archived := blob.NewMem()
+	put(t, archived, chain, traffic(30), 2)
+	objects := copyOf(t, archived)
+	alone, st := job(t, chain, objects(), 3)
+	run(t, alone)
+	want := outcomeOf(t, alone, st)
+	for i := range 6 {
+		covered, steps := i/2, i%2 == 0
+		j, st := job(t, chain, objects(), 3)
+		p, a := planOf(t, j)
+		stopped := *j
+		stopped.Store = &uncovered{j.Store, covered}
+		if _, err := stopped.run(ctx, p, a, time.Now()); !errors.Is(err, errKilled) {
+			t.Fatal(err)
+		}
+		names, err := j.Blobs.List(j.outFolder(p.Generation, p.Windows[0].Window))
+		if err != nil || slices.ContainsFunc(names, func(n string) bool { return strings.HasSuffix(n, ".sums") }) {
+			t.Fatalf("%q, %v: this test is of results in memory", names, err)
+		}
+		if steps {
+			must(t, j.MapPart(ctx, p, a, 0, 1))
+			for i := range p.Windows {
+				must(t, j.ReduceWindow(ctx, p, p.Windows[i].Window))
+			}
+		} else if _, err := j.run(ctx, p, a, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		got := outcomeOf(t, j, st)
+		got.same(t, fmt.Sprintf("gone on with after %d windows, by steps %t", covered, steps), want)
 	}
 }

@@ -15,13 +15,21 @@ const noTime = math.MinInt64 / 2
 // describer says of sessions what a state run says for SQL. It is scratch memory, and what it returns is valid until the next call.
 type describer struct {
 	chain *tenant.Chain
-	keys  []string // of totals, by slot: name, quotes and colon; "" for what is not told
+	keys  []string   // of totals, by slot: name, quotes and colon; "" for what is not told
+	heads [][]string // of experiments, by name and variation: what comes before the time
 	out   staterun.About
 }
 
 // newDescriber names the totals: of a name that began anew the last, and of those that begin at several times the first.
 func newDescriber(chain *tenant.Chain) describer {
 	d := describer{chain: chain, keys: make([]string, len(chain.Slots))}
+	for i := range chain.XNames {
+		x, heads := &chain.XNames[i], []string(nil)
+		for _, v := range x.Variations {
+			heads = append(heads, `"`+x.Name+`":{"variation":"`+v+`","assigned":`)
+		}
+		d.heads = append(d.heads, heads)
+	}
 	at := map[string]int{}
 	for i, s := range chain.Slots {
 		name := chain.Points[s.Point].Name
@@ -93,10 +101,7 @@ func (d *describer) experiments(s *session.State) {
 		if len(b) > 1 {
 			b = append(b, ',')
 		}
-		name := &d.chain.XNames[x]
-		b = append(append(append(b, '"'), name.Name...), `":{"variation":"`...)
-		b = append(append(b, name.Variations[m.Variation]...), `","assigned":`...)
-		b = strconv.AppendInt(b, m.Assigned, 10)
+		b = strconv.AppendInt(append(b, d.heads[x][m.Variation]...), m.Assigned, 10)
 		if m.IsQualified {
 			b = strconv.AppendInt(append(b, `,"qualified":`...), m.Qualified, 10)
 		}

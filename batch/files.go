@@ -9,6 +9,7 @@ import (
 	"tandem/core/metric"
 	"tandem/schemas/archive"
 	"tandem/schemas/blob"
+	"tandem/schemas/staterun"
 )
 
 // openFiles keeps event files open while a plan runs: each is wanted by every range of one or two windows, and those up to
@@ -25,8 +26,19 @@ type openFiles struct {
 	runs  map[runKey]*stateRun
 	// parked are readers that have stopped at the end of a range.
 	parked map[cursorKey]*cursor
-	sums   []*metric.Sums // that no map needs now: as many as ran side by side
+	// Memory of tasks that are done, for the next ones: new memory takes longer to get than to fill.
+	sums    []*metric.Sums
+	written []*staterun.Writer
+	writers []*writer
+	// results are those of maps of a process that reduces too: they need not be stored. left is how many bytes more of them
+	// are taken.
+	results map[runKey]*rangeResult
+	left    int64
 }
+
+// heldResults bounds the map results in memory. Those beyond are stored, as all are where another process may reduce: whoever
+// goes on with a plan that was stopped maps again what is neither stored nor covered.
+const heldResults = 64 << 20
 
 // maxIdle and maxIdleBytes bound the files that are kept open though nobody reads them, and the memory of those up to
 // heldFile, which an open file holds whole. Beyond, those used longest ago are closed.
@@ -54,7 +66,7 @@ type runKey struct {
 const wholeRun = -1
 
 func (j *Job) open() *openFiles {
-	return &openFiles{job: j, blobs: j.Blobs, open: map[string]*openFile{}, runs: map[runKey]*stateRun{}, parked: map[cursorKey]*cursor{}}
+	return &openFiles{job: j, blobs: j.Blobs, open: map[string]*openFile{}, runs: map[runKey]*stateRun{}, parked: map[cursorKey]*cursor{}, results: map[runKey]*rangeResult{}}
 }
 
 // run returns what is known of a run, and reads it once. Two that ask at the same time may both read it.
@@ -78,25 +90,81 @@ func (o *openFiles) run(k runKey) (*stateRun, error) {
 	return s, nil
 }
 
-// takeSums gives empty sums, in memory of a map that is done if there was one: new memory takes longer to get than to fill.
-func (o *openFiles) takeSums() *metric.Sums {
+// reuse takes one of a list of things that were used before, nil if there is none.
+func reuse[T any](o *openFiles, from *[]*T) *T {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	n := len(o.sums)
+	n := len(*from)
 	if n == 0 {
-		return &metric.Sums{}
+		return nil
 	}
-	s := o.sums[n-1]
-	o.sums = o.sums[:n-1]
-	return s
+	x := (*from)[n-1]
+	*from = (*from)[:n-1]
+	return x
 }
 
-// giveSums gives back what takeSums gave.
-func (o *openFiles) giveSums(s *metric.Sums) {
-	s.Reset()
+// give gives back what reuse gave, or a new one in its place.
+func give[T any](o *openFiles, to *[]*T, x *T) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.sums = append(o.sums, s)
+	*to = append(*to, x)
+}
+
+func (o *openFiles) takeSums() *metric.Sums {
+	if s := reuse(o, &o.sums); s != nil {
+		return s
+	}
+	return &metric.Sums{}
+}
+
+func (o *openFiles) giveSums(s *metric.Sums) {
+	s.Reset()
+	give(o, &o.sums, s)
+}
+
+func (o *openFiles) takeWritten() *staterun.Writer {
+	if w := reuse(o, &o.written); w != nil {
+		return w
+	}
+	return staterun.NewWriter()
+}
+
+func (o *openFiles) giveWritten(w *staterun.Writer) {
+	w.Reset()
+	give(o, &o.written, w)
+}
+
+// hold keeps a map result in memory for the reduce, and says if it did.
+func (o *openFiles) hold(k runKey, res *result, sums *metric.Sums) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	bytes := sums.Bytes()
+	if bytes >= o.left {
+		return false
+	}
+	o.left -= bytes
+	o.results[k] = &rangeResult{result: *res, name: o.job.outName(k.generation, k.window, k.r, "sums"), job: o.job, sums: sums, bytes: bytes}
+	return true
+}
+
+// held gives a map result that is in memory, nil if it is not.
+func (o *openFiles) held(k runKey) *rangeResult {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	res := o.results[k]
+	delete(o.results, k)
+	return res
+}
+
+// letGo takes back the memory of a result that was held.
+func (o *openFiles) letGo(res *rangeResult) {
+	if res.sums == nil {
+		return
+	}
+	o.giveSums(res.sums)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.left += res.bytes
 }
 
 // made keeps what is known of a run.

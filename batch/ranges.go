@@ -29,11 +29,8 @@ func (h *Hash) UnmarshalText(b []byte) error {
 const (
 	// rangeRecords is how many records of a plan's largest window a hash range is made for. Each range makes its own sums of
 	// nearly all of a window's cells, which are written and added again: with fewer records that would cost more than folding
-	// them.
-	rangeRecords = 256 << 10
-	// parallelRecords is how many records a range has at least that is made only for a process to have something for each of
-	// its tasks.
-	parallelRecords = 16 << 10
+	// them. With one range, tasks side by side are the reduce of a window and the map of the next one.
+	rangeRecords = 512 << 10
 	// fileRecords is how many of each of its files, beyond fewRanges ranges: a range that is small against a row group pays
 	// for reading the group.
 	fileRecords = 16 << 10
@@ -79,7 +76,7 @@ func (j *Job) bounds(windows []WindowPlan, a Archive) ([]Hash, error) {
 	largest := slices.MaxFunc(windows, func(v, w WindowPlan) int { return cmp.Compare(a.Records[v.Window], a.Records[w.Window]) })
 	files := filesOf(&largest, a)
 	records, n := a.Records[largest.Window], 1
-	for n < Buckets && (int64(n)*rangeRecords < records || n < j.parallel() && int64(n)*parallelRecords < records) && (n < fewRanges || int64(n*len(files))*fileRecords < records) {
+	for n < Buckets && int64(n)*rangeRecords < records && (n < fewRanges || int64(n*len(files))*fileRecords < records) {
 		n *= 2
 	}
 	if n == 1 {

@@ -16,10 +16,10 @@ import (
 	"tandem/schemas/staterun"
 )
 
-// result is what a map task leaves beside its run: counts, digests, and the sums of its range, minute by minute, so that who
-// adds many ranges holds one minute of each:
+// result is what a map task leaves beside its run: counts, digests, and the sums of its range in the order of metric.Walk, so
+// that who adds many ranges merges them and holds a block of each:
 //
-//	magic  8 bytes xxhash64 of the head  4 bytes its length  head: the result in JSON  an S2 block for each minute
+//	magic  8 bytes xxhash64 of the head  4 bytes its length  head: the result in JSON  S2 blocks of whole metric.Pages
 //
 // Integers are little-endian.
 type result struct {
@@ -27,36 +27,44 @@ type result struct {
 	Run       []staterun.RunInfo // files, in order
 	Digests   []uint64           // of the range's part of each bucket
 	Counts    Counts
-	Minutes   []minuteAt // in order
+	Blocks    []block // in order
 }
 
-// minuteAt says where a minute's sums are, counted from the end of the head.
-type minuteAt struct {
-	Minute  int64
-	At, Len int64
-	Digest  uint64 // xxhash64 of the block
+// block says where a block ends, counted from the end of the head.
+type block struct {
+	End    int64
+	Digest uint64 // xxhash64
 }
 
 const (
-	resultMagic = "TDBR2\n"
+	resultMagic = "TDBR3\n"
 	resultFixed = len(resultMagic) + 8 + 4
 	// resultAhead is how much of a result is read at first: nearly always all of its head.
 	resultAhead = 16 << 10
-	// maxMinute bounds what a minute's block may inflate to.
-	maxMinute = 1 << 30
+	// blockBytes is how large a block gets before it is compressed; it ends with the pages that bring it there.
+	blockBytes = 128 << 10
+	// maxBlock bounds what a block may inflate to.
+	maxBlock = 1 << 30
 )
 
 func (j *Job) encodeResult(res *result, sums *metric.Sums) ([]byte, error) {
 	var blocks, plain []byte
-	for _, m := range sums.Minutes() {
-		plain = m.AppendBinary(plain[:0], j.cells)
-		if len(plain) > maxMinute {
-			return nil, fmt.Errorf("map result: %d bytes in minute %d, more than %d: use more ranges", len(plain), m.Minute, maxMinute)
+	var p metric.Pages
+	for walk, more := sums.Walk(j.cells), true; more; {
+		if more = walk.Next(&p); more {
+			plain = p.AppendBinary(plain)
+		}
+		if len(plain) == 0 || more && len(plain) < blockBytes {
+			continue
+		}
+		if len(plain) > maxBlock {
+			return nil, fmt.Errorf("map result: %d bytes in a row of minute %d, more than %d: use more ranges", len(plain), p.Minute, maxBlock)
 		}
 		at := len(blocks)
 		blocks = slices.Grow(blocks, s2.MaxEncodedLen(len(plain)))
 		blocks = blocks[:at+len(s2.Encode(blocks[at:cap(blocks)], plain))]
-		res.Minutes = append(res.Minutes, minuteAt{m.Minute, int64(at), int64(len(blocks) - at), xxhash.Sum64(blocks[at:])})
+		res.Blocks = append(res.Blocks, block{int64(len(blocks)), xxhash.Sum64(blocks[at:])})
+		plain = plain[:0]
 	}
 	head, err := json.Marshal(res)
 	if err != nil {
@@ -68,20 +76,28 @@ func (j *Job) encodeResult(res *result, sums *metric.Sums) ([]byte, error) {
 	return append(append(b, head...), blocks...), nil
 }
 
-// rangeResult is a result whose minutes are read when they are wanted.
+// rangeResult is a result whose sums are read when they are wanted: from its object, or in the process that mapped it from
+// memory.
 type rangeResult struct {
 	result
-	name   string
-	from   blob.Reader
-	at     int64 // of the first block
-	next   int   // the minute to read next
+	name string
+	job  *Job
+
+	sums  *metric.Sums // in memory
+	bytes int64        // that they take
+	walk  *metric.Walk
+
+	from   blob.Reader // else
+	at     int64       // of the first block
+	next   int         // the block to read next
 	stored []byte
 	plain  []byte
+	rest   []byte // of plain
 }
 
-// openResult reads the head of a map result. The caller closes from.
+// openResult reads the head of a map result. The caller closes it.
 func (j *Job) openResult(g, window int64, r int) (*rangeResult, error) {
-	res := &rangeResult{name: j.outName(g, window, r, "sums")}
+	res := &rangeResult{name: j.outName(g, window, r, "sums"), job: j}
 	var err error
 	if res.from, err = j.Blobs.Open(res.name); err != nil {
 		return nil, fmt.Errorf("map result %s: %w", res.name, err)
@@ -90,6 +106,13 @@ func (j *Job) openResult(g, window int64, r int) (*rangeResult, error) {
 		return nil, errors.Join(fmt.Errorf("map result %s: %w", res.name, err), res.from.Close())
 	}
 	return res, nil
+}
+
+func (res *rangeResult) close() error {
+	if res.from == nil {
+		return nil
+	}
+	return res.from.Close()
 }
 
 func (res *rangeResult) readHead() error {
@@ -123,46 +146,65 @@ func (res *rangeResult) readHead() error {
 		return fmt.Errorf("%w: %d digests", ErrCorrupt, len(res.Digests))
 	}
 	end := int64(0)
-	for _, m := range res.Minutes {
-		if m.At != end || m.Len < 0 {
-			return fmt.Errorf("%w: minute %d is at %d, %d bytes, after %d", ErrCorrupt, m.Minute, m.At, m.Len, end)
+	for i, b := range res.Blocks {
+		if b.End <= end {
+			return fmt.Errorf("%w: block %d is at %d, and ends at %d", ErrCorrupt, i, end, b.End)
 		}
-		end += m.Len
+		end = b.End
 	}
 	if res.at+end != size {
-		return fmt.Errorf("%w: it has %d bytes, its minutes end at %d", ErrCorrupt, size, res.at+end)
+		return fmt.Errorf("%w: it has %d bytes, its blocks end at %d", ErrCorrupt, size, res.at+end)
 	}
 	return nil
 }
 
-// minute returns the sums of a minute as they were encoded, nil if there are none. Minutes are asked for in order; the bytes
-// are valid until the next call.
-func (res *rangeResult) minute(minute int64) ([]byte, error) {
-	for res.next < len(res.Minutes) && res.Minutes[res.next].Minute < minute {
-		res.next++
+// pages puts the next pages into p, and is false if there are none any more.
+func (res *rangeResult) pages(p *metric.Pages) (bool, error) {
+	if res.sums != nil {
+		if res.walk == nil {
+			res.walk = res.sums.Walk(res.job.cells)
+		}
+		return res.walk.Next(p), nil
 	}
-	if res.next == len(res.Minutes) || res.Minutes[res.next].Minute > minute {
-		return nil, nil
+	if len(res.rest) == 0 {
+		if res.next == len(res.Blocks) {
+			return false, nil
+		}
+		if err := res.read(); err != nil {
+			return false, err
+		}
 	}
-	return res.read(&res.Minutes[res.next])
+	var err error
+	if res.rest, err = p.ReadBinary(res.rest, res.job.cellsOf); err != nil {
+		return false, fmt.Errorf("map result %s: block %d: %w: %w", res.name, res.next-1, ErrCorrupt, err)
+	}
+	return true, nil
 }
 
-func (res *rangeResult) read(m *minuteAt) ([]byte, error) {
-	res.stored = slices.Grow(res.stored[:0], int(m.Len))[:m.Len]
-	if n, err := res.from.ReadAt(res.stored, res.at+m.At); err != nil && n < len(res.stored) {
-		return nil, fmt.Errorf("map result %s: %w", res.name, err)
+// read reads the next block.
+func (res *rangeResult) read() error {
+	from, b := int64(0), res.Blocks[res.next]
+	if res.next > 0 {
+		from = res.Blocks[res.next-1].End
 	}
-	if xxhash.Sum64(res.stored) != m.Digest {
-		return nil, fmt.Errorf("map result %s: %w: the digest of minute %d differs", res.name, ErrCorrupt, m.Minute)
+	n := int(b.End - from)
+	res.stored = slices.Grow(res.stored[:0], n)[:n]
+	if got, err := res.from.ReadAt(res.stored, res.at+from); err != nil && got < n {
+		return fmt.Errorf("map result %s: %w", res.name, err)
+	}
+	if xxhash.Sum64(res.stored) != b.Digest {
+		return fmt.Errorf("map result %s: %w: the digest of block %d differs", res.name, ErrCorrupt, res.next)
 	}
 	size, err := s2.DecodedLen(res.stored)
-	if err != nil || size > maxMinute {
-		return nil, fmt.Errorf("map result %s: %w: minute %d has %d bytes, %v", res.name, ErrCorrupt, m.Minute, size, err)
+	if err != nil || size > maxBlock {
+		return fmt.Errorf("map result %s: %w: block %d has %d bytes, %v", res.name, ErrCorrupt, res.next, size, err)
 	}
 	if res.plain, err = s2.Decode(res.plain[:cap(res.plain)], res.stored); err != nil {
-		return nil, fmt.Errorf("map result %s: %w: minute %d: %w", res.name, ErrCorrupt, m.Minute, err)
+		return fmt.Errorf("map result %s: %w: block %d: %w", res.name, ErrCorrupt, res.next, err)
 	}
-	return res.plain, nil
+	res.rest = res.plain
+	res.next++
+	return nil
 }
 
 // checkResult reads all of a map result, and returns it closed.
@@ -171,23 +213,27 @@ func (j *Job) checkResult(g, window int64, r int) (*rangeResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	for i := range res.Minutes {
-		if _, err := res.read(&res.Minutes[i]); err != nil {
-			return nil, errors.Join(err, res.from.Close())
+	for res.next < len(res.Blocks) {
+		if err := res.read(); err != nil {
+			return nil, errors.Join(err, res.close())
 		}
 	}
-	return res, res.from.Close()
+	return res, res.close()
 }
 
 // openResults opens the results of all ranges of a window.
-func (j *Job) openResults(ctx context.Context, p *Plan, w *WindowPlan) (all []*rangeResult, closeAll func(), err error) {
+func (j *Job) openResults(ctx context.Context, p *Plan, w *WindowPlan, files *openFiles) (all []*rangeResult, closeAll func(), err error) {
 	closeAll = func() {
 		for _, res := range all {
-			res.from.Close() // it was only read
+			res.close() // it was only read
+			files.letGo(res)
 		}
 	}
 	for r := range p.Bounds {
-		res, err := j.openResult(p.Generation, w.Window, r)
+		res := files.held(runKey{p.Generation, w.Window, r})
+		if res == nil {
+			res, err = j.openResult(p.Generation, w.Window, r)
+		}
 		if err == nil {
 			all = append(all, res)
 			if err = ctx.Err(); err == nil && !slices.Equal(res.Revisions, w.Revisions) {
@@ -202,40 +248,73 @@ func (j *Job) openResults(ctx context.Context, p *Plan, w *WindowPlan) (all []*r
 	return all, closeAll, nil
 }
 
-// eachMinute calls fn with the sums of all ranges of a window, minute by minute.
-func (j *Job) eachMinute(ctx context.Context, window int64, results []*rangeResult, fn func(*metric.Minute) error) error {
-	first, end := window/60000, (window+WindowMS)/60000
+// eachPages calls fn with the sums of all ranges of a window, in the order of metric.Walk. fn may change them.
+func (j *Job) eachPages(ctx context.Context, window int64, results []*rangeResult, fn func(*metric.Pages) error) error {
+	type cursor struct {
+		res   *rangeResult
+		p     metric.Pages
+		place uint64 // row, minute of the window
+	}
+	var open []*cursor
+	next := func(c *cursor) (bool, error) {
+		more, err := c.res.pages(&c.p)
+		if !more || err != nil {
+			return false, err
+		}
+		minute, before := c.p.Minute-window/60000, c.place
+		if minute < 0 || minute >= WindowMS/60000 {
+			return false, fmt.Errorf("map result %s: %w: it has sums of minute %d, outside of its window", c.res.name, ErrCorrupt, c.p.Minute)
+		}
+		if c.place = uint64(c.p.Row())<<8 | uint64(minute) + 1; c.place <= before {
+			return false, fmt.Errorf("map result %s: %w: its rows are not in order", c.res.name, ErrCorrupt)
+		}
+		return true, nil
+	}
 	for _, res := range results {
-		if n := len(res.Minutes); n > 0 && (res.Minutes[0].Minute < first || res.Minutes[n-1].Minute >= end) {
-			return fmt.Errorf("map result %s: %w: it has sums of minutes %d to %d, outside of its window", res.name, ErrCorrupt, res.Minutes[0].Minute, res.Minutes[n-1].Minute)
+		c := &cursor{res: res}
+		more, err := next(c)
+		if err != nil {
+			return err
+		}
+		if more {
+			open = append(open, c)
 		}
 	}
-	var sums metric.Sums
-	for minute := first; minute < end; minute++ {
+	for len(open) > 0 {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		sums.DropBefore(minute)
-		for _, res := range results {
-			b, err := res.minute(minute)
-			if err != nil {
-				return err
-			}
-			if b == nil {
-				continue
-			}
-			if err := sums.AddBinary(b, j.cellsOf); err != nil {
-				return fmt.Errorf("map result %s: minute %d: %w", res.name, minute, err)
+		place := open[0].place
+		for _, c := range open[1:] {
+			place = min(place, c.place)
+		}
+		var sum *metric.Pages
+		for _, c := range open {
+			switch {
+			case c.place != place:
+			case sum == nil:
+				sum = &c.p
+			default:
+				sum.Add(&c.p)
 			}
 		}
-		for _, m := range sums.Minutes() {
-			if m.Minute != minute {
-				return fmt.Errorf("map results of window %s: %w: the sums of minute %d hold minute %d", windowName(window), ErrCorrupt, minute, m.Minute)
+		if err := fn(sum); err != nil {
+			return err
+		}
+		rest := open[:0]
+		for _, c := range open {
+			more := true
+			if c.place == place {
+				var err error
+				if more, err = next(c); err != nil {
+					return err
+				}
 			}
-			if err := fn(m); err != nil {
-				return err
+			if more {
+				rest = append(rest, c)
 			}
 		}
+		open = rest
 	}
 	return nil
 }

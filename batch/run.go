@@ -260,6 +260,9 @@ func (j *Job) parallel() int {
 
 func (l *line) run(ctx context.Context) error {
 	defer l.files.close()
+	if l.reduces {
+		l.files.left = heldResults
+	}
 	stop := context.AfterFunc(ctx, func() { l.fail(ctx.Err()) })
 	defer stop()
 	var wg sync.WaitGroup

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"tandem/core/metric"
 	"tandem/schemas/blob"
 	"tandem/schemas/tables"
 )
@@ -12,37 +11,19 @@ import (
 // tableWriter makes the tables for SQL of a window that is about to be covered: its rows, then what its coverage says. Whoever
 // finds them there has them whole. Both may be a moment ahead of the coverage that the store's readers see.
 type tableWriter struct {
-	job  *Job
-	rows *tables.Rows // nil: none are wanted
+	job   *Job
+	rows  *tables.Rows  // nil: none are wanted
+	cells []tables.Cell // scratch
 }
 
-func (j *Job) tables(c *Covered) (*tableWriter, error) {
+func (j *Job) tables(t *tableWriter, c *Covered) {
 	if j.OnTime || j.noTables {
-		return &tableWriter{}, nil
+		return
 	}
-	rows, err := tables.NewRows(c.Window, c.Generation)
-	return &tableWriter{j, rows}, err
-}
-
-// row adds the lines of a row of the store: a line for each of its cells.
-func (t *tableWriter) row(r *tables.Row, variations []string, cells []metric.Cell) error {
-	if t.rows == nil {
-		return nil
+	if t.job = j; t.rows == nil {
+		t.rows = tables.NewRows()
 	}
-	for i := range cells {
-		x := &cells[i]
-		r.Variation, r.Tags, r.Value = "", t.job.Chain.Tags[x.Tags], x.Value
-		if variations != nil {
-			r.Variation = variations[x.Variation]
-		}
-		if x.Sketch != nil {
-			r.Value = x.Sketch.Estimate()
-		}
-		if err := t.rows.Add(r); err != nil {
-			return err
-		}
-	}
-	return nil
+	t.rows.Start(c.Window, c.Generation)
 }
 
 // keep writes the tables once all minutes are there, and c counts the rows of the store.

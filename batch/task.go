@@ -35,7 +35,7 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 		return Counts{}, err
 	}
 	defer closeRuns()
-	out := &runWriter{job: j, generation: p.Generation, window: w.Window, r: r, w: staterun.NewWriter()}
+	out := &runWriter{job: j, generation: p.Generation, window: w.Window, r: r, w: files.takeWritten()}
 	sums := files.takeSums()
 	m := newMapper(j.Chain, w.Window, j.Digest, sums, out)
 	m.onTime, m.reparse, m.unknown = j.OnTime, p.Reparse, w.Unknown
@@ -47,16 +47,20 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 	if err := out.end(); err != nil {
 		return Counts{}, err
 	}
+	files.giveWritten(out.w)
+	k := runKey{p.Generation, w.Window, r}
 	res := result{Revisions: w.Revisions, Run: out.files, Digests: m.digests, Counts: m.counts}
-	data, err := j.encodeResult(&res, sums)
-	if err != nil {
-		return Counts{}, err
+	if !files.hold(k, &res, sums) {
+		data, err := j.encodeResult(&res, sums)
+		if err != nil {
+			return Counts{}, err
+		}
+		files.giveSums(sums)
+		if err := j.Blobs.Create(j.outName(p.Generation, w.Window, r, "sums"), data); err != nil && !errors.Is(err, blob.ErrExists) {
+			return Counts{}, fmt.Errorf("sums: %w", err)
+		}
 	}
-	files.giveSums(sums)
-	if err := j.Blobs.Create(j.outName(p.Generation, w.Window, r, "sums"), data); err != nil && !errors.Is(err, blob.ErrExists) {
-		return Counts{}, fmt.Errorf("sums: %w", err)
-	}
-	files.made(runKey{p.Generation, w.Window, r}, &stateRun{Revisions: w.Revisions, Files: out.files})
+	files.made(k, &stateRun{Revisions: w.Revisions, Files: out.files})
 	return m.counts, errors.Join(ctx.Err(), pace.rest(ctx))
 }
 
@@ -167,7 +171,7 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 		Run:    RunRef{Window: w.Window, Generation: p.Generation, Digests: make(Digests, Buckets)},
 		Fold:   p.Fold, Parser: p.Parser, Reparsed: p.Reparse}
 	pace := j.pace()
-	results, closeResults, err := j.openResults(ctx, p, w)
+	results, closeResults, err := j.openResults(ctx, p, w, files)
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +203,7 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 		return nil, err
 	}
 	files.made(runKey{p.Generation, w.Window, wholeRun}, run)
-	if err := j.write(ctx, c, results, pace); err != nil {
+	if err := j.write(ctx, c, results, files, pace); err != nil {
 		return nil, err
 	}
 	data, err := sealed.Marshal(c)
@@ -225,17 +229,20 @@ func (j *Job) keepRun(g, window int64, run *stateRun) error {
 	return nil
 }
 
-// readRun reads what reduce, or with a range map, says of the run of a window.
+// readRun reads what reduce, or with a range map, says of the run of a window. Of a range whose result is not there, since
+// the process that mapped it had it in memory, it is what reduce says.
 func (j *Job) readRun(k runKey) (*stateRun, error) {
 	if k.r != wholeRun {
 		res, err := j.openResult(k.generation, k.window, k.r)
-		if err != nil {
+		if err == nil {
+			if err := res.close(); err != nil {
+				return nil, fmt.Errorf("map result %s: %w", res.name, err)
+			}
+			return &stateRun{Revisions: res.Revisions, Files: res.Run}, nil
+		}
+		if !errors.Is(err, blob.ErrNotFound) {
 			return nil, err
 		}
-		if err := res.from.Close(); err != nil {
-			return nil, fmt.Errorf("map result %s: %w", res.name, err)
-		}
-		return &stateRun{Revisions: res.Revisions, Files: res.Run}, nil
 	}
 	name := j.runName(k.generation, k.window)
 	data, err := j.Blobs.Get(name)

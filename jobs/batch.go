@@ -129,8 +129,8 @@ func runBatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 // What a batch holds at once is little against what it makes and drops: by itself the heap would grow to twice that. The
 // limit is soft, so a config with many more cells than most costs time, not the process. GOMEMLIMIT overrides it.
 const (
-	batchMemory = 192 << 20
-	taskMemory  = 112 << 20 // for each task at once
+	batchMemory = 160 << 20
+	taskMemory  = 96 << 20 // for each task at once
 )
 
 func (b *batchJob) limitMemory() {

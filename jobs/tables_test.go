@@ -137,11 +137,9 @@ func TestTablesInDuckDB(t *testing.T) {
 	}
 	w := begin.UnixMilli() + batch.WindowMS
 	g := covered[w].Generation + 1000
-	rows, err := tables.NewRows(w, g)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := rows.Add(&tables.Row{Minute: w / 60000, Scope: "site", Metric: "visit", Value: 42}); err != nil {
+	rows := tables.NewRows()
+	rows.Start(w, g)
+	if err := rows.Add(&tables.Row{Minute: w / 60000, Scope: "site", Metric: "visit"}, []tables.Cell{{Value: 42}}); err != nil {
 		t.Fatal(err)
 	}
 	data, err := rows.Finish()

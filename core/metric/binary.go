@@ -4,169 +4,121 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
+	"math/bits"
 )
 
-// Sums in bytes, canonical (equal sums, equal bytes); keys are ids of the chain that made them:
+// Pages in bytes, canonical (equal pages, equal bytes); keys are ids of the chain that made them:
 //
-//	byte 1  uvarint n  n minutes, ascending: varint minute
-//	                   uvarint pages, by key: uvarint (key - key before), uvarint n, n varints
-//	                   uvarint sketches, by key: uvarint (key - key before), uvarint length, bytes
+//	uvarint row (Key.Row)  varint minute  uvarint n  n pages by variation and tag set:
+//	  uvarint (low half of the key - that before)  then
+//	  of visitors: uvarint length, bytes; of others: uvarint mask of the cells that are not zero, a varint for each
 //
-// Pages all of whose cells are zero, empty sketches and empty minutes are left out.
-const sumsVersion = 1
+// There is no page of zeros and no empty sketch.
 
-// AppendBinary appends the sums.
-func (s *Sums) AppendBinary(b []byte, cells func(group int) int) []byte {
-	n := 0
-	var body []byte
-	for _, m := range s.minutes {
-		before := len(body)
-		body = binary.AppendVarint(body, m.Minute)
-		var any bool
-		if body, any = m.append(body, cells); any {
-			n++
-		} else {
-			body = body[:before]
+// AppendBinary appends the pages, of which there is at least one, as a Walk gives them.
+func (p *Pages) AppendBinary(b []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(p.Row()))
+	b = binary.AppendVarint(b, p.Minute)
+	b = binary.AppendUvarint(b, uint64(len(p.Keys)))
+	before, n := uint32(0), len(p.Cells)/len(p.Keys)
+	for i, k := range p.Keys {
+		b = binary.AppendUvarint(b, uint64(uint32(k)-before))
+		before = uint32(k)
+		if n == 0 {
+			b = p.appendSketch(b, p.Sketches[i])
+			continue
+		}
+		cells, mask := p.Cells[i*n:i*n+n], uint64(0)
+		for c, v := range cells {
+			if v != 0 {
+				mask |= 1 << c
+			}
+		}
+		b = binary.AppendUvarint(b, mask)
+		for ; mask != 0; mask &= mask - 1 {
+			b = binary.AppendVarint(b, cells[bits.TrailingZeros64(mask)])
 		}
 	}
-	b = binary.AppendUvarint(append(b, sumsVersion), uint64(n))
-	return append(b, body...)
+	return b
 }
 
-// AppendBinary appends the minute in bytes, as Sums with no other would.
-func (m *Minute) AppendBinary(b []byte, cells func(group int) int) []byte {
-	one := Sums{minutes: []*Minute{m}}
-	return one.AppendBinary(b, cells)
+func (p *Pages) appendSketch(b []byte, s *Sketch) []byte {
+	p.sketch = s.AppendBinary(p.sketch[:0])
+	return append(binary.AppendUvarint(b, uint64(len(p.sketch))), p.sketch...)
 }
 
-func (m *Minute) append(b []byte, cells func(group int) int) (out []byte, any bool) {
-	var pages, sketches []slot
-	for _, s := range m.sorted() {
-		k := s.key
-		page := m.cells[s.ref+pageHead : int(s.ref)+pageHead+cells(k.Group())]
-		if k.Group() == GroupSeen {
-			if !m.sketches[page[0]-1].Empty() {
-				sketches = append(sketches, s)
+// ErrPages marks bytes that AppendBinary cannot have written.
+var ErrPages = errors.New("pages are corrupt")
+
+// ReadBinary makes it the pages that b begins with, as AppendBinary wrote them, and returns the rest of b. It refuses
+// anything else; after an error the pages are of no use. cells is how many a group has, and whether there is such a group.
+func (p *Pages) ReadBinary(b []byte, cells func(group int) (int, bool)) (rest []byte, err error) {
+	bad := func(what string) ([]byte, error) { return nil, fmt.Errorf("%w: %s", ErrPages, what) }
+	p.Reset()
+	row, ok1 := uvarint(&b)
+	minute, ok2 := uvarint(&b)
+	pages, ok3 := uvarint(&b)
+	group := Key(row << (varBits + tagBits)).Group()
+	n, known := cells(group)
+	if !ok1 || !ok2 || !ok3 || row>>32 != 0 || !known || pages == 0 || pages > uint64(len(b)) {
+		return bad("head")
+	}
+	p.Minute = int64(minute>>1) ^ -int64(minute&1)
+	low := uint64(0)
+	for i := range pages {
+		d, ok := uvarint(&b)
+		if low += d; !ok || low>>32 != 0 || d>>32 != 0 || i > 0 && d == 0 {
+			return bad("page")
+		}
+		p.Keys = append(p.Keys, Key(row<<(varBits+tagBits)|low))
+		if group == GroupSeen {
+			if b, err = p.readSketch(b); err != nil {
+				return nil, err
 			}
-		} else if slices.ContainsFunc(page, func(v int64) bool { return v != 0 }) {
-			pages = append(pages, s)
+			continue
+		}
+		mask, ok := uvarint(&b)
+		if !ok || mask == 0 || mask>>n != 0 {
+			return bad("mask")
+		}
+		at := len(p.Cells)
+		for p.Cells = append(p.Cells, zeros[:n]...); mask != 0; mask &= mask - 1 {
+			v, ok := uvarint(&b)
+			if !ok || v == 0 {
+				return bad("cell")
+			}
+			p.Cells[at+bits.TrailingZeros64(mask)] = int64(v>>1) ^ -int64(v&1)
 		}
 	}
-	b = binary.AppendUvarint(b, uint64(len(pages)))
-	before := Key(0)
-	for _, s := range pages {
-		page := m.cells[s.ref+pageHead : int(s.ref)+pageHead+cells(s.key.Group())]
-		b = binary.AppendUvarint(b, uint64(s.key-before))
-		b = binary.AppendUvarint(b, uint64(len(page)))
-		for _, v := range page {
-			b = binary.AppendVarint(b, v)
-		}
-		before = s.key
-	}
-	b = binary.AppendUvarint(b, uint64(len(sketches)))
-	before = 0
-	var bytes []byte
-	for _, s := range sketches {
-		bytes = m.sketches[m.cells[s.ref+pageHead]-1].AppendBinary(bytes[:0])
-		b = binary.AppendUvarint(b, uint64(s.key-before))
-		b = append(binary.AppendUvarint(b, uint64(len(bytes))), bytes...)
-		before = s.key
-	}
-	return b, len(pages)+len(sketches) > 0
+	return b, nil
 }
 
-// ErrSums marks bytes that AppendBinary cannot have written.
-var ErrSums = errors.New("sums are corrupt")
-
-// AddBinary adds what AppendBinary wrote, and refuses anything else; after an error the sums are of no use.
-func (s *Sums) AddBinary(b []byte, cells func(group int) (int, bool)) error {
-	bad := func(what string) error { return fmt.Errorf("%w: %s", ErrSums, what) }
-	if len(b) == 0 || b[0] != sumsVersion {
-		return bad("version")
+func (p *Pages) readSketch(b []byte) (rest []byte, err error) {
+	size, ok := uvarint(&b)
+	if !ok || size > uint64(len(b)) {
+		return nil, fmt.Errorf("%w: sketch", ErrPages)
 	}
-	b = b[1:]
-	u := func() (uint64, bool) {
-		v, k := uvarint(b)
-		b = b[k:]
-		return v, k > 0
+	s := p.own()
+	if err := s.UnmarshalBinary(b[:size]); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrPages, err)
 	}
-	v := func() (int64, bool) {
-		x, ok := u()
-		return int64(x>>1) ^ -int64(x&1), ok
+	if s.Empty() {
+		return nil, fmt.Errorf("%w: empty sketch", ErrPages)
 	}
-	n, ok := u()
-	if !ok {
-		return bad("minutes")
-	}
-	last, one := int64(0), Sketch{}
-	for i := range n {
-		minute, ok := v()
-		if !ok || i > 0 && minute <= last {
-			return bad("minute")
-		}
-		last = minute
-		m := s.At(minute)
-		pages, ok := u()
-		if !ok || pages > uint64(len(b)) {
-			return bad("pages")
-		}
-		k := Key(0)
-		for i := range pages {
-			d, ok1 := u()
-			have, ok2 := u()
-			k += Key(d)
-			want, known := cells(k.Group())
-			if !ok1 || !ok2 || k < Key(d) || i > 0 && d == 0 || !known || have != uint64(want) || k.Group() == GroupSeen {
-				return bad("page")
-			}
-			page := m.page(k, want, 1<<want-1)
-			any := false
-			for i := range want {
-				x, ok := v()
-				if !ok {
-					return bad("cell")
-				}
-				any = any || x != 0
-				page[i] += x
-			}
-			if !any {
-				return bad("page of zeros")
-			}
-		}
-		sketches, ok := u()
-		if !ok || sketches > uint64(len(b)) || pages+sketches == 0 {
-			return bad("sketches")
-		}
-		k = 0
-		for i := range sketches {
-			d, ok1 := u()
-			size, ok2 := u()
-			k += Key(d)
-			if !ok1 || !ok2 || k < Key(d) || i > 0 && d == 0 || size > uint64(len(b)) || k.Group() != GroupSeen {
-				return bad("sketch")
-			}
-			if err := one.UnmarshalBinary(b[:size]); err != nil {
-				return bad(err.Error())
-			}
-			if one.Empty() {
-				return bad("empty sketch")
-			}
-			b = b[size:]
-			m.Unite(k, &one)
-		}
-	}
-	if len(b) != 0 {
-		return bad("bytes left over")
-	}
-	return nil
+	p.Sketches = append(p.Sketches, s)
+	return b[size:], nil
 }
 
-// uvarint reads one in its shortest form only; size is 0 where there is none.
-func uvarint(b []byte) (v uint64, size int) {
-	v, k := binary.Uvarint(b)
-	if k <= 0 || k > 1 && b[k-1] == 0 {
-		return 0, 0
+// uvarint takes one in its shortest form only.
+func uvarint(b *[]byte) (v uint64, ok bool) {
+	if len(*b) > 0 && (*b)[0] < 0x80 {
+		v, *b = uint64((*b)[0]), (*b)[1:]
+		return v, true
 	}
-	return v, k
+	v, k := binary.Uvarint(*b)
+	if k <= 0 || k > 1 && (*b)[k-1] == 0 {
+		return 0, false
+	}
+	*b = (*b)[k:]
+	return v, true
 }

@@ -327,11 +327,11 @@ func (s *Sketch) UnmarshalBinary(b []byte) error {
 		}
 		return s.readDense(b[1:])
 	}
-	n, k := uvarint(b[1:])
-	if k == 0 || n > registers {
+	b = b[1:]
+	n, ok := uvarint(&b)
+	if !ok || n > registers {
 		return fmt.Errorf("%w: count", errSketch)
 	}
-	b = b[1+k:]
 	switch form {
 	case formExact:
 		if n >= exactLimit || len(b) != int(n)*8 {
@@ -376,19 +376,19 @@ func (s *Sketch) readSparse(n int, b []byte) error {
 	}
 	at := 0
 	for i := range n {
-		d, k := uvarint(b)
-		if k == 0 || len(b) <= k || b[k] == 0 || d >= registers || (d == 0 && i > 0) || at+int(d) >= registers {
+		d, ok := uvarint(&b)
+		if !ok || len(b) == 0 || b[0] == 0 || d >= registers || (d == 0 && i > 0) || at+int(d) >= registers {
 			return fmt.Errorf("%w: register %d", errSketch, i)
 		}
-		if b[k] > maxRank {
-			return fmt.Errorf("%w: rank %d", errSketch, b[k])
+		if b[0] > maxRank {
+			return fmt.Errorf("%w: rank %d", errSketch, b[0])
 		}
 		if at += int(d); n < listLimit {
-			s.list = append(s.list, uint32(at)<<8|uint32(b[k])) // ascending
+			s.list = append(s.list, uint32(at)<<8|uint32(b[0])) // ascending
 		} else {
-			s.raise(uint32(at), b[k])
+			s.raise(uint32(at), b[0])
 		}
-		b = b[k+1:]
+		b = b[1:]
 	}
 	if len(b) != 0 {
 		return fmt.Errorf("%w: %d bytes too many", errSketch, len(b))

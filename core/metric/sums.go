@@ -138,6 +138,18 @@ func (s *Sums) Reset() {
 	s.minutes, s.last = s.minutes[:0], nil
 }
 
+// Bytes is about how much memory what was added takes.
+func (s *Sums) Bytes() int64 {
+	n := 0
+	for _, m := range s.minutes {
+		n += 8*(cap(m.cells)+cap(m.journal)) + 4*len(m.slots) + 16*(cap(m.order)+cap(m.fresh)+cap(m.touched))
+		for _, x := range m.sketches {
+			n += 8*cap(x.exact) + 4*cap(x.list) + len(x.regs)
+		}
+	}
+	return int64(n)
+}
+
 func (m *Minute) reset() {
 	clear(m.slots)
 	for _, s := range m.sketches {
@@ -225,13 +237,6 @@ func (m *Minute) sketch(ref uint32) *Sketch {
 		*at = int64(len(m.sketches))
 	}
 	return m.sketches[*at-1]
-}
-
-// Unite makes the sketch of the key the union of both.
-func (m *Minute) Unite(k Key, o *Sketch) {
-	ref := m.ref(k, 1)
-	m.touch(k, ref, 1)
-	m.sketch(ref).Merge(o)
 }
 
 // ForgetSeen empties all sketches of the minute and touches them: they are about to be formed anew. One that is empty
@@ -406,23 +411,6 @@ func (m *Minute) Rows(cells func(group int) int, fn func(scope, group, cell int,
 		}
 	}
 	return nil
-}
-
-// Merge adds all cells of o and unites its sketches.
-func (m *Minute) Merge(o *Minute, cells func(group int) int) {
-	for _, s := range o.sorted() {
-		k := s.key
-		n := cells(k.Group())
-		from := o.cells[s.ref+pageHead : int(s.ref)+pageHead+n]
-		if k.Group() == GroupSeen {
-			m.Unite(k, o.sketches[from[0]-1])
-			continue
-		}
-		to := m.page(k, n, 1<<n-1)
-		for c, v := range from {
-			to[c] += v
-		}
-	}
 }
 
 // FloorDiv is a / b rounded down, for b above 0: the minute, window or tick that a time lies in.

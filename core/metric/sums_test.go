@@ -78,53 +78,118 @@ func all(t *testing.T, s *Sums) map[cellID]any {
 	return cells
 }
 
-func TestSumsInBytes(t *testing.T) {
+// encoded is all pages of sums in bytes, and how many pages.
+func encoded(s *Sums) (b []byte, n int) {
+	var p Pages
+	for w := s.Walk(groupCells); w.Next(&p); n++ {
+		b = p.AppendBinary(b)
+	}
+	return b, n
+}
+
+func bytesOf(s *Sums) []byte {
+	b, _ := encoded(s)
+	return b
+}
+
+// take notes the cells of pages.
+func take(p *Pages, cells map[cellID]any) {
+	for i, k := range p.Keys {
+		id := cellID{p.Minute, k.Scope(), k.Group(), 0, k.Variation(), k.Tags()}
+		if k.Group() == GroupSeen {
+			cells[id] = string(p.Sketches[i].AppendBinary(nil))
+			continue
+		}
+		n := groupCells(k.Group())
+		for id.cell = range n {
+			if v := p.Cells[i*n+id.cell]; v != 0 {
+				cells[id] = v
+			}
+		}
+	}
+}
+
+func TestPagesInBytes(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 3))
 	for _, n := range []int{0, 1, 10, 3000} {
-		var s, back, twice Sums
+		var s Sums
 		random(rng, &s, n)
-		b := s.AppendBinary(nil, groupCells)
-		if again := s.AppendBinary(nil, groupCells); !bytes.Equal(again, b) {
+		b, pages := encoded(&s)
+		if again := bytesOf(&s); !bytes.Equal(again, b) {
 			t.Fatal("the same sums give other bytes")
 		}
-		for _, m := range s.Minutes() {
-			var one Sums
-			one.At(m.Minute).Merge(m, groupCells)
-			if !bytes.Equal(m.AppendBinary(nil, groupCells), one.AppendBinary(nil, groupCells)) {
-				t.Fatalf("minute %d alone has other bytes", m.Minute)
+		walked, back := map[cellID]any{}, map[cellID]any{}
+		var p, last Pages
+		for w := s.Walk(groupCells); w.Next(&p); {
+			take(&p, walked)
+			if len(last.Keys) > 0 && (p.Row() < last.Row() || p.Row() == last.Row() && p.Minute <= last.Minute) {
+				t.Fatalf("row %d, minute %d after row %d, minute %d", p.Row(), p.Minute, last.Row(), last.Minute)
 			}
+			last.Keys, last.Minute = append(last.Keys[:0], p.Keys...), p.Minute
 		}
-		if err := back.AddBinary(b, knownCells); err != nil {
-			t.Fatal(err)
+		if !maps.Equal(all(t, &s), walked) {
+			t.Fatalf("a walk over %d contributions does not have what there is", n)
 		}
-		if !maps.Equal(all(t, &s), all(t, &back)) || !bytes.Equal(back.AppendBinary(nil, groupCells), b) {
-			t.Fatalf("%d contributions come back otherwise", n)
-		}
-		for range 2 {
-			if err := twice.AddBinary(b, knownCells); err != nil {
+		rest := b
+		for range pages {
+			at := rest
+			var err error
+			if rest, err = p.ReadBinary(rest, knownCells); err != nil {
 				t.Fatal(err)
 			}
+			take(&p, back)
+			if again := p.AppendBinary(nil); !bytes.Equal(again, at[:len(at)-len(rest)]) {
+				t.Fatal("pages that were read have other bytes")
+			}
+			for cut := range len(at) - len(rest) {
+				if cut%(1+(len(at)-len(rest))/20) != 0 {
+					continue
+				}
+				var p Pages
+				if _, err := p.ReadBinary(at[:cut], knownCells); err == nil {
+					t.Fatalf("cut to %d of %d bytes: taken", cut, len(at)-len(rest))
+				}
+			}
 		}
-		for id, v := range all(t, &twice) {
-			want := all(t, &s)[id]
-			if n, ok := want.(int64); ok {
-				want = 2 * n
-			}
-			if v != want {
-				t.Fatalf("added twice, %+v is %v, want %v", id, v, want)
-			}
-			if len(all(t, &twice)) > 200 {
-				break
-			}
+		if len(rest) != 0 || !maps.Equal(walked, back) {
+			t.Fatalf("%d contributions come back otherwise", n)
 		}
-		for i := range b {
-			if i%(1+len(b)/200) != 0 {
-				continue
-			}
+	}
+}
+
+// Pages that are added are those of what contributed to either, whatever memory they are in, and those added stay.
+func TestAddedPages(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 4))
+	var sum, part Pages
+	for range 300 {
+		row, union := NewKey(rng.IntN(3), rng.IntN(5), 0, 0), Sums{}
+		group := row.Group()
+		sum.Reset()
+		for range rng.IntN(5) {
 			var s Sums
-			if err := s.AddBinary(b[:i], knownCells); err == nil {
-				t.Fatalf("cut to %d of %d bytes: taken", i, len(b))
+			for range 1 + rng.IntN(40) {
+				k, v, d := row+NewKey(0, 0, rng.IntN(3), uint32(rng.IntN(6))), rng.Uint64(), int64(rng.IntN(5)-2)
+				for _, m := range []*Minute{s.At(7), union.At(7)} {
+					if group == GroupSeen {
+						m.Seen(k, v)
+					} else {
+						m.Post(k, groupCells(group), 1<<(groupCells(group)-1), []int64{d}, 0)
+					}
+				}
 			}
+			if w := s.Walk(groupCells); w.Next(&part) {
+				before := bytesOf(&s)
+				sum.Minute = 7
+				sum.Add(&part)
+				if !bytes.Equal(bytesOf(&s), before) {
+					t.Fatal("what was added has changed")
+				}
+			}
+		}
+		got := map[cellID]any{}
+		take(&sum, got)
+		if want := all(t, &union); !maps.Equal(got, want) {
+			t.Fatalf("the sum of pages is\n%v, want\n%v", got, want)
 		}
 	}
 }
@@ -160,7 +225,7 @@ func TestSumsAreCanonical(t *testing.T) {
 				add(&s, gone, -1)
 			}
 		}
-		b := s.AppendBinary(nil, groupCells)
+		b := bytesOf(&s)
 		if round == 0 {
 			want = b
 		} else if !bytes.Equal(b, want) {
@@ -174,13 +239,13 @@ func TestResetSumsAreEmpty(t *testing.T) {
 	var used Sums
 	for seed := range uint64(4) {
 		used.Reset()
-		if len(used.Minutes()) != 0 || !bytes.Equal(used.AppendBinary(nil, groupCells), (&Sums{}).AppendBinary(nil, groupCells)) {
+		if len(used.Minutes()) != 0 || len(bytesOf(&used)) != 0 {
 			t.Fatalf("round %d: something is left", seed)
 		}
 		var fresh Sums
 		random(rand.New(rand.NewPCG(seed, 5)), &used, 4000>>seed)
 		random(rand.New(rand.NewPCG(seed, 5)), &fresh, 4000>>seed)
-		if !bytes.Equal(used.AppendBinary(nil, groupCells), fresh.AppendBinary(nil, groupCells)) {
+		if !bytes.Equal(bytesOf(&used), bytesOf(&fresh)) {
 			t.Fatalf("round %d: other bytes than of new sums", seed)
 		}
 	}
@@ -319,20 +384,24 @@ func TestRunsAreWhatWasTouched(t *testing.T) {
 	}
 }
 
-func FuzzSums(f *testing.F) {
+func FuzzPages(f *testing.F) {
 	rng := rand.New(rand.NewPCG(3, 3))
-	for _, n := range []int{0, 1, 20} {
+	for _, n := range []int{1, 20} {
 		var s Sums
 		random(rng, &s, n)
-		f.Add(s.AppendBinary(nil, groupCells))
+		f.Add(bytesOf(&s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var s Sums
-		if s.AddBinary(b, knownCells) != nil {
-			return
-		}
-		if again := s.AppendBinary(nil, groupCells); !bytes.Equal(again, b) {
-			t.Fatalf("% x is read, and written as % x", b, again)
+		var p Pages
+		for len(b) > 0 {
+			rest, err := p.ReadBinary(b, knownCells)
+			if err != nil {
+				return
+			}
+			if again := p.AppendBinary(nil); !bytes.Equal(again, b[:len(b)-len(rest)]) {
+				t.Fatalf("% x is read, and written as % x", b[:len(b)-len(rest)], again)
+			}
+			b = rest
 		}
 	})
 }

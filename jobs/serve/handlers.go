@@ -169,11 +169,8 @@ func writeCSV(w io.Writer, out *Result, groupBy []string) error {
 }
 
 func writeParquet(w io.Writer, out *Result, groupBy []string) error {
-	table, err := tables.NewPoints(groupBy)
-	if err != nil {
-		return err
-	}
-	err = out.eachPoint(groupBy, func(at int64, state string, l *Line, tags []string, v float64) error {
+	table := tables.NewPoints(groupBy)
+	err := out.eachPoint(groupBy, func(at int64, state string, l *Line, tags []string, v float64) error {
 		return table.Add(at*1000, state, l.Formula, l.Variation, tags, v)
 	})
 	if err != nil {

@@ -14,6 +14,8 @@ import (
 	"github.com/apache/arrow/go/v17/parquet/metadata"
 	"github.com/apache/arrow/go/v17/parquet/schema"
 	"github.com/cespare/xxhash/v2"
+
+	"tandem/schemas/bitpack"
 )
 
 // fileWriter lays a file out by pages: the library frames them and keeps the metadata. Values go from a row straight into
@@ -238,7 +240,7 @@ func (w *fileWriter) finish(col int, rows []Row) error {
 	c, spec := &w.cols[col], &w.specs[col]
 	switch {
 	case spec.encoding == packed:
-		c.stored = appendDelta(c.stored, c.ints)
+		c.stored = bitpack.AppendDelta(c.stored, c.ints)
 		c.pages = append(c.pages, storedPage{len(c.stored), len(c.stored), len(rows), parquet.Encodings.DeltaBinaryPacked, false})
 		return nil
 	case spec.encoding == plain:
@@ -253,7 +255,7 @@ func (w *fileWriter) finish(col int, rows []Row) error {
 		return c.unlist(rows, col, spec.kind)
 	}
 	c.pages = append(c.pages, storedPage{raw: len(c.dict), values: c.values, encoding: parquet.Encodings.Plain, dictionary: true})
-	c.page = appendPlaces(c.page, c.places, c.values)
+	c.page = bitpack.AppendPlaces(c.page, c.places, c.values)
 	return c.store(c.page, len(rows), parquet.Encodings.RLEDict, false)
 }
 

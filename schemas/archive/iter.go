@@ -7,6 +7,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"tandem/schemas/bitpack"
 	"tandem/schemas/blob"
 )
 
@@ -219,13 +220,13 @@ func (p *page) inflate(s *stretch, buf []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cap(buf) < p.raw+padding {
-		buf = make([]byte, 0, p.raw+padding)
+	if cap(buf) < p.raw+bitpack.Padding {
+		buf = make([]byte, 0, p.raw+bitpack.Padding)
 	}
 	if buf, err = dec.DecodeAll(body, buf[:0]); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	if len(buf) != p.raw || cap(buf) < p.raw+padding {
+	if len(buf) != p.raw || cap(buf) < p.raw+bitpack.Padding {
 		return nil, fmt.Errorf("%w: a page has %d bytes, its index says %d", ErrCorrupt, len(buf), p.raw)
 	}
 	return buf, nil
@@ -253,8 +254,8 @@ func (it *Iter) decode(col int) error {
 		if err != nil {
 			return err
 		}
-		it.scratch = append(append(it.scratch[:0], body...), make([]byte, padding)...)
-		if err := decodeDelta(it.scratch, it.ints[col]); err != nil {
+		it.scratch = append(append(it.scratch[:0], body...), make([]byte, bitpack.Padding)...)
+		if err := bitpack.DecodeDelta(it.scratch, it.ints[col]); err != nil {
 			return fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
 		return nil
@@ -284,7 +285,7 @@ func (it *Iter) decodeListed(col int, isInt bool) error {
 	}
 	n := c.pages[0].values
 	v.listed = sized(v.listed, rows)
-	if err := decodePlaces(it.scratch[:len(it.scratch)+padding], v.listed, n); err != nil {
+	if err := bitpack.DecodePlaces(it.scratch[:len(it.scratch)+bitpack.Padding], v.listed, n); err != nil {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	if !isInt {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-
-	"github.com/cespare/xxhash/v2"
 )
 
 // Version is the format that Append writes.
@@ -72,6 +70,23 @@ func Append(dst []byte, kind Kind, cells []Cell) ([]byte, error) {
 	if err != nil {
 		return dst, err
 	}
+	b, err := appendHead(dst, kind, cells, variations)
+	if err != nil {
+		return dst, err
+	}
+	for i := range cells {
+		if kind == Sums {
+			b = binary.AppendVarint(b, cells[i].Value)
+		} else {
+			b = binary.AppendUvarint(b, uint64(len(cells[i].Sketch)))
+			b = append(b, cells[i].Sketch...)
+		}
+	}
+	return finish(dst, b, kind, len(cells))
+}
+
+// appendHead appends what comes before the values, of so many variations.
+func appendHead(dst []byte, kind Kind, cells []Cell, variations int) ([]byte, error) {
 	// On the stack, so that the usual row allocates nothing; more tag sets than these move it to the heap.
 	var few [1024]int32
 	tags := tagSets(few[:0], cells)
@@ -105,19 +120,7 @@ func Append(dst []byte, kind Kind, cells []Cell) ([]byte, error) {
 		b = appendRuns(b, cells, tags, rest[:n])
 		rest = rest[n:]
 	}
-	for i := range cells {
-		if kind == Sums {
-			b = binary.AppendVarint(b, cells[i].Value)
-		} else {
-			b = binary.AppendUvarint(b, uint64(len(cells[i].Sketch)))
-			b = append(b, cells[i].Sketch...)
-		}
-	}
-	content := b[len(dst):]
-	if size := len(content) + checksumBytes; size > MaxBytes {
-		return dst, fmt.Errorf("%w: %d cells of %s take %d bytes, more than %d: use fewer tag sets", ErrInvalid, len(cells), kind, size, MaxBytes)
-	}
-	return binary.LittleEndian.AppendUint32(b, uint32(xxhash.Sum64(content))), nil
+	return b, nil
 }
 
 // check counts the variations and finds the first cell that breaks a rule.

@@ -9,13 +9,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/apache/thrift/lib/go/thrift"
 	"github.com/cespare/xxhash/v2"
+	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 	"github.com/xitongsys/parquet-go/parquet"
 
+	"tandem/schemas/bitpack"
 	"tandem/schemas/blob"
 )
 
@@ -34,6 +37,7 @@ type Iter struct {
 	start   int64  // where it begins
 	loaded  [numColumns]bool
 	pages   [numColumns][]byte
+	ints    [numColumns][]int64
 	ends    [numColumns][]int32 // of the values of a column of byte arrays
 	rows    int
 	pos     int    // of the row at hand
@@ -81,9 +85,12 @@ func open(r blob.Reader, info RunInfo, lo, hi uint64) (*Iter, error) {
 	return it, nil
 }
 
-// decoder is shared by all iterators. The memory limit is for a page that says it is larger than any that is written.
+// maxPage is more than any page has that is written.
+const maxPage = 4 * (groupBytes + MaxStateBytes)
+
+// decoder is of files of releases before, and shared by all iterators.
 var decoder = sync.OnceValues(func() (*zstd.Decoder, error) {
-	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(4*(groupBytes+MaxStateBytes)))
+	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxPage))
 })
 
 // footer decodes the footer, whose digest was right, and looks whether it is of a file that a Writer made.
@@ -236,8 +243,8 @@ func (it *Iter) decode(col int, md *parquet.ColumnMetaData, digest uint64) error
 	if err := head.Read(context.Background(), protocol(in)); err != nil {
 		return err
 	}
-	if d := head.DataPageHeader; d == nil || d.Encoding != parquet.Encoding_PLAIN || int(d.NumValues) != it.rows || int(head.CompressedPageSize) != in.Len() {
-		return errors.New("it is no single plain page of the row group's rows")
+	if d := head.DataPageHeader; d == nil || d.Encoding != parquet.Encoding_PLAIN && (d.Encoding != parquet.Encoding_DELTA_BINARY_PACKED || md.Type != parquet.Type_INT64) || int(d.NumValues) != it.rows || int(head.CompressedPageSize) != in.Len() {
+		return errors.New("it is no single plain or packed page of the row group's rows")
 	}
 	b = b[len(b)-in.Len():]
 	switch md.Codec {
@@ -251,6 +258,15 @@ func (it *Iter) decode(col int, md *parquet.ColumnMetaData, digest uint64) error
 		if it.pages[col], err = dec.DecodeAll(b, it.pages[col][:0]); err != nil {
 			return err
 		}
+	case parquet.CompressionCodec_SNAPPY:
+		if n, err := s2.DecodedLen(b); err != nil || n > maxPage {
+			return fmt.Errorf("it inflates to %d bytes, %v", n, err)
+		}
+		page, err := s2.Decode(it.pages[col][:cap(it.pages[col])], b)
+		if err != nil {
+			return err
+		}
+		it.pages[col] = page
 	default:
 		return fmt.Errorf("its codec is %v", md.Codec)
 	}
@@ -258,10 +274,7 @@ func (it *Iter) decode(col int, md *parquet.ColumnMetaData, digest uint64) error
 		return fmt.Errorf("it has %d bytes, its page says %d", len(it.pages[col]), head.UncompressedPageSize)
 	}
 	if md.Type == parquet.Type_INT64 {
-		if len(it.pages[col]) != 8*it.rows {
-			return fmt.Errorf("it has %d bytes of %d integers", len(it.pages[col]), it.rows)
-		}
-		return nil
+		return it.integers(col, head.DataPageHeader.Encoding)
 	}
 	ends, at := it.ends[col][:0], 0
 	for range it.rows {
@@ -281,11 +294,27 @@ func (it *Iter) decode(col int, md *parquet.ColumnMetaData, digest uint64) error
 	return nil
 }
 
+func (it *Iter) integers(col int, encoding parquet.Encoding) error {
+	page := it.pages[col]
+	it.ints[col] = slices.Grow(it.ints[col][:0], it.rows)[:it.rows]
+	if encoding == parquet.Encoding_DELTA_BINARY_PACKED {
+		// Pages of differences are never compressed, so this one may be the file itself.
+		return bitpack.DecodeDelta(append(slices.Clip(page), make([]byte, bitpack.Padding)...), it.ints[col])
+	}
+	if len(page) != 8*it.rows {
+		return fmt.Errorf("it has %d bytes of %d integers", len(page), it.rows)
+	}
+	for i := range it.ints[col] {
+		it.ints[col][i] = int64(binary.LittleEndian.Uint64(page[8*i:]))
+	}
+	return nil
+}
+
 func (it *Iter) int(col, row int) int64 {
 	if !it.load(col) {
 		return 0
 	}
-	return int64(binary.LittleEndian.Uint64(it.pages[col][8*row:]))
+	return it.ints[col][row]
 }
 
 func (it *Iter) value(col, row int) []byte {

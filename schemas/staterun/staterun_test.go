@@ -5,10 +5,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -263,6 +265,25 @@ func TestPiecesAreCheckedApart(t *testing.T) {
 	}
 	if it.Err() != nil || n == 0 {
 		t.Errorf("the last row group: %d rows, %v", n, it.Err())
+	}
+}
+
+// A run of a release that wrote plain integers and zstd is read as it was.
+func TestRunOfBefore(t *testing.T) {
+	data, err := os.ReadFile("testdata/zstd.parquet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	about, err := os.ReadFile("testdata/zstd.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var info RunInfo
+	if err := json.Unmarshal(about, &info); err != nil {
+		t.Fatal(err)
+	}
+	if got := readAll(t, blob.Bytes(data), info, 0, math.MaxUint64); !slices.Equal(got, testRows(5, 40)) {
+		t.Errorf("%d rows that differ", len(got))
 	}
 }
 

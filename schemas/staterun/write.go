@@ -8,13 +8,15 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"sync"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/apache/thrift/lib/go/thrift"
 	"github.com/cespare/xxhash/v2"
-	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/compress/s2"
 	"github.com/xitongsys/parquet-go/parquet"
+
+	"tandem/schemas/bitpack"
 )
 
 // A row group is cut at so many rows, or once its sessions and states have so many bytes: it is what a reader holds of a run.
@@ -31,9 +33,9 @@ const (
 type Writer struct {
 	columns [numColumns]column
 	out     []byte
-	pages   [numColumns][]byte // of the row group at hand
+	pages   [numColumns][]byte  // of the row group at hand
+	ints    [numColumns][]int64 // of packed columns
 	scratch []byte
-	enc     *zstd.Encoder
 	rows    int // in the row group
 	info    RunInfo
 	last    []byte // session
@@ -43,23 +45,14 @@ type Writer struct {
 }
 
 // NewWriter begins a file.
-func NewWriter() *Writer {
-	w := &Writer{columns: columns(), out: []byte(magic)}
-	w.enc, w.err = encoder()
-	return w
-}
+func NewWriter() *Writer { return &Writer{columns: columns(), out: []byte(magic)} }
 
-// encoder is shared by all writers. It adds no checksums: each page has its digest in the footer.
-var encoder = sync.OnceValues(func() (*zstd.Encoder, error) {
-	return zstd.NewWriter(nil, zstd.WithZeroFrames(true), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false))
-})
-
-// Reset begins another file; what Finish returned stays.
+// Reset begins another file in the memory of what Finish returned, which is of no use any more.
 func (w *Writer) Reset() {
 	for i := range w.pages {
-		w.pages[i] = w.pages[i][:0]
+		w.pages[i], w.ints[i] = w.pages[i][:0], w.ints[i][:0]
 	}
-	*w = Writer{columns: w.columns, out: append(make([]byte, 0, cap(w.out)), magic...), pages: w.pages, scratch: w.scratch, enc: w.enc, last: w.last[:0]}
+	*w = Writer{columns: w.columns, out: append(w.out[:0], magic...), pages: w.pages, ints: w.ints, scratch: w.scratch, last: w.last[:0]}
 }
 
 // Rows is how many rows the file has.
@@ -121,6 +114,10 @@ func (w *Writer) add(hash uint64, session []byte, firstTS, lastTS, due int64, st
 }
 
 func (w *Writer) int(col int, v int64) {
+	if w.columns[col].packed {
+		w.ints[col] = append(w.ints[col], v)
+		return
+	}
 	w.pages[col] = binary.LittleEndian.AppendUint64(w.pages[col], uint64(v))
 }
 
@@ -133,15 +130,21 @@ func (w *Writer) flush() error {
 	g := &parquet.RowGroup{NumRows: int64(w.rows)}
 	for col := range w.columns {
 		c := &w.columns[col]
+		encoding := parquet.Encoding_PLAIN
+		if c.packed {
+			encoding = parquet.Encoding_DELTA_BINARY_PACKED
+			w.pages[col] = bitpack.AppendDelta(w.pages[col], w.ints[col])
+			w.ints[col] = w.ints[col][:0]
+		}
 		plain := w.pages[col]
 		w.pages[col] = plain[:0]
 		stored := plain
-		if c.codec == parquet.CompressionCodec_ZSTD {
-			w.scratch = w.enc.EncodeAll(plain, w.scratch[:0])
-			stored = w.scratch
+		if c.codec == parquet.CompressionCodec_SNAPPY {
+			w.scratch = slices.Grow(w.scratch[:0], s2.MaxEncodedLen(len(plain)))
+			stored = s2.EncodeSnappy(w.scratch[:cap(w.scratch)], plain)
 		}
 		head, err := compact(&parquet.PageHeader{Type: parquet.PageType_DATA_PAGE, UncompressedPageSize: int32(len(plain)), CompressedPageSize: int32(len(stored)),
-			DataPageHeader: &parquet.DataPageHeader{NumValues: int32(w.rows), Encoding: parquet.Encoding_PLAIN,
+			DataPageHeader: &parquet.DataPageHeader{NumValues: int32(w.rows), Encoding: encoding,
 				DefinitionLevelEncoding: parquet.Encoding_RLE, RepetitionLevelEncoding: parquet.Encoding_RLE}})
 		if err != nil {
 			return err
@@ -149,7 +152,7 @@ func (w *Writer) flush() error {
 		at := len(w.out)
 		w.out = append(append(w.out, head...), stored...)
 		w.digests = append(w.digests, xxhash.Sum64(w.out[at:]))
-		md := &parquet.ColumnMetaData{Type: c.kind, Encodings: []parquet.Encoding{parquet.Encoding_PLAIN, parquet.Encoding_RLE}, PathInSchema: []string{c.name},
+		md := &parquet.ColumnMetaData{Type: c.kind, Encodings: []parquet.Encoding{encoding, parquet.Encoding_RLE}, PathInSchema: []string{c.name},
 			Codec: c.codec, NumValues: int64(w.rows), DataPageOffset: int64(at),
 			TotalUncompressedSize: int64(len(head) + len(plain)), TotalCompressedSize: int64(len(head) + len(stored))}
 		if col == colHash {

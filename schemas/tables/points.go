@@ -18,7 +18,7 @@ type Points struct {
 }
 
 // NewPoints begins a table with these tags.
-func NewPoints(tags []string) (*Points, error) {
+func NewPoints(tags []string) *Points {
 	p := &Points{times: &column{name: "time", kind: instant}, states: &column{name: "state", kind: text}, formulas: &column{name: "formula", kind: text},
 		variations: &column{name: "variation", kind: text}, numbers: &column{name: "value", kind: double}}
 	all := []*column{p.times, p.states, p.formulas, p.variations}
@@ -26,11 +26,8 @@ func NewPoints(tags []string) (*Points, error) {
 		c := &column{name: "tag_" + t, kind: text}
 		p.tags, all = append(p.tags, c), append(all, c)
 	}
-	var err error
-	if p.w, err = newWriter(append(all, p.numbers)...); err != nil {
-		return nil, fmt.Errorf("table of points: %w", err)
-	}
-	return p, nil
+	p.w = newWriter(append(all, p.numbers)...)
+	return p
 }
 
 // Add adds a line: time in ms since the epoch, tags in the order of NewPoints; a value of NaN is null.
@@ -43,7 +40,7 @@ func (p *Points) Add(time int64, state, formula, variation string, tags []string
 		p.tags[i].text(t)
 	}
 	p.numbers.double(value)
-	if err := p.w.added(); err != nil {
+	if err := p.w.added(1); err != nil {
 		return fmt.Errorf("table of points: %w", err)
 	}
 	return nil

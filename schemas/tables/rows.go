@@ -20,40 +20,53 @@ type Rows struct {
 	metrics, tags, values *column
 }
 
-// NewRows begins the table of a window (ms since the epoch) in a generation.
-func NewRows(window, generation int64) (*Rows, error) {
-	r := &Rows{window: window, generation: generation,
+// NewRows returns a writer of such tables.
+func NewRows() *Rows {
+	r := &Rows{
 		starts: &column{name: "window_start", kind: instant}, generations: &column{name: "generation"}, minutes: &column{name: "minute", kind: instant},
 		experiments: &column{name: "experiment", kind: text}, scopes: &column{name: "scope", kind: text}, variations: &column{name: "variation", kind: text},
 		metrics: &column{name: "metric", kind: text}, tags: &column{name: "tags", kind: text}, values: &column{name: "value"}}
-	var err error
-	r.w, err = newWriter(r.starts, r.generations, r.minutes, r.experiments, r.scopes, r.variations, r.metrics, r.tags, r.values)
-	if err != nil {
-		return nil, fmt.Errorf("rows table: %w", err)
-	}
-	return r, nil
+	r.w = newWriter(r.starts, r.generations, r.minutes, r.experiments, r.scopes, r.variations, r.metrics, r.tags, r.values)
+	return r
 }
 
-// Row is a line of the rows table.
+// Start begins the table of a window (ms since the epoch) in a generation. It takes the memory of the table before, whose bytes
+// are of no use any more.
+func (r *Rows) Start(window, generation int64) {
+	r.window, r.generation = window, generation
+	r.w.reset()
+}
+
+// Row is a row of the store: a metric of a scope in a minute.
 type Row struct {
-	Minute                                     int64 // since the epoch
-	Experiment, Scope, Variation, Metric, Tags string
-	Value                                      int64
+	Minute                    int64 // since the epoch
+	Experiment, Scope, Metric string
 }
 
-// Add adds a line.
-func (r *Rows) Add(x *Row) error {
-	r.starts.ints = append(r.starts.ints, r.window)
-	r.generations.ints = append(r.generations.ints, r.generation)
-	r.minutes.ints = append(r.minutes.ints, x.Minute*60000)
-	r.experiments.text(x.Experiment)
-	r.scopes.text(x.Scope)
-	r.variations.text(x.Variation)
-	r.metrics.text(x.Metric)
-	r.tags.text(x.Tags)
-	r.values.ints = append(r.values.ints, x.Value)
-	if err := r.w.added(); err != nil {
-		return fmt.Errorf("rows table: %w", err)
+// Cell is one value of a row.
+type Cell struct {
+	Variation, Tags string
+	Value           int64
+}
+
+// Add adds the lines of a row, one for each cell.
+func (r *Rows) Add(x *Row, cells []Cell) error {
+	for n := 0; len(cells) > 0; cells = cells[n:] {
+		n = min(len(cells), groupRows-r.w.rows)
+		r.starts.repeatInt(r.window, n)
+		r.generations.repeatInt(r.generation, n)
+		r.minutes.repeatInt(x.Minute*60000, n)
+		r.experiments.repeat(x.Experiment, n)
+		r.scopes.repeat(x.Scope, n)
+		r.metrics.repeat(x.Metric, n)
+		for i := range cells[:n] {
+			r.variations.text(cells[i].Variation)
+			r.tags.text(cells[i].Tags)
+			r.values.ints = append(r.values.ints, cells[i].Value)
+		}
+		if err := r.w.added(n); err != nil {
+			return fmt.Errorf("rows table: %w", err)
+		}
 	}
 	return nil
 }
@@ -91,10 +104,7 @@ func (c *Coverage) Encode() ([]byte, error) {
 		columns = append(columns, &column{name: x.name, ints: []int64{x.value}})
 	}
 	columns[0].kind = instant
-	w, err := newWriter(columns...)
-	if err != nil {
-		return nil, fmt.Errorf("coverage table: %w", err)
-	}
+	w := newWriter(columns...)
 	w.rows = 1
 	data, err := w.finish()
 	if err != nil {

@@ -10,19 +10,19 @@
 package tables
 
 import (
-	"bytes"
-	"errors"
+	"context"
+	"encoding/binary"
 	"fmt"
 	"math"
+	"slices"
+	"sync"
 	"time"
 
-	"github.com/apache/arrow/go/v17/arrow"
-	"github.com/apache/arrow/go/v17/arrow/array"
-	"github.com/apache/arrow/go/v17/arrow/memory"
-	"github.com/apache/arrow/go/v17/parquet"
-	"github.com/apache/arrow/go/v17/parquet/compress"
-	"github.com/apache/arrow/go/v17/parquet/file"
-	"github.com/apache/arrow/go/v17/parquet/schema"
+	"github.com/apache/thrift/lib/go/thrift"
+	"github.com/klauspost/compress/zstd"
+	"github.com/xitongsys/parquet-go/parquet"
+
+	"tandem/schemas/bitpack"
 )
 
 // RowsName and CoverageName are the names of a window's objects in a generation; window is in ms since the epoch.
@@ -39,10 +39,8 @@ func name(table, tenant string, window, generation int64) string {
 	return fmt.Sprintf("%s/tenant=%s/%s-%012d.parquet", table, tenant, time.UnixMilli(window).UTC().Format("dt=2006-01-02/1504"), generation)
 }
 
-const (
-	groupRows        = 128 << 10 // of a row group: what a writer holds before it is encoded
-	compressionLevel = 1
-)
+// groupRows are a row group: what a writer holds before it is encoded.
+const groupRows = 128 << 10
 
 type kind int
 
@@ -60,7 +58,7 @@ type column struct {
 	ints []int64
 
 	doubles []float64 // that are no null
-	known   []int16   // definition levels: 0 is null
+	known   []int32   // definition levels: 0 is null
 
 	places  map[string]int32
 	values  []string // in order of first use
@@ -99,119 +97,162 @@ func (c *column) double(v float64) {
 	c.doubles, c.known = append(c.doubles, v), append(c.known, 1)
 }
 
-// writer makes a file of columns. The same values give the same bytes.
+// repeat adds n times a value.
+func (c *column) repeat(v string, n int) {
+	if n == 0 {
+		return
+	}
+	c.text(v)
+	place := c.indices[len(c.indices)-1]
+	for range n - 1 {
+		c.indices = append(c.indices, place)
+	}
+}
+
+// repeatInt adds n times a value.
+func (c *column) repeatInt(v int64, n int) {
+	for range n {
+		c.ints = append(c.ints, v)
+	}
+}
+
+// writer makes a file of columns. The same values give the same bytes. The pages are laid out here, a row group at once, and
+// the library has the format's structures: its own writers take values one at a time, which cost more than finding them.
 type writer struct {
 	columns []*column
-	out     bytes.Buffer
-	file    *file.Writer
+	out     []byte
+	groups  []*parquet.RowGroup
 	rows    int // of the row group at hand
+	all     int64
+	page    []byte // scratch
+	stored  []byte
 }
 
-func newWriter(columns ...*column) (*writer, error) {
-	w := &writer{columns: columns}
-	props := []parquet.WriterProperty{
-		parquet.WithCompression(compress.Codecs.Zstd),
-		parquet.WithCompressionLevel(compressionLevel),
-		parquet.WithDictionaryDefault(false),
-	}
-	var fields schema.FieldList
+const magic = "PAR1"
+
+func newWriter(columns ...*column) *writer {
 	for _, c := range columns {
-		var logical schema.LogicalType = schema.NoLogicalType{}
-		physical, repetition := parquet.Types.Int64, parquet.Repetitions.Required
-		switch c.kind {
-		case double:
-			physical, repetition = parquet.Types.Double, parquet.Repetitions.Optional
-		case instant:
-			logical = schema.NewTimestampLogicalType(true, schema.TimeUnitMillis)
-		case text:
-			logical, physical = schema.StringLogicalType{}, parquet.Types.ByteArray
-			c.places = map[string]int32{}
-			props = append(props, parquet.WithDictionaryFor(c.name, true), parquet.WithStatsFor(c.name, false))
-		}
-		if c.kind == integer || c.kind == instant {
-			props = append(props, parquet.WithEncodingFor(c.name, parquet.Encodings.DeltaBinaryPacked), parquet.WithCompressionFor(c.name, compress.Codecs.Uncompressed))
-		}
-		node, err := schema.NewPrimitiveNodeLogical(c.name, repetition, logical, physical, -1, -1)
-		if err != nil {
-			return nil, fmt.Errorf("column %s: %w", c.name, err)
-		}
-		fields = append(fields, node)
+		c.places = map[string]int32{}
 	}
-	root, err := schema.NewGroupNode("table", parquet.Repetitions.Required, fields, -1)
-	if err != nil {
-		return nil, err
-	}
-	w.file = file.NewParquetWriter(&w.out, root, file.WithWriterProps(parquet.NewWriterProperties(props...)))
-	return w, nil
+	return &writer{columns: columns, out: []byte(magic)}
 }
 
-// added says that each column has a value more.
-func (w *writer) added() error {
-	if w.rows++; w.rows < groupRows {
+// reset begins another file in the memory of the one before.
+func (w *writer) reset() {
+	for _, c := range w.columns {
+		c.empty()
+	}
+	*w = writer{columns: w.columns, out: append(w.out[:0], magic...), page: w.page, stored: w.stored}
+}
+
+// empty makes it a column without values.
+func (c *column) empty() {
+	clear(c.places)
+	c.ints, c.doubles, c.known, c.values, c.after, c.indices = c.ints[:0], c.doubles[:0], c.known[:0], c.values[:0], c.after[:0], c.indices[:0]
+}
+
+// added says that each column has so many values more, of a row or of lines that are alike.
+func (w *writer) added(n int) error {
+	if w.rows += n; w.rows < groupRows {
 		return nil
 	}
 	return w.flush()
 }
 
+// compressor is shared by all writers.
+var compressor = sync.OnceValues(func() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithZeroFrames(true), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false))
+})
+
 // flush writes the row group at hand.
-func (w *writer) flush() (err error) {
-	// The library reports some errors by panic.
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("parquet writer failed: %v", p)
-		}
-	}()
-	group := w.file.AppendRowGroup()
+func (w *writer) flush() error {
+	g := &parquet.RowGroup{NumRows: int64(w.rows)}
 	for _, c := range w.columns {
-		cw, err := group.NextColumn()
-		if err == nil {
-			err = c.write(cw)
-		}
-		if err == nil {
-			err = cw.Close()
-		}
+		chunk, err := w.chunk(c)
 		if err != nil {
 			return fmt.Errorf("column %s: %w", c.name, err)
 		}
+		g.Columns = append(g.Columns, chunk)
+		g.TotalByteSize += chunk.MetaData.TotalUncompressedSize
 	}
-	w.rows = 0
-	return group.Close()
+	w.groups, w.all, w.rows = append(w.groups, g), w.all+g.NumRows, 0
+	return nil
 }
 
-func (c *column) write(cw file.ColumnChunkWriter) error {
-	switch cw := cw.(type) {
-	case *file.Int64ColumnChunkWriter:
-		_, err := cw.WriteBatch(c.ints, nil, nil)
-		c.ints = c.ints[:0]
-		return err
-	case *file.Float64ColumnChunkWriter:
-		_, err := cw.WriteBatch(c.doubles, c.known, nil)
-		c.doubles, c.known = c.doubles[:0], c.known[:0]
-		return err
-	case *file.ByteArrayColumnChunkWriter:
-		encoder, ok := cw.CurrentEncoder().(interface{ PutDictionary(arrow.Array) error })
-		if !ok {
-			return errors.New("the library's encoder takes no dictionary")
-		}
-		b := array.NewBinaryBuilder(memory.DefaultAllocator, arrow.BinaryTypes.Binary)
-		defer b.Release()
+// chunk writes a column of the row group: a page of values, and before it of texts one with their dictionary.
+func (w *writer) chunk(c *column) (*parquet.ColumnChunk, error) {
+	md := &parquet.ColumnMetaData{Type: c.kind.physical(), PathInSchema: []string{c.name}, Codec: parquet.CompressionCodec_ZSTD, NumValues: int64(w.rows)}
+	encoding, b := parquet.Encoding_PLAIN, w.page[:0]
+	switch c.kind {
+	case text:
+		encoding = parquet.Encoding_RLE_DICTIONARY
 		for _, v := range c.values {
-			b.AppendString(v)
+			b = append(binary.LittleEndian.AppendUint32(b, uint32(len(v))), v...)
 		}
-		values := b.NewArray()
-		defer values.Release()
-		if err := encoder.PutDictionary(values); err != nil {
+		at := int64(len(w.out))
+		md.DictionaryPageOffset = &at
+		err := w.write(md, b, &parquet.PageHeader{Type: parquet.PageType_DICTIONARY_PAGE,
+			DictionaryPageHeader: &parquet.DictionaryPageHeader{NumValues: int32(len(c.values)), Encoding: parquet.Encoding_PLAIN}})
+		if err != nil {
+			return nil, err
+		}
+		b = bitpack.AppendPlaces(b[:0], c.indices, len(c.values))
+	case double:
+		levels := bitpack.AppendPlaces(nil, c.known, 2)[1:] // of levels the width is known
+		b = append(binary.LittleEndian.AppendUint32(b, uint32(len(levels))), levels...)
+		for _, v := range c.doubles {
+			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(v))
+		}
+	default:
+		encoding, md.Codec = parquet.Encoding_DELTA_BINARY_PACKED, parquet.CompressionCodec_UNCOMPRESSED
+		least := binary.LittleEndian.AppendUint64(nil, uint64(slices.Min(c.ints)))
+		greatest := binary.LittleEndian.AppendUint64(nil, uint64(slices.Max(c.ints)))
+		md.Statistics = &parquet.Statistics{MinValue: least, MaxValue: greatest}
+		b = bitpack.AppendDelta(b, c.ints)
+	}
+	c.empty()
+	md.Encodings = []parquet.Encoding{parquet.Encoding_PLAIN, parquet.Encoding_RLE, encoding}
+	md.DataPageOffset = int64(len(w.out))
+	w.page = b
+	err := w.write(md, b, &parquet.PageHeader{Type: parquet.PageType_DATA_PAGE, DataPageHeader: &parquet.DataPageHeader{NumValues: int32(w.rows),
+		Encoding: encoding, DefinitionLevelEncoding: parquet.Encoding_RLE, RepetitionLevelEncoding: parquet.Encoding_RLE}})
+	first := md.DataPageOffset
+	if md.DictionaryPageOffset != nil {
+		first = *md.DictionaryPageOffset
+	}
+	return &parquet.ColumnChunk{FileOffset: first, MetaData: md}, err
+}
+
+// write writes a page.
+func (w *writer) write(md *parquet.ColumnMetaData, page []byte, head *parquet.PageHeader) error {
+	stored := page
+	if md.Codec == parquet.CompressionCodec_ZSTD {
+		enc, err := compressor()
+		if err != nil {
 			return err
 		}
-		numbers := array.NewInt32Data(array.NewData(arrow.PrimitiveTypes.Int32, len(c.indices),
-			[]*memory.Buffer{nil, memory.NewBufferBytes(arrow.Int32Traits.CastToBytes(c.indices))}, nil, 0, 0))
-		defer numbers.Release()
-		err := cw.WriteDictIndices(numbers, nil, nil)
-		clear(c.places)
-		c.values, c.after, c.indices = c.values[:0], c.after[:0], c.indices[:0]
+		w.stored = enc.EncodeAll(page, w.stored[:0])
+		stored = w.stored
+	}
+	head.UncompressedPageSize, head.CompressedPageSize = int32(len(page)), int32(len(stored))
+	b, err := compact(head)
+	if err != nil {
 		return err
 	}
+	w.out = append(append(w.out, b...), stored...)
+	md.TotalUncompressedSize += int64(len(b) + len(page))
+	md.TotalCompressedSize += int64(len(b) + len(stored))
 	return nil
+}
+
+func (k kind) physical() parquet.Type {
+	switch k {
+	case text:
+		return parquet.Type_BYTE_ARRAY
+	case double:
+		return parquet.Type_DOUBLE
+	}
+	return parquet.Type_INT64
 }
 
 // finish returns the file. A table without rows is one too.
@@ -221,9 +262,33 @@ func (w *writer) finish() ([]byte, error) {
 			return nil, err
 		}
 	}
-	// Not Close, which loses the error of writing the footer.
-	if err := w.file.FlushWithFooter(); err != nil {
+	n, by := int32(len(w.columns)), "tandem"
+	required := parquet.FieldRepetitionType_REQUIRED
+	schema := []*parquet.SchemaElement{{Name: "table", RepetitionType: &required, NumChildren: &n}}
+	for _, c := range w.columns {
+		physical, repetition := c.kind.physical(), required
+		e := &parquet.SchemaElement{Type: &physical, RepetitionType: &repetition, Name: c.name}
+		switch c.kind {
+		case text:
+			utf8 := parquet.ConvertedType_UTF8
+			e.ConvertedType, e.LogicalType = &utf8, &parquet.LogicalType{STRING: parquet.NewStringType()}
+		case instant:
+			e.LogicalType = &parquet.LogicalType{TIMESTAMP: &parquet.TimestampType{IsAdjustedToUTC: true, Unit: &parquet.TimeUnit{MILLIS: parquet.NewMilliSeconds()}}}
+		case double:
+			repetition = parquet.FieldRepetitionType_OPTIONAL
+		}
+		schema = append(schema, e)
+	}
+	foot, err := compact(&parquet.FileMetaData{Version: 1, Schema: schema, NumRows: w.all, RowGroups: w.groups, CreatedBy: &by})
+	if err != nil {
 		return nil, err
 	}
-	return w.out.Bytes(), nil
+	w.out = append(binary.LittleEndian.AppendUint32(append(w.out, foot...), uint32(len(foot))), magic...)
+	return w.out, nil
+}
+
+func compact(v thrift.TStruct) ([]byte, error) {
+	s := thrift.NewTSerializer()
+	s.Protocol = thrift.NewTCompactProtocolFactoryConf(nil).GetProtocol(s.Transport)
+	return s.Write(context.Background(), v)
 }

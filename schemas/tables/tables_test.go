@@ -74,26 +74,28 @@ func readAll(t *testing.T, data []byte) (names, lines []string, groups int) {
 }
 
 func TestRows(t *testing.T) {
+	w := NewRows() // one for all
 	for _, n := range []int{0, 1, 5000, groupRows, groupRows + 3} {
 		write := func() ([]byte, []string) {
-			w, err := NewRows(1_767_225_600_000, 12)
-			if err != nil {
-				t.Fatal(err)
-			}
+			w.Start(1_767_225_600_000, 12)
 			var want []string
-			for i := range n {
-				r := Row{Minute: int64(i / 1000), Experiment: fmt.Sprint("x", i%3), Scope: []string{"site", "fm"}[i%2], Variation: "red", Metric: fmt.Sprint("m", i%50),
-					Tags: fmt.Sprint("t=", i%700), Value: int64(i*i) - 5000}
-				if err := w.Add(&r); err != nil {
+			for i := 0; i < n; {
+				r := Row{Minute: int64(i / 1000), Experiment: fmt.Sprint("x", i%3), Scope: []string{"site", "fm"}[i%2], Metric: fmt.Sprint("m", i%50)}
+				var cells []Cell
+				for ; i < n && len(cells) < 1+i%29; i++ {
+					c := Cell{Variation: []string{"red", "blue"}[i%2], Tags: fmt.Sprint("t=", i%700), Value: int64(i*i) - 5000}
+					cells = append(cells, c)
+					want = append(want, fmt.Sprint(int64(1_767_225_600_000), " ", 12, " ", r.Minute*60000, " ", r.Experiment, " ", r.Scope, " ", c.Variation, " ", r.Metric, " ", c.Tags, " ", c.Value, " "))
+				}
+				if err := w.Add(&r, cells); err != nil {
 					t.Fatal(err)
 				}
-				want = append(want, fmt.Sprint(int64(1_767_225_600_000), " ", 12, " ", r.Minute*60000, " ", r.Experiment, " ", r.Scope, " ", r.Variation, " ", r.Metric, " ", r.Tags, " ", r.Value, " "))
 			}
 			data, err := w.Finish()
 			if err != nil {
 				t.Fatal(err)
 			}
-			return data, want
+			return bytes.Clone(data), want
 		}
 		data, want := write()
 		names, got, groups := readAll(t, data)
@@ -131,10 +133,7 @@ func TestNames(t *testing.T) {
 
 func TestPoints(t *testing.T) {
 	for _, n := range []int{0, 1, groupRows + 3} {
-		p, err := NewPoints([]string{"device"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		p := NewPoints([]string{"device"})
 		var want []string
 		for i := range n {
 			value, text := float64(i)/4, fmt.Sprint(float64(i)/4)

@@ -18,13 +18,13 @@ import (
 	"tandem/stream/broker"
 )
 
-// archived has the records' beacons topic archived in blobs, and says which topic it is.
-func archived(b *bench, blobs blob.Store) (batch.Topic, error) {
+// archiver returns the archiver of the records' beacons topic, and what it is to be given.
+func archiver(b *bench, blobs blob.Store) (batch.Topic, *sarchive.Archiver, []broker.Record, error) {
 	topic := batch.Topic{Name: "beacons", ID: "beacons", Partitions: 1}
 	a, err := sarchive.Open(sarchive.Config{Topic: topic.Name, TopicID: topic.ID, Partitions: 1,
 		MaxRows: sarchive.DefaultRows, MaxBytes: sarchive.DefaultBytes}, b.chain, blobs)
 	if err != nil {
-		return topic, err
+		return topic, nil, nil, err
 	}
 	log := beaconsLog(b, topic.Name)
 	end := b.recs[len(b.recs)-1].Ingest + embedded.Closing(b.chain)
@@ -32,7 +32,16 @@ func archived(b *bench, blobs blob.Store) (batch.Topic, error) {
 	p := wire.Progress{Sources: sources, At: []wire.SourceAt{{Source: 0, MS: end, Offset: math.MaxInt32}}}
 	last := broker.Record{Topic: topic.Name, Offset: int64(len(log)), Time: end, Value: wire.AppendProgress(nil, &p),
 		Headers: []broker.Header{{Key: wire.HeaderProgress}}}
-	return topic, a.Handle(append(log, last))
+	return topic, a, append(log, last), nil
+}
+
+// archived has the records' beacons topic archived in blobs, and says which topic it is.
+func archived(b *bench, blobs blob.Store) (batch.Topic, error) {
+	topic, a, log, err := archiver(b, blobs)
+	if err != nil {
+		return topic, err
+	}
+	return topic, a.Handle(log)
 }
 
 func archiveAll(_ context.Context, b *bench, m *meter) error {
@@ -40,10 +49,11 @@ func archiveAll(_ context.Context, b *bench, m *meter) error {
 	if err != nil {
 		return err
 	}
-	return m.run(func() error {
-		_, err := archived(b, blobs)
+	_, a, log, err := archiver(b, blobs)
+	if err != nil {
 		return err
-	})
+	}
+	return m.run(func() error { return a.Handle(log) })
 }
 
 func batchParsed(ctx context.Context, b *bench, m *meter) error {

@@ -39,7 +39,7 @@
 // # Limits
 //
 // A call's rows are written in batches of about 4 MiB, each synced; a larger value makes a batch of its own. Memory: a
-// block cache of 64 MiB, two memtables of 16 MiB (writers wait for the flush when both are full), and the set of series
+// block cache of 64 MiB, two memtables of 64 MiB (writers wait for the flush when both are full), and the set of series
 // known to be in the catalog, which begins anew at 100,000 series (they are then written to the catalog again). What has
 // expired is hidden at once, but leaves the disk only by Sweep.
 package pebblestore

@@ -1,13 +1,12 @@
-package archive
+// Package bitpack holds two encodings of Parquet that the libraries have for one value at a time only, here for a page at once:
+// DELTA_BINARY_PACKED for integers, the hybrid of runs and packed bits for places in a dictionary.
+package bitpack
 
 import (
 	"encoding/binary"
 	"errors"
 	"math/bits"
 )
-
-// Encodings of the format that the library has for one value at a time only, here for a row group at once: DELTA_BINARY_PACKED
-// for integers, the hybrid of runs and packed bits for places in a dictionary.
 
 var errPage = errors.New("its page cannot be decoded")
 
@@ -17,8 +16,8 @@ const (
 	deltaMini  = deltaBlock / deltaMinis
 )
 
-// appendDelta appends values as DELTA_BINARY_PACKED.
-func appendDelta(b []byte, values []int64) []byte {
+// AppendDelta appends values as DELTA_BINARY_PACKED.
+func AppendDelta(b []byte, values []int64) []byte {
 	b = binary.AppendUvarint(b, deltaBlock)
 	b = binary.AppendUvarint(b, deltaMinis)
 	b = binary.AppendUvarint(b, uint64(len(values)))
@@ -83,12 +82,12 @@ func unpack(b []byte, i, width int) uint64 {
 	return v & (1<<width - 1)
 }
 
-// padding is what unpack may read beyond the values.
-const padding = 8
+// Padding is how many bytes must be readable behind a page.
+const Padding = 8
 
-// decodeDelta fills values from b, which has padding bytes more than the page.
-func decodeDelta(b []byte, values []int64) error {
-	b, pad := b[:len(b)-padding], b
+// DecodeDelta fills values from b, which has Padding bytes more than the page.
+func DecodeDelta(b []byte, values []int64) error {
+	b, pad := b[:len(b)-Padding], b
 	u := func() uint64 {
 		v, n := binary.Uvarint(b)
 		if n <= 0 {
@@ -125,7 +124,7 @@ func decodeDelta(b []byte, values []int64) error {
 			}
 			n := min(deltaMini, len(values)-at)
 			out := values[at : at+n]
-			switch from := pad[len(pad)-padding-len(b):]; {
+			switch from := pad[len(pad)-Padding-len(b):]; {
 			case width == 0:
 				for i := range out {
 					last += least
@@ -150,8 +149,8 @@ func decodeDelta(b []byte, values []int64) error {
 	return nil
 }
 
-// appendPlaces appends places in a dictionary of n values: a byte with their width, then runs and groups of 8.
-func appendPlaces(b []byte, places []int32, n int) []byte {
+// AppendPlaces appends places in a dictionary of n values: a byte with their width, then runs and groups of 8.
+func AppendPlaces(b []byte, places []int32, n int) []byte {
 	width := bits.Len(uint(max(n-1, 0)))
 	b = append(b, byte(width))
 	run := func(at int) int {
@@ -188,9 +187,9 @@ func appendPlaces(b []byte, places []int32, n int) []byte {
 	return b
 }
 
-// decodePlaces fills places, each below n, from b, which has padding bytes more than the page.
-func decodePlaces(b []byte, places []int32, n int) error {
-	b, pad := b[:len(b)-padding], b
+// DecodePlaces fills places, each below n, from b, which has Padding bytes more than the page.
+func DecodePlaces(b []byte, places []int32, n int) error {
+	b, pad := b[:len(b)-Padding], b
 	if len(b) == 0 || b[0] > 31 {
 		return errPage
 	}
@@ -226,7 +225,7 @@ func decodePlaces(b []byte, places []int32, n int) error {
 			return errPage
 		}
 		out := places[at:min(at+int(groups)*8, len(places))]
-		from, mask, most := pad[len(pad)-padding-len(b):], uint64(1)<<width-1, uint64(0)
+		from, mask, most := pad[len(pad)-Padding-len(b):], uint64(1)<<width-1, uint64(0)
 		for i, bit := 0, 0; i < len(out); i, bit = i+1, bit+width {
 			v := binary.LittleEndian.Uint64(from[bit>>3:]) >> (bit & 7) & mask
 			most = max(most, v)
