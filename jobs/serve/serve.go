@@ -104,7 +104,7 @@ func (s *server) route(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer leave()
-	r = r.WithContext(context.WithValue(r.Context(), contextKey{}, &Request{Tenant: t, Reader: s.Reader, Who: who, Audit: s.Audit}))
+	r = r.WithContext(context.WithValue(r.Context(), contextKey{}, &Request{Tenant: t, Reader: s.Reader, Who: who, From: r.RemoteAddr, Audit: s.Audit}))
 	switch {
 	case rest == "" && r.Method == http.MethodPost:
 		s.formulas(w, r)
@@ -163,6 +163,7 @@ type Request struct {
 	Tenant  *Tenant // nil at paths of no tenant
 	Reader  *read.Reader
 	Who     *Identity
+	From    string    // address of who is connected: of a proxy, where one stands before
 	Audit   *AuditLog // nil: none is kept
 	Tenants []string  // at paths of no tenant: those that the caller may see, by name
 }

@@ -339,12 +339,16 @@ func (s *Stored) Promote(ctx context.Context, name, layer string) error {
 	if s.Promoter == nil {
 		return fmt.Errorf("%w: this service cannot promote; use tandem failover promote", ErrRequest)
 	}
-	err = s.Promoter(ctx, name, layer)
+	act := serve.Act{Time: time.Now().UTC(), Who: q.Who.Name, From: q.From, Tenant: name, Act: "promote", Detail: layer}
 	if s.Audit != nil {
-		act := serve.Act{Time: time.Now().UTC(), Who: q.Who.Name, Tenant: name, Act: "promote", Detail: layer}
-		if err != nil {
-			act.Error = err.Error()
+		// Nothing is done that the log cannot tell of.
+		if err := s.Audit.Note(act); err != nil {
+			return err
 		}
+	}
+	err = s.Promoter(ctx, name, layer)
+	if err != nil && s.Audit != nil {
+		act.Time, act.Error = time.Now().UTC(), err.Error()
 		err = errors.Join(err, s.Audit.Note(act))
 	}
 	return err
