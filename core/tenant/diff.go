@@ -144,8 +144,9 @@ type Gap struct {
 }
 
 // Gaps are the times within [from, to), in ms, of which the archive cannot tell what the chain asks: dispatch keeps a beacon
-// with assignments, whatever they are, and others only if the revision in force lists their point. live is the same chain without
-// its splices. They are in order.
+// with assignments, whatever they are, and others only if the revision in force lists their point; and it rejects one with a value
+// that this revision lists and that is none, which the chain may not ask for. live is the same chain without its splices. They
+// are in order.
 func (c *Chain) Gaps(live *Chain, from, to int64) (gaps []Gap) {
 	for i := range c.Revs {
 		r := &c.Revs[i]
@@ -165,6 +166,13 @@ func (c *Chain) Gaps(live *Chain, from, to int64) (gaps []Gap) {
 			for _, p := range r.Config.Points {
 				if l.points[p.Name] == nil {
 					add("point " + p.Name)
+				}
+			}
+			for _, p := range l.Config.Points {
+				for _, v := range p.Values {
+					if q := r.points[p.Name]; q == nil || q.ValueNamed([]byte(v.Name)) < 0 {
+						add("point " + p.Name + " without its value " + v.Name)
+					}
 				}
 			}
 			if r.Config.MaxAge > l.Config.MaxAge {

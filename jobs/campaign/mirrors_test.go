@@ -353,10 +353,10 @@ func TestMirrors(t *testing.T) {
 			return err == nil && a.Written > least && b.Complete > least, fmt.Sprintf("%+v %+v %v", a, b, err)
 		})
 	}
-	play(1, 12, one, two)
+	play(1, 13, one, two)
 	both(0)
 	m.watchOver()
-	play(12, 18, one, two)
+	play(13, 19, one, two)
 	both(4)
 	m.standing(second[1])
 	if lines := m.promotions(); len(lines) > 0 {
@@ -368,7 +368,7 @@ func TestMirrors(t *testing.T) {
 	m.mirrored()
 	time.Sleep(3 * time.Second)
 	played := make(chan struct{})
-	go func() { defer close(played); play(18, 33, one, two) }()
+	go func() { defer close(played); play(19, 33, one, two) }()
 	time.Sleep(time.Second)
 	t.Log("dc1 dies, but for its Kafka")
 	m.died(first)

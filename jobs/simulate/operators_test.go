@@ -178,13 +178,6 @@ func (s *sim) change(c *tenant.Config) {
 	}
 }
 
-// otherValues says whether a point has other values in two configs.
-func otherValues(a, b *tenant.Config) bool {
-	return slices.ContainsFunc(a.Points, func(p tenant.Point) bool {
-		return slices.ContainsFunc(b.Points, func(q tenant.Point) bool { return p.Name == q.Name && !slices.Equal(p.Values, q.Values) })
-	})
-}
-
 // splice draws a splice of which the archive can tell all, or the raw topics can.
 func (p *plant) splice(x *shop, first, last int64, fromRaw bool) {
 	s := p.sim
@@ -204,9 +197,6 @@ func (p *plant) splice(x *shop, first, last int64, fromRaw bool) {
 		if c.From >= c.To || x.configs[0].HasFrom && c.From < x.configs[0].From ||
 			slices.ContainsFunc(x.configs, func(o *tenant.Config) bool { return o.MaxAge != c.MaxAge || o.MaxSkew != c.MaxSkew }) {
 			continue // dispatch has rejected by other limits
-		}
-		if slices.ContainsFunc(x.configs, func(o *tenant.Config) bool { return otherValues(o, &c) }) {
-			continue // and by other values (README, what it found)
 		}
 		chain, err := tenant.Compile(objects)
 		if err != nil || !fromRaw && len(chain.Gaps(x.whole, math.MinInt64, math.MaxInt64)) > 0 {
