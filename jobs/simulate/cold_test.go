@@ -16,6 +16,7 @@ import (
 	"tandem/schemas/store"
 	"tandem/schemas/wire"
 	"tandem/stream/broker"
+	"tandem/stream/sessionize"
 )
 
 // coldStart is a generation that began without state.
@@ -109,7 +110,12 @@ func (p *plant) loseShard(c *centre, x *seat) {
 		}
 	}
 	if kind < 2 || s.r.IntN(2) == 0 {
-		c.kafka.truncate(x.p, p.archived(c, x.p))
+		at := p.archived(c, x.p)
+		from, ok, err := sessionize.Resume(sessionize.Config{Layer: c.layer, TopicID: x.p.Topic, Partition: x.p.Partition}, quietBlobs{c.blobs})
+		// A shard that could go on would ask for payloads of beacons that are still open, and end for good (README, what it found).
+		if err != nil || !ok || from < at {
+			c.kafka.truncate(x.p, at)
+		}
 	}
 }
 
