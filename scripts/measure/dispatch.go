@@ -106,24 +106,7 @@ func dispatchReal(ctx context.Context, b *bench, m *meter) error {
 	log = nil
 	d := dispatcherOf(b, raw, beacons, dead, out)
 	err = m.run(func() error {
-		feed, err := broker.NewFeed(to)
-		if err != nil {
-			return err
-		}
-		defer feed.Close()
-		feed.Add(broker.Partition{Topic: raw}, 0)
-		for d.Counts.Records < end {
-			for _, batch := range feed.Poll(ctx, pollSize) {
-				if batch.Err != nil {
-					return batch.Err
-				}
-				if err := d.Handle(ctx, batch.Records); err != nil {
-					return err
-				}
-				broker.Recycle(batch.Records)
-			}
-		}
-		return nil
+		return consume(ctx, to, raw, func() bool { return d.Counts.Records < end }, d.Handle)
 	})
 	if err != nil {
 		return err

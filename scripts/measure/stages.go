@@ -234,25 +234,30 @@ func shardReal(ctx context.Context, b *bench, m *meter) error {
 	log = nil
 	runtime.GC()
 	return m.run(func() error {
-		feed, err := broker.NewFeed(to)
-		if err != nil {
-			return err
-		}
-		defer feed.Close()
-		feed.Add(broker.Partition{Topic: beacons}, 0)
-		for w.Shard.Offset < end {
-			for _, batch := range feed.Poll(ctx, pollSize) {
-				if batch.Err != nil {
-					return batch.Err
-				}
-				if err := w.Handle(ctx, batch.Records); err != nil {
-					return err
-				}
-				broker.Recycle(batch.Records)
-			}
-		}
-		return nil
+		return consume(ctx, to, beacons, func() bool { return w.Shard.Offset < end }, w.Handle)
 	})
+}
+
+// consume hands partition 0 of a topic to handle, from its beginning on, as long as there is more.
+func consume(ctx context.Context, to broker.Connection, topic string, more func() bool, handle func(context.Context, []broker.Record) error) error {
+	feed, err := broker.NewFeed(to)
+	if err != nil {
+		return err
+	}
+	defer feed.Close()
+	feed.Add(broker.Partition{Topic: topic}, 0)
+	for more() {
+		for _, batch := range feed.Poll(ctx, pollSize) {
+			if batch.Err != nil {
+				return batch.Err
+			}
+			if err := handle(ctx, batch.Records); err != nil {
+				return err
+			}
+			broker.Recycle(batch.Records)
+		}
+	}
+	return nil
 }
 
 func archiveRows(b *bench) ([]archive.Row, error) {

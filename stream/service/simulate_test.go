@@ -12,11 +12,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"tandem/scripts/devstack"
 	"tandem/stream/broker"
 )
 
 var (
-	hostSeeds = flag.Int("seeds", 200, "number of seeds that the hosts are run with")
+	hostSeeds = flag.Int("seeds", devstack.Count(60, 1000), "number of seeds that the hosts are run with")
 	hostSeed  = flag.Uint64("seed", 1, "the first seed")
 )
 
