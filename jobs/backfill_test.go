@@ -75,8 +75,8 @@ func TestBackfillOfASite(t *testing.T) {
 	}
 	all := func(int) bool { return true }
 	for range kills {
-		n := mapResults(t, dir, all)
-		if !killed(t, dir, func() bool { return mapResults(t, dir, all) > n }, append(args, "--throttle", "20")...) {
+		n := mapped(t, dir, all)
+		if !killed(t, dir, func() bool { return mapped(t, dir, all) > n }, append(args, "--throttle", "20")...) {
 			t.Log("it had ended before it could be killed")
 		}
 		if err := os.RemoveAll(filepath.Join(dir, "blobs/batch/shop/lease")); err != nil { // else the next run waits a minute
