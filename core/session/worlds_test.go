@@ -18,7 +18,7 @@ import (
 )
 
 var (
-	worldCount = flag.Int("worlds", 150, "how many random worlds TestWorlds compares")
+	worldCount = flag.Int("worlds", 100, "how many random worlds TestWorlds compares")
 	worldSeed  = flag.Uint64("seed", 0, "the seed of the first of them")
 )
 

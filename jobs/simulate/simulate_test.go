@@ -139,7 +139,7 @@ func TestReplay(t *testing.T) {
 // TestPartitionsMove runs seeds in which nothing goes wrong but that partitions move all the time, with and without their
 // owner's knowledge: what is published then is rare among all other faults.
 func TestPartitionsMove(t *testing.T) {
-	for s := *seed; s < *seed+uint64(*seeds)/4; s++ {
+	for s := *seed; s < *seed+uint64(*seeds)/8; s++ {
 		w := worldOf(s)
 		opt := draw(s, horizon(w))
 		opt.Centres, opt.Rate, opt.Retick, opt.Cold = 1, 20, false, 0

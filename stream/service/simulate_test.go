@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	hostSeeds = flag.Int("seeds", devstack.Count(60, 1000), "number of seeds that the hosts are run with")
+	hostSeeds = flag.Int("seeds", devstack.Count(30, 1000), "number of seeds that the hosts are run with")
 	hostSeed  = flag.Uint64("seed", 1, "the first seed")
 )
 
