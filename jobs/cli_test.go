@@ -36,7 +36,7 @@ func TestScripts(t *testing.T) {
 			if cond != "length" {
 				return false, fmt.Errorf("unknown condition %s", cond)
 			}
-			return devstack.Count(0, 1) > 0, nil
+			return devstack.Long(), nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){"code": exitCode, "compress": compress},
 	})

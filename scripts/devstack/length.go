@@ -15,9 +15,12 @@ func Main(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// Long says whether tests of many seconds are asked for, as scripts/test does.
+func Long() bool { return os.Getenv("TANDEM_SERVERS") == "1" }
+
 // Count is how many seeds or cases a test draws: few, so that go test ./... stays under a minute; many in scripts/test.
 func Count(few, many int) int {
-	if os.Getenv("TANDEM_SERVERS") == "1" {
+	if Long() {
 		return many
 	}
 	return few
@@ -26,7 +29,7 @@ func Count(few, many int) int {
 // AtLength skips a test that takes many seconds, so that go test ./... stays under a minute; scripts/test runs it.
 func AtLength(t testing.TB) {
 	t.Helper()
-	if os.Getenv("TANDEM_SERVERS") != "1" {
+	if !Long() {
 		t.Skip("it takes many seconds: set TANDEM_SERVERS=1, or run scripts/test")
 	}
 }

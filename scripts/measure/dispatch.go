@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -59,14 +58,7 @@ func dispatchMemory(ctx context.Context, b *bench, m *meter) error {
 		return err
 	}
 	d := dispatcherOf(b, "raw", "beacons", "dead", &discard{})
-	err = m.run(func() error {
-		for part := range slices.Chunk(log, pollSize) {
-			if err := d.Handle(ctx, part); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err = m.run(func() error { return inPolls(ctx, log, d.Handle) })
 	if err != nil {
 		return err
 	}
@@ -76,17 +68,10 @@ func dispatchMemory(ctx context.Context, b *bench, m *meter) error {
 // dispatchReal consumes from and writes to the Kafka of b.kafka, in topics of this run alone, which it leaves there.
 func dispatchReal(ctx context.Context, b *bench, m *meter) error {
 	to := broker.To(strings.Split(b.kafka, ",")...)
-	topics, err := broker.NewTopics(to)
-	if err != nil {
-		return err
-	}
-	defer topics.Close()
 	run := fmt.Sprintf(".measure-%d", time.Now().UnixNano())
 	raw, beacons, dead := "raw"+run, "beacons"+run, "dead"+run
-	for topic, n := range map[string]int32{raw: 1, beacons: 4, dead: 1} {
-		if _, err := topics.Create(ctx, topic, n); err != nil {
-			return err
-		}
+	if err := createTopics(ctx, to, map[string]int32{raw: 1, beacons: 4, dead: 1}); err != nil {
+		return err
 	}
 	out, err := broker.NewWriter(to)
 	if err != nil {
@@ -97,10 +82,8 @@ func dispatchReal(ctx context.Context, b *bench, m *meter) error {
 	if err != nil {
 		return err
 	}
-	for part := range slices.Chunk(log, pollSize) {
-		if err := out.Write(ctx, part); err != nil {
-			return err
-		}
+	if err := inPolls(ctx, log, out.Write); err != nil {
+		return err
 	}
 	end := int64(len(log))
 	log = nil

@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
@@ -231,10 +230,8 @@ func (s *shardLog) progress(ms int64) {
 }
 
 func (s *shardLog) handle(ctx context.Context) error {
-	for part := range slices.Chunk(s.recs, pollSize) {
-		if err := s.w.Handle(ctx, part); err != nil {
-			return err
-		}
+	if err := inPolls(ctx, s.recs, s.w.Handle); err != nil {
+		return err
 	}
 	clear(s.recs)
 	s.recs = s.recs[:0]

@@ -149,14 +149,7 @@ func shardMemory(ctx context.Context, b *bench, m *meter) error {
 	}
 	ticks := 0
 	w.Ticked = func(sessionize.TickStats) { ticks++ }
-	err = m.run(func() error {
-		for part := range slices.Chunk(log, pollSize) {
-			if err := w.Handle(ctx, part); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err = m.run(func() error { return inPolls(ctx, log, w.Handle) })
 	st := w.Shard.Stats()
 	m.note("%d ticks, %d messages, %.0f MB published, %d sessions held in %.0f MB", ticks, out.records, float64(out.bytes)/1e6, st.Sessions, float64(st.Bytes)/1e6)
 	return err
@@ -173,10 +166,8 @@ func shardKafka(ctx context.Context, b *bench, m *meter) error {
 			return err
 		}
 	}
-	for part := range slices.Chunk(beaconsLog(b, "beacons"), pollSize) {
-		if err := k.Write(ctx, part); err != nil {
-			return err
-		}
+	if err := inPolls(ctx, beaconsLog(b, "beacons"), k.Write); err != nil {
+		return err
 	}
 	w, err := openWorker(b, k, 10)
 	if err != nil {
@@ -198,17 +189,10 @@ func shardKafka(ctx context.Context, b *bench, m *meter) error {
 // shardReal consumes from and publishes to the Kafka of b.kafka, in topics of this run alone, which it leaves there.
 func shardReal(ctx context.Context, b *bench, m *meter) error {
 	to := broker.To(strings.Split(b.kafka, ",")...)
-	topics, err := broker.NewTopics(to)
-	if err != nil {
-		return err
-	}
-	defer topics.Close()
 	run := fmt.Sprintf(".measure-%d", time.Now().UnixNano())
 	beacons, metrics := "beacons"+run, "metrics"+run
-	for topic, n := range map[string]int32{beacons: 1, metrics: 4} {
-		if _, err := topics.Create(ctx, topic, n); err != nil {
-			return err
-		}
+	if err := createTopics(ctx, to, map[string]int32{beacons: 1, metrics: 4}); err != nil {
+		return err
 	}
 	out, err := broker.NewWriter(to)
 	if err != nil {
@@ -216,10 +200,8 @@ func shardReal(ctx context.Context, b *bench, m *meter) error {
 	}
 	defer out.Close()
 	log := beaconsLog(b, beacons)
-	for part := range slices.Chunk(log, pollSize) {
-		if err := out.Write(ctx, part); err != nil {
-			return err
-		}
+	if err := inPolls(ctx, log, out.Write); err != nil {
+		return err
 	}
 	end := int64(len(log))
 	rows, err := broker.NewMetricsWriter(to)
@@ -236,6 +218,30 @@ func shardReal(ctx context.Context, b *bench, m *meter) error {
 	return m.run(func() error {
 		return consume(ctx, to, beacons, func() bool { return w.Shard.Offset < end }, w.Handle)
 	})
+}
+
+func createTopics(ctx context.Context, to broker.Connection, partitions map[string]int32) error {
+	topics, err := broker.NewTopics(to)
+	if err != nil {
+		return err
+	}
+	defer topics.Close()
+	for topic, n := range partitions {
+		if _, err := topics.Create(ctx, topic, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inPolls hands records over in pieces of a poll's size.
+func inPolls(ctx context.Context, recs []broker.Record, handle func(context.Context, []broker.Record) error) error {
+	for part := range slices.Chunk(recs, pollSize) {
+		if err := handle(ctx, part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // consume hands partition 0 of a topic to handle, from its beginning on, as long as there is more.
