@@ -129,9 +129,16 @@ func (p *process) send(s syscall.Signal) {
 	p.signal(s)
 }
 
-// leave asks it to end. A clean stop is over within the limit, with exit code 0.
+// leave asks it to end. A clean stop is over within the limit, with exit code 0. It waits some
+// seconds for an answer: a signal that comes before a program listens for it ends the program, with nothing done yet.
 func (p *process) leave(limit time.Duration) {
 	p.t.Helper()
+	for range 100 {
+		if _, _, err := p.get("/healthz"); err == nil {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 	p.mu.Lock()
 	p.wanted = false
 	cmd := p.cmd
