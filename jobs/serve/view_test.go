@@ -540,7 +540,7 @@ func TestRequestLimits(t *testing.T) {
 	}
 	q.From, q.Step = 0, q.To // one point over all time is cheap
 	at := time.Now()
-	if _, err := x.Range(context.Background(), q); err != nil || time.Since(at) > 2*time.Second {
+	if _, err := x.Range(context.Background(), q); err != nil || time.Since(at) > 10*time.Second {
 		t.Errorf("a point of all time took %s: %v", time.Since(at), err)
 	}
 }

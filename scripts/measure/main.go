@@ -32,6 +32,9 @@ type bench struct {
 	dir   string           // scratch
 	bytes int              // of all payloads
 	kafka string           // addresses of a real one; "" if there is none
+	keep  string           // folder for what is made once; "" if there is none
+
+	readers time.Duration // for how long many read at once
 }
 
 // stage measures one thing: it calls run with what is to be measured, once.
@@ -58,6 +61,7 @@ var stages = []stage{
 	{"replay-batch", "whole replay, archive and batch only", replayBatch},
 	{"backfill", "readers and the stream beside a throttled backfill, and without", beside},
 	{"restart", "sessions from a checkpoint", restart},
+	{"serve", "a month of 150 experiments over HTTP; the figures before are of requests", serveMonth},
 	{"idle", "2 million idle sessions: bytes and garbage collection", idle},
 }
 
@@ -69,6 +73,8 @@ func main() {
 	kafka := flag.String("kafka", "", "`HOST:PORT,...` of a Kafka for the stage shard-real; without it that is left out")
 	site := flag.String("site", "", "archive the records in this `folder`, which becomes a site for tandem batch, and measure nothing")
 	profile := flag.String("profile", "", "folder for CPU profiles")
+	keep := flag.String("keep", "", "`folder` for the store of the stage serve, made once; without it that is left out")
+	readers := flag.Duration("readers", 0, "for how long 200 readers ask at once in the stage serve")
 	lines := flag.Bool("lines", false, "print the lines of go test -bench, for benchstat")
 	grow := flag.String("growth", "", "the cost of a beacon against what grows: `all`, or how a curve's name begins")
 	flag.Parse()
@@ -93,7 +99,7 @@ func main() {
 		log.Fatal(err)
 	}
 	defer os.RemoveAll(dir)
-	b := &bench{dir: dir, kafka: *kafka}
+	b := &bench{dir: dir, kafka: *kafka, keep: *keep, readers: *readers}
 	if err := b.load(*file, *config, *n); err != nil {
 		log.Fatal(err)
 	}
@@ -105,7 +111,7 @@ func main() {
 		if *only != "" && !slices.Contains(strings.Split(*only, ","), s.name) {
 			continue
 		}
-		if strings.HasSuffix(s.name, "-real") && *kafka == "" {
+		if strings.HasSuffix(s.name, "-real") && *kafka == "" || s.name == "serve" && *keep == "" {
 			continue
 		}
 		m := &meter{n: len(b.recs)}
