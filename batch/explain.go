@@ -180,7 +180,9 @@ func (x *Explain) Number(ctx context.Context, n Number) (*Explanation, error) {
 		if c.Unknown > 0 {
 			l.Notes = append(l.Notes, "approximate: sessions may have begun before anything that the batch knows of them")
 		}
-		if batchWant != nil {
+		if c.Window < e.archive.From {
+			l.Notes = append(l.Notes, "event files of the window are retired: it is not computed again")
+		} else if batchWant != nil {
 			if err := e.batchParts(ctx, c, batchWant, parts); err != nil {
 				return nil, err
 			}

@@ -362,7 +362,7 @@ func (e *explaining) tellBatch(ctx context.Context, files *openFiles, s who, wan
 	}
 	for w := windowOf(e.out.From * 60000); w < until; w += WindowMS {
 		c := e.covered[w]
-		if c == nil {
+		if c == nil || w < e.archive.From { // what it was computed from is gone
 			continue
 		}
 		var own []archive.Row
