@@ -8,7 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
+	"strings"
 	"time"
 
 	"tandem/core/beacon"
@@ -105,15 +105,36 @@ func runOn(folder, program string, beacons int64) error {
 	c := exec.Command(program, "batch", "--site", filepath.Join(folder, "site.yaml"))
 	c.Stderr = os.Stderr
 	began := time.Now()
-	if err := c.Run(); err != nil {
+	if err := c.Start(); err != nil {
+		return err
+	}
+	ended, peak := make(chan struct{}), make(chan int64, 1)
+	go func() { peak <- highWater(c.Process.Pid, ended) }()
+	err := c.Wait()
+	close(ended)
+	if err != nil {
 		return fmt.Errorf("%s: %w", c, err)
 	}
 	cpu := c.ProcessState.UserTime() + c.ProcessState.SystemTime()
-	u, ok := c.ProcessState.SysUsage().(*syscall.Rusage)
-	if !ok {
-		return fmt.Errorf("%s: the system does not tell its memory", c)
-	}
 	fmt.Printf("batch: %d beacons in %.1f s, %.1f CPU-seconds: %.0f a CPU-second; at most %d MiB resident\n", beacons, time.Since(began).Seconds(), cpu.Seconds(),
-		float64(beacons)/cpu.Seconds(), u.Maxrss>>10)
+		float64(beacons)/cpu.Seconds(), <-peak>>10)
 	return nil
+}
+
+// highWater is the most memory, in KiB, that a process had resident until it ended, but for its last moments; 0 where the system does
+// not tell. What rusage says of a child begins with its parent's.
+func highWater(pid int, ended <-chan struct{}) (most int64) {
+	for {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err == nil {
+			if _, rest, ok := strings.Cut(string(status), "VmHWM:"); ok {
+				fmt.Sscan(rest, &most)
+			}
+		}
+		select {
+		case <-ended:
+			return most
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
