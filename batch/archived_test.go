@@ -228,10 +228,14 @@ func sameLines(t testing.TB, what string, got, want []string) {
 
 // traffic draws records of some sessions over two windows: repeats, late ones, conflicts, values, visitors.
 func traffic(sessions int) []oracle.Record {
-	rng := rand.New(rand.NewPCG(1, 2))
+	return trafficOver(rand.New(rand.NewPCG(1, 2)), sessions, 40*minute)
+}
+
+// trafficOver draws sessions that begin within so many ms.
+func trafficOver(rng *rand.Rand, sessions int, span int64) []oracle.Record {
 	var out []oracle.Record
 	for s := range sessions {
-		ts := t0 + rng.Int64N(40*minute)
+		ts := t0 + rng.Int64N(span)
 		for k := range 1 + rng.IntN(6) {
 			text := fmt.Sprintf(`{"id":"e%d","tenant":"shop","session":"s%d","visitor":"v%d","ts":%d,"device":"%s"`, k, s, s/2, ts, []string{"desktop", "mobile", "tv"}[rng.IntN(3)])
 			switch rng.IntN(4) {

@@ -96,7 +96,8 @@ type Fault struct {
 // Behind is a session that accounts for differences.
 type Behind struct {
 	Session string `json:"session"`
-	// Why is late: its late beacons are in the batch only; or the layer whose faults it may account for.
+	// Why is late: its late beacons are in the batch only; or splice: the batch reads it by a config that the stream did not
+	// have; or the layer whose faults it may account for.
 	Why    string `json:"why"`
 	Late   int64  `json:"late"`   // late beacons of it, in the windows that were looked at
 	Values int    `json:"values"` // that it changes by being late, or of the faults those that it has a part in
@@ -119,6 +120,7 @@ type AuditReport struct {
 	Windows     int             `json:"windows"`  // with anything in them
 	Covered     int             `json:"covered"`  // of these
 	Due         int             `json:"due"`      // covered, and due again for a config or a run that changed: their batch is not checked
+	Spliced     int             `json:"spliced"`  // in which splices, which the stream does not read by, make a difference
 	Records     int64           `json:"records"`  // archived, of the windows
 	Late        int64           `json:"late"`     // of these
 	Checked     int64           `json:"checked"`  // values of the stream compared with what they must be
@@ -154,6 +156,8 @@ type auditing struct {
 	metrics map[seriesName]*Outcome
 	onTime  *rerun
 	inputs  *rerun
+	digests map[int64]uint64 // of what onTime has of a window
+	spliced *rerun           // onTime by the batch's chain; nil where the stream's says the same, or nothing differs
 	// by window: those in which the batch is not what the records that are not late come to; and all with differences
 	drifts map[int64]bool
 	faults map[int64]*windowFaults
@@ -164,7 +168,7 @@ type seriesName struct{ experiment, metric string }
 // Run does the audit. The report says whether anything is unexplained: Faults.
 func (a *Audit) Run(ctx context.Context) (*AuditReport, error) {
 	r := &auditing{Audit: a, report: &AuditReport{Tenant: a.Job.Chain.Tenant, Layer: a.Layer, From: a.From, To: a.To},
-		known: map[seriesName]bool{}, metrics: map[seriesName]*Outcome{}, drifts: map[int64]bool{}, faults: map[int64]*windowFaults{}}
+		known: map[seriesName]bool{}, metrics: map[seriesName]*Outcome{}, drifts: map[int64]bool{}, faults: map[int64]*windowFaults{}, digests: map[int64]uint64{}}
 	for _, phase := range []func(context.Context) error{r.open, r.begin, r.law, r.again, r.name} {
 		if err := phase(ctx); err != nil {
 			return nil, fmt.Errorf("audit of %s: %w", r.report.Tenant, err)
@@ -195,7 +199,7 @@ func (r *auditing) open(ctx context.Context) (err error) {
 	}
 	least(r.Closed, "the stream has closed no minute from the range's new end on")
 	for settled := metric.FloorDiv(r.archive.Progress, WindowMS) * WindowMS; ; settled -= WindowMS {
-		if r.archive.Progress >= settled+lateness(j.Chain, settled-WindowMS) {
+		if r.archive.Progress >= settled+max(lateness(j.Chain, settled-WindowMS), lateness(r.Live, settled-WindowMS)) {
 			least(settled/60000, "the archive may still get records of the window at the range's new end")
 			break
 		}
@@ -237,11 +241,12 @@ func (r *auditing) law(ctx context.Context) error {
 	due := Due(r.Live, a, nil)
 	due = slices.DeleteFunc(due, func(w WindowPlan) bool { return w.Window >= r.report.To*60000 })
 	inside := 0
-	r.onTime = r.rerun(true, due, func(ctx context.Context, c *Covered, rows windowRows) error {
+	r.onTime = r.rerun(r.Live, auditGeneration, due, func(ctx context.Context, c *Covered, rows windowRows) error {
 		if c.Window+WindowMS <= r.report.From*60000 {
 			return nil
 		}
 		inside++
+		r.digests[c.Window] = rows.digest()
 		r.told("comparing", inside, int((r.report.To*60000-r.report.From*60000+WindowMS-1)/WindowMS))
 		r.report.Records += c.Counts.Records
 		r.report.Late += c.Counts.Late
@@ -298,17 +303,22 @@ func (r *auditing) stale(w int64) bool {
 	return !c.Inputs.equal(&in)
 }
 
+// apart says that the batch reads a window, or what it goes on from, by other revisions than the stream did.
+func (r *auditing) apart(w int64) bool {
+	return !slices.Equal(inputs(r.Job.Chain, Archive{}, nil, w).Revisions, inputs(r.Live, Archive{}, nil, w).Revisions)
+}
+
 // again runs the covered windows in which the batch differs from what is not late from the inputs of their coverage.
 func (r *auditing) again(ctx context.Context) error {
 	var plans []WindowPlan
 	for _, w := range slices.Sorted(maps.Keys(r.drifts)) {
 		if c := r.covered[w]; !r.stale(w) {
-			plans = append(plans, WindowPlan{Window: w, Spans: c.Inputs.Spans, Revisions: c.Inputs.Revisions, Before: c.Inputs.Runs, Unknown: c.Unknown})
+			plans = append(plans, *c.standing(r.covered))
 		}
 	}
 	r.report.Rerun = len(plans)
 	done := 0
-	r.inputs = r.rerun(false, plans, func(ctx context.Context, c *Covered, rows windowRows) error {
+	r.inputs = r.rerun(nil, auditGeneration, plans, func(ctx context.Context, c *Covered, rows windowRows) error {
 		done++
 		r.told("running again", done, len(plans))
 		return r.compareBatch(ctx, c.Window, rows)

@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cespare/xxhash/v2"
+
+	"tandem/core/tenant"
 	"tandem/schemas/blob"
 	"tandem/schemas/store"
 )
@@ -19,6 +22,17 @@ type rowName struct {
 	minute int64
 }
 
+// digest is a sum over the rows, 0 without any.
+func (w windowRows) digest() (sum uint64) {
+	for n, value := range w {
+		var d xxhash.Digest
+		d.Reset()
+		fmt.Fprintf(&d, "%q %q %d %x", n.experiment, n.metric, n.minute, value)
+		sum += d.Sum64()
+	}
+	return sum
+}
+
 // rerun is a plan that an audit runs for itself: nothing of it comes to the store, or to the batch's objects.
 type rerun struct {
 	job     *Job
@@ -26,29 +40,29 @@ type rerun struct {
 	archive Archive
 }
 
-// rerun makes one of windows; done is told of each, in order, with its rows.
-func (r *auditing) rerun(onTime bool, windows []WindowPlan, done func(context.Context, *Covered, windowRows) error) *rerun {
+// rerun makes one of windows, over the records that are not late by a chain, or, without one, over all by the batch's. done is
+// told of each, in order, with its rows.
+func (r *auditing) rerun(onTime *tenant.Chain, generation int64, windows []WindowPlan, done func(context.Context, *Covered, windowRows) error) *rerun {
 	job := *r.Job
-	job.OnTime = onTime
 	job.Done, job.Step, job.noTables, job.Throttle = nil, nil, true, 0
-	if onTime {
-		job.Chain = r.Live
+	if onTime != nil {
+		job.OnTime, job.Chain = true, onTime
 	}
 	kept := &auditStore{from: r.report.From, to: r.report.To, rows: windowRows{}}
 	job.Store = kept
 	for i := range windows {
 		for k := range windows[i].Before {
 			if b := &windows[i].Before[k]; b.Digests == nil {
-				b.Generation = auditGeneration
+				b.Generation = generation
 			}
 		}
 	}
-	p := &Plan{Tenant: job.Chain.Tenant, Generation: auditGeneration, Fold: FoldVersion, Parser: job.Parser, Windows: windows}
-	if !onTime {
+	p := &Plan{Tenant: job.Chain.Tenant, Generation: generation, Fold: FoldVersion, Parser: job.Parser, Windows: windows}
+	if onTime == nil {
 		p.Reparse = slices.ContainsFunc(windows, func(w WindowPlan) bool { return r.covered[w.Window].Reparsed })
 	}
 	own := job.folder()
-	if !onTime {
+	if onTime == nil {
 		own = fmt.Sprintf("%sout/%012d/", job.folder(), p.Generation)
 	}
 	job.Blobs = &overlay{Store: r.Job.Blobs, temp: r.Temp, own: own}
@@ -67,8 +81,10 @@ func (x *rerun) run(ctx context.Context) (err error) {
 	if len(x.plan.Windows) == 0 {
 		return nil
 	}
-	if x.plan.Bounds, err = x.job.bounds(x.plan.Windows, x.archive); err != nil {
-		return err
+	if x.plan.Bounds == nil {
+		if x.plan.Bounds, err = x.job.bounds(x.plan.Windows, x.archive); err != nil {
+			return err
+		}
 	}
 	all := make([]int, len(x.plan.Windows))
 	for i := range all {

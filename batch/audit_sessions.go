@@ -62,6 +62,9 @@ func (r *auditing) name(ctx context.Context) error {
 			windows = append(windows, w)
 		}
 	}
+	if err := r.readAsBatch(ctx, windows); err != nil {
+		return err
+	}
 	r.report.Unnamed = max(len(windows)-maxNamed, 0)
 	windows = windows[:min(len(windows), maxNamed)]
 	found := &behinds{all: map[[2]string]*Behind{}}
@@ -75,38 +78,86 @@ func (r *auditing) name(ctx context.Context) error {
 	return nil
 }
 
-func (r *auditing) nameWindow(ctx context.Context, window int64, found *behinds) error {
-	x := r.onTime
-	at, ok := slices.BinarySearchFunc(x.plan.Windows, window, func(w WindowPlan, ms int64) int { return cmp.Compare(w.Window, ms) })
+// readAsBatch runs what is not late once more, by the batch's chain, if that is another up to the last of the windows: what that
+// comes to lies between the layers, a splice away from the stream and the late records away from the batch.
+func (r *auditing) readAsBatch(ctx context.Context, windows []int64) error {
+	if len(windows) == 0 {
+		return nil
+	}
+	end := slices.Max(windows)
+	if !slices.ContainsFunc(r.onTime.plan.Windows, func(w WindowPlan) bool { return w.Window <= end && r.apart(w.Window) }) {
+		return nil
+	}
+	a := r.archive
+	a.From = max(a.From, r.report.Start)
+	due := Due(r.Job.Chain, a, nil)
+	due = slices.DeleteFunc(due, func(w WindowPlan) bool { return w.Window > end })
+	done := 0
+	r.spliced = r.rerun(r.Job.Chain, auditGeneration+1, due, func(_ context.Context, c *Covered, rows windowRows) error {
+		done++
+		if r.covered[c.Window] != nil && r.digests[c.Window] != rows.digest() {
+			r.report.Spliced++
+		}
+		r.told("reading as the batch does", done, len(due))
+		return nil
+	})
+	r.spliced.plan.Bounds = r.onTime.plan.Bounds // so that a session is in the same range of both
+	return r.spliced.run(ctx)
+}
+
+// of finds a window of the plan, nil if it has none: no session can do anything in it.
+func (p *Plan) of(window int64) *WindowPlan {
+	at, ok := slices.BinarySearchFunc(p.Windows, window, func(w WindowPlan, ms int64) int { return cmp.Compare(w.Window, ms) })
 	if !ok {
-		return nil // no session can do anything in it
+		return nil
 	}
-	// What the batch has of the window: as its coverage says, or, of one that it has not covered or has to cover again,
-	// nothing to compare with.
-	var all *WindowPlan
+	return &p.Windows[at]
+}
+
+func (r *auditing) nameWindow(ctx context.Context, window int64, found *behinds) error {
+	onTime := r.onTime.plan.of(window)
+	if onTime == nil {
+		return nil
+	}
+	// Of the reruns' jobs, since their runs are in the overlay. What the batch has of the window is what its coverage says; of one
+	// that it has not covered or has to cover again there is nothing to compare with.
+	var from [3]*source
+	open := func(of int, j *Job, w *WindowPlan) func() {
+		from[of] = &source{j, j.open(), w}
+		return from[of].files.close
+	}
+	defer open(ofStream, r.onTime.job, onTime)()
 	if c := r.covered[window]; c != nil && !r.stale(window) {
-		all = &WindowPlan{Window: window, Spans: c.Inputs.Spans, Revisions: c.Inputs.Revisions, Before: c.Inputs.Runs, Unknown: c.Unknown}
+		defer open(ofBatch, r.Job, c.standing(r.covered))()
+		if r.spliced != nil {
+			if w := r.spliced.plan.of(window); w != nil {
+				defer open(ofFold, r.spliced.job, w)()
+			}
+		}
 	}
-	base := x.job.open() // of the rerun's job, since its runs are in the overlay
-	defer base.close()
-	real := r.Job.open()
-	defer real.close()
 	group, ctx := errgroup.WithContext(ctx)
 	var next atomic.Int32
-	for range x.job.parallel() {
+	for range r.Job.parallel() {
 		group.Go(func() error {
 			for {
 				i := int(next.Add(1)) - 1
-				if i >= len(x.plan.Bounds) || ctx.Err() != nil {
+				if i >= len(r.onTime.plan.Bounds) || ctx.Err() != nil {
 					return ctx.Err()
 				}
-				if err := r.nameRange(&x.plan.Windows[at], all, i, base, real, found); err != nil {
+				if err := r.nameRange(window, from, i, found); err != nil {
 					return err
 				}
 			}
 		})
 	}
 	return group.Wait()
+}
+
+// source is what a side folds.
+type source struct {
+	job    *Job
+	files  *openFiles
+	window *WindowPlan
 }
 
 // side folds the sessions of a window and a hash range one by one.
@@ -117,49 +168,54 @@ type side struct {
 	parts map[cellKey]int64 // what the session at hand contributes
 }
 
-// nameRange looks at the sessions of a hash range. all is nil where there is no batch to compare with.
-func (r *auditing) nameRange(onTime, all *WindowPlan, i int, base, real *openFiles, found *behinds) error {
+// nameRange looks at the sessions of a hash range: as the stream folds them, as the batch does, if there is anything of it to
+// compare with, and between the two (readAsBatch), if that is not what the stream does.
+func (r *auditing) nameRange(window int64, from [3]*source, i int, found *behinds) error {
 	bounds := r.onTime.plan.Bounds
 	lo, hi := uint64(bounds[i]), last(bounds, i)
+	var of [3]*side
 	var sides []*side
-	for k, w := range []*WindowPlan{onTime, all} {
-		if w == nil {
+	for k, f := range from {
+		if f == nil {
 			continue
 		}
-		j, files := r.onTime.job, base
-		if k == 1 {
-			j, files = r.Job, real
-		}
-		in, release, err := files.beacons(w, r.archive, lo, hi, archive.Columns{Event: true})
+		in, release, err := f.files.beacons(f.window, r.archive, lo, hi, archive.Columns{Event: true})
 		if err != nil {
 			return err
 		}
 		defer release()
-		st, closeRuns, err := j.states(w, i, files, lo, hi)
+		st, closeRuns, err := f.job.states(f.window, i, f.files, lo, hi)
 		if err != nil {
 			return err
 		}
 		defer closeRuns()
-		s := newSide(j, w.Window, in, st)
-		s.m.onTime = k == 0
-		sides = append(sides, s)
+		of[k] = newSide(f.job, window, in, st)
+		of[k].m.onTime = k != ofBatch
+		sides = append(sides, of[k])
 	}
-	faults := r.faults[onTime.Window]
+	if of[ofBatch] == nil {
+		of[ofBatch] = of[ofStream]
+	}
+	switch {
+	case of[ofFold] != nil:
+	case r.spliced == nil || from[ofBatch] == nil:
+		of[ofFold] = of[ofStream]
+	default:
+		of[ofFold] = &side{} // by that chain no session does anything in the window
+	}
 	for {
 		hash, id, ok := least(sides)
 		if !ok {
 			return nil
 		}
-		late := int64(0)
+		before := of[ofBatch].m.counts.Late
 		for _, s := range sides {
-			before := s.m.counts.Late
 			if err := s.session(hash, id); err != nil {
 				return err
 			}
-			late = s.m.counts.Late - before
 		}
-		parts := [2]map[cellKey]int64{ofStream: sides[0].parts, ofBatch: sides[len(sides)-1].parts}
-		r.account(id, late, onTime.Window, parts, faults, found)
+		late := of[ofBatch].m.counts.Late - before
+		r.account(id, late, window, [3]map[cellKey]int64{of[ofStream].parts, of[ofBatch].parts, of[ofFold].parts}, found)
 	}
 }
 
@@ -256,26 +312,32 @@ func (noSessions) Add(uint64, []byte, int64, int64, int64, []byte, *staterun.Abo
 	return nil
 }
 
-// account notes what a session has a part in.
-func (r *auditing) account(id string, late, window int64, parts [2]map[cellKey]int64, faults *windowFaults, found *behinds) {
-	inRange := func(k cellKey) bool { return k.minute >= r.report.From && k.minute < r.report.To }
-	drift := map[cellKey]int64{}
-	for k, v := range parts[ofBatch] {
-		if d := v - parts[ofStream][k]; d != 0 && inRange(k) {
-			drift[k] = d
+// account notes what a session has a part in: parts are those in the stream, in the batch, and in between.
+func (r *auditing) account(id string, late, window int64, parts [3]map[cellKey]int64, found *behinds) {
+	apart := func(x, y int) map[cellKey]int64 {
+		by := map[cellKey]int64{}
+		for k, v := range parts[y] {
+			by[k] = v
 		}
-	}
-	for k, v := range parts[ofStream] {
-		if _, ok := parts[ofBatch][k]; !ok && inRange(k) {
-			drift[k] = -v
+		for k, v := range parts[x] {
+			by[k] -= v
 		}
+		maps.DeleteFunc(by, func(k cellKey, d int64) bool {
+			return d == 0 || k.minute < r.report.From || k.minute >= r.report.To
+		})
+		return by
 	}
-	if len(drift) > 0 {
-		found.add(Behind{Session: id, Why: "late", Late: late, Values: len(drift), Window: window})
+	if n := len(apart(ofStream, ofFold)); n > 0 {
+		found.add(Behind{Session: id, Why: "splice", Late: late, Values: n, Window: window})
 	}
+	if n := len(apart(ofFold, ofBatch)); n > 0 {
+		found.add(Behind{Session: id, Why: "late", Late: late, Values: n, Window: window})
+	}
+	faults := r.faults[window]
 	if faults == nil {
 		return
 	}
+	drift := apart(ofStream, ofBatch)
 	for of, off := range faults {
 		b := Behind{Session: id, Why: r.Layer, Late: late, Window: window}
 		if of == ofBatch {
@@ -327,7 +389,7 @@ func (f *behinds) add(b Behind) {
 // sorted has those of faults first.
 func (f *behinds) sorted() []*Behind {
 	late := func(b *Behind) int {
-		if b.Why == "late" {
+		if b.Why == "late" || b.Why == "splice" {
 			return 1
 		}
 		return 0

@@ -18,7 +18,7 @@ const startRecords = 4 << 20
 // so on; at the latest where the archive begins.
 func (r *auditing) begin(ctx context.Context) error {
 	from := windowOf(r.report.From * 60000)
-	ttl := back(r.Job.Chain, from)
+	ttl := max(back(r.Job.Chain, from), back(r.Live, from))
 	if ttl == 0 { // no config is in force before the range: no session begins there
 		r.report.Start, r.report.Exact = from, true
 		return nil

@@ -8,7 +8,7 @@ import (
 // A range may begin before the tenant's first config is in force.
 func TestAuditOfATimeBeforeTheFirstConfig(t *testing.T) {
 	chain := chainOf(t, load(t, "from: "+at(90)+"\npoints: {home: {}}\n"))
-	r := &auditing{Audit: &Audit{Job: &Job{Chain: chain}}, report: &AuditReport{From: t0/minute + 40}}
+	r := &auditing{Audit: &Audit{Job: &Job{Chain: chain}, Live: chain}, report: &AuditReport{From: t0/minute + 40}}
 	if err := r.begin(context.Background()); err != nil {
 		t.Fatal(err)
 	}

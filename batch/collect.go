@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"tandem/schemas/archive"
 	"tandem/schemas/blob"
 	"tandem/schemas/sealed"
 )
@@ -26,8 +27,15 @@ type Deleter interface {
 // Collected is what a collection came to.
 type Collected struct {
 	Deleted int // windows of generations
-	Objects int // of these in blob storage
+	Objects int // of these in blob storage, tables left out
 	Waiting int // windows of generations that nothing needs, and that are kept until their hour is over
+}
+
+// Removable is what a collection would delete, once its hour is over.
+type Removable struct {
+	Windows int // of generations
+	Objects int // state runs, map results and tables
+	Bytes   int64
 }
 
 // piece is what a generation has made of a window: state runs, map results, tables and rows of the store.
@@ -47,6 +55,12 @@ type spare struct {
 // in progress, and a collector first saw that CollectGrace ago. What has been seen is remembered in a chain of create-only
 // objects, of which the newest stands: of two collectors at once one deletes nothing. now is the caller's clock, in ms. It
 // may be ended anywhere and called again.
+//
+// The coverage of a window behind the archive's retention (keptFrom) names nothing: its state runs, map results and tables go,
+// its rows and rollups in the store live as long as the store says. That is safe since no window before Archive.From is ever
+// planned, audited or explained again, a window reads runs of the session_ttl before it only, and From never goes back: it is
+// recorded before the first event file goes. Who planned before that record is a plan in progress for as long as it can bring
+// coverage, and whoever looked and has not claimed yet has an hour.
 func (j *Job) Collect(ctx context.Context, st Deleter, now int64) (*Collected, error) {
 	out := &Collected{}
 	made, err := j.pieces()
@@ -57,7 +71,11 @@ func (j *Job) Collect(ctx context.Context, st Deleter, now int64) (*Collected, e
 	if err != nil {
 		return nil, fmt.Errorf("collect: %w", err)
 	}
-	spares, err := j.spares(made, covered)
+	kept, err := j.keptFrom()
+	if err != nil {
+		return nil, fmt.Errorf("collect: %w", err)
+	}
+	spares, err := j.spares(made, covered, kept)
 	if err != nil {
 		return nil, fmt.Errorf("collect: %w", err)
 	}
@@ -73,13 +91,116 @@ func (j *Job) Collect(ctx context.Context, st Deleter, now int64) (*Collected, e
 		if err := ctx.Err(); err != nil {
 			return out, err
 		}
-		if err := j.delete(ctx, st, s.piece, made[s.piece]); err != nil {
+		if err := j.delete(ctx, st, s.piece, made[s.piece], s.stands(covered)); err != nil {
 			return out, fmt.Errorf("collect window %s of generation %d: %w", windowName(s.Window), s.Generation, err)
 		}
 		out.Deleted++
 		out.Objects += len(made[s.piece])
 	}
 	return out, nil
+}
+
+// stands says whether a piece is what coverage names of its window.
+func (p piece) stands(covered map[int64]*Covered) bool {
+	c := covered[p.Window]
+	return c != nil && c.Generation == p.Generation
+}
+
+// Removable says what Collect would delete, hour or not: what newer coverage has replaced, and what is behind the retention.
+func (j *Job) Removable(ctx context.Context) (replaced, old Removable, err error) {
+	made, err := j.pieces()
+	if err != nil {
+		return replaced, old, err
+	}
+	covered, err := j.Covered(ctx)
+	if err != nil {
+		return replaced, old, err
+	}
+	kept, err := j.keptFrom()
+	if err != nil {
+		return replaced, old, err
+	}
+	spares, err := j.spares(made, covered, kept)
+	if err != nil {
+		return replaced, old, err
+	}
+	for _, p := range spares {
+		of := &replaced
+		if p.Window < kept {
+			of = &old
+		}
+		if err := j.count(p, made[p], of); err != nil {
+			return replaced, old, err
+		}
+	}
+	return replaced, old, nil
+}
+
+// Behind is what there is of windows that would be behind the retention if event files before a time in ms were retired, and
+// that time of theirs.
+func (j *Job) Behind(before int64) (out Removable, kept int64, err error) {
+	kept = j.keptBefore(before)
+	made, err := j.pieces()
+	if err != nil {
+		return out, kept, err
+	}
+	for p, objects := range made {
+		if p.Window < kept {
+			if err := j.count(p, objects, &out); err != nil {
+				return out, kept, err
+			}
+		}
+	}
+	return out, kept, nil
+}
+
+// count adds what there is of a piece.
+func (j *Job) count(p piece, objects []string, out *Removable) error {
+	out.Windows++
+	for _, name := range slices.Concat(j.tablesOf(p), objects) {
+		r, err := j.Blobs.Open(name)
+		if errors.Is(err, blob.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("count what the batch made: %w", err)
+		}
+		out.Objects++
+		out.Bytes += r.Size()
+		if err := r.Close(); err != nil {
+			return fmt.Errorf("count what the batch made: %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// keptFrom is the first window, ms, whose runs and tables are kept for their age: those that windows read whose event files
+// are not retired.
+func (j *Job) keptFrom() (int64, error) {
+	before := int64(math.MinInt64)
+	for _, t := range j.Topics {
+		for p := range t.Partitions {
+			r, err := archive.ReadRetired(j.Blobs, t.Name, p)
+			if err != nil {
+				return 0, err
+			}
+			before = max(before, r.Before)
+		}
+	}
+	return j.keptBefore(before), nil
+}
+
+// keptBefore goes back from a window by the longest session_ttl of any revision: by that a session of one of them ends at a cut.
+func (j *Job) keptBefore(window int64) int64 {
+	ttl := int64(0)
+	for i := range j.Chain.Revs {
+		ttl = max(ttl, j.Chain.Revs[i].Config.SessionTTL)
+	}
+	ttl = (ttl + WindowMS - 1) / WindowMS * WindowMS
+	if window < math.MinInt64+ttl {
+		return math.MinInt64
+	}
+	return window - ttl
 }
 
 // pieces are the pieces that there are, with their objects.
@@ -100,13 +221,16 @@ func (j *Job) pieces() (map[piece][]string, error) {
 	return made, nil
 }
 
-// spares are the pieces that neither coverage nor a plan in progress names, in order.
-func (j *Job) spares(made map[piece][]string, covered map[int64]*Covered) ([]piece, error) {
+// spares are the pieces that neither the coverage of a window from kept on nor a plan in progress names, in order.
+func (j *Job) spares(made map[piece][]string, covered map[int64]*Covered, kept int64) ([]piece, error) {
 	free := map[piece]bool{}
 	for p := range made {
 		free[p] = true
 	}
 	for _, c := range covered {
+		if c.Window < kept {
+			continue
+		}
 		delete(free, piece{c.Generation, c.Window})
 		for _, r := range c.Inputs.Runs {
 			delete(free, piece{r.Generation, r.Window})
@@ -211,12 +335,22 @@ func (j *Job) remember(spares []piece, now int64) (seen []spare, ok bool, err er
 	return seen, true, nil
 }
 
-// delete deletes a piece. The objects that tell of it go last, so that one that is stopped is found again.
-func (j *Job) delete(ctx context.Context, st Deleter, p piece, objects []string) error {
-	if err := st.DeleteLayerWindow(ctx, Layer(p.Generation), j.Chain.Tenant, p.Window/60000, (p.Window+WindowMS)/60000); err != nil {
-		return err
+// delete deletes a piece, but for the rows of one that stands. What tells of others goes before these, so that no line of the
+// coverage table is without its rows, and no run without its files; any object that is left has the rest found again.
+func (j *Job) delete(ctx context.Context, st Deleter, p piece, objects []string, stands bool) error {
+	if !stands {
+		if err := st.DeleteLayerWindow(ctx, Layer(p.Generation), j.Chain.Tenant, p.Window/60000, (p.Window+WindowMS)/60000); err != nil {
+			return err
+		}
 	}
-	for _, name := range append(j.tablesOf(p), objects...) {
+	run := j.runName(p.Generation, p.Window)
+	names := append(j.tablesOf(p), run)
+	for _, name := range objects {
+		if name != run {
+			names = append(names, name)
+		}
+	}
+	for _, name := range names {
 		if err := j.Blobs.Delete(name); err != nil {
 			return err
 		}

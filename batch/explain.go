@@ -180,7 +180,9 @@ func (x *Explain) Number(ctx context.Context, n Number) (*Explanation, error) {
 		if c.Unknown > 0 {
 			l.Notes = append(l.Notes, "approximate: sessions may have begun before anything that the batch knows of them")
 		}
-		if batchWant != nil {
+		if c.Window < e.archive.From {
+			l.Notes = append(l.Notes, "event files of the window are retired: it is not computed again")
+		} else if batchWant != nil {
 			if err := e.batchParts(ctx, c, batchWant, parts); err != nil {
 				return nil, err
 			}
@@ -410,16 +412,23 @@ func partsOf(parts map[string]*[2]part, id string) *[2]part {
 	return parts[id]
 }
 
-// standing is what coverage says that a window was made from, as a plan of it.
-func (c *Covered) standing() *WindowPlan {
-	return &WindowPlan{Window: c.Window, Spans: c.Inputs.Spans, Revisions: c.Inputs.Revisions, Before: c.Inputs.Runs, Unknown: c.Unknown}
+// standing is what coverage says that a window was made from, as a plan of it. A run that was made again since and came to the
+// same is taken as it is now: what is named may have been made under a revision that the chain no longer has.
+func (c *Covered) standing(covered map[int64]*Covered) *WindowPlan {
+	w := &WindowPlan{Window: c.Window, Spans: c.Inputs.Spans, Revisions: c.Inputs.Revisions, Before: slices.Clone(c.Inputs.Runs), Unknown: c.Unknown}
+	for i := range w.Before {
+		if now := covered[w.Before[i].Window]; now != nil && slices.Equal(now.Run.Digests, w.Before[i].Digests) {
+			w.Before[i] = now.Run
+		}
+	}
+	return w
 }
 
 // batchParts folds all sessions of the window as the batch did.
 func (e *explaining) batchParts(ctx context.Context, c *Covered, want *target, parts map[string]*[2]part) error {
 	files := e.Job.open()
 	defer files.close()
-	w := c.standing()
+	w := c.standing(e.covered)
 	in, release, err := files.beacons(w, e.archive, 0, math.MaxUint64, archive.Columns{Event: true})
 	if err != nil {
 		return err

@@ -362,7 +362,7 @@ func (e *explaining) tellBatch(ctx context.Context, files *openFiles, s who, wan
 	}
 	for w := windowOf(e.out.From * 60000); w < until; w += WindowMS {
 		c := e.covered[w]
-		if c == nil {
+		if c == nil || w < e.archive.From { // what it was computed from is gone
 			continue
 		}
 		var own []archive.Row
@@ -393,7 +393,7 @@ func (e *explaining) tellBatch(ctx context.Context, files *openFiles, s who, wan
 
 // stateBefore reads a session's state before a window, as its coverage names it.
 func (e *explaining) stateBefore(files *openFiles, c *Covered, s who, into *session.State) error {
-	st, done, err := e.Job.states(c.standing(), 0, files, s.hash, s.hash)
+	st, done, err := e.Job.states(c.standing(e.covered), 0, files, s.hash, s.hash)
 	if err != nil {
 		return err
 	}

@@ -57,7 +57,7 @@ func (j *Job) keepTable(name string, data []byte) error {
 	return nil
 }
 
-// tablesOf are the names of the tables of a piece.
+// tablesOf are the names of the tables of a piece, that of its coverage first.
 func (j *Job) tablesOf(p piece) []string {
-	return []string{tables.RowsName(j.Chain.Tenant, p.Window, p.Generation), tables.CoverageName(j.Chain.Tenant, p.Window, p.Generation)}
+	return []string{tables.CoverageName(j.Chain.Tenant, p.Window, p.Generation), tables.RowsName(j.Chain.Tenant, p.Window, p.Generation)}
 }

@@ -7,6 +7,7 @@ import (
 	"math"
 	"time"
 
+	"tandem/batch"
 	"tandem/core/tenant"
 	"tandem/schemas/archive"
 	"tandem/schemas/blob"
@@ -17,7 +18,9 @@ const archiveRetireUsage = `usage: tandem archive retire --site SITE.yaml [--ten
 Deletes the event files that nothing can need any more: those that hold only event times more than retention + max_age of the
 tenant's config before the least progress of the tenant's archive, so that no reader sees a row of theirs, and no late
 beacon can change one. Time is the archive's: while it stands still, nothing is deleted. --keep keeps them for longer, to
-backfill from; less is refused. Manifests stay, and a record tells the batch which windows cannot be run again.
+backfill from; less is refused. Manifests stay, and a record tells the batch which windows cannot be run again. What the batch
+made of windows more than a session_ttl before that, state runs and tables, goes with it: the next tandem batch, or batch collect,
+deletes it, an hour after it first saw that.
 
 example:
   tandem archive retire --site site.yaml --keep 9600h --dry-run
@@ -99,8 +102,17 @@ func retire(ctx context.Context, blobs blob.Store, all []keptPartition, keep tim
 	if dry {
 		what = "would be deleted"
 	}
-	fmt.Fprintf(stdout, "tenant %s: %s of %d bytes %s, of event times before %s\n", all[0].chain.Tenant, count(files, "file"), bytes, what, time.UnixMilli(before).UTC().Format(time.RFC3339))
-	return nil
+	fmt.Fprintf(stdout, "tenant %s: %s of %d bytes %s, of event times before %s\n", all[0].chain.Tenant, count(files, "file"), bytes, what, timeText(before))
+	if files == 0 {
+		return nil
+	}
+	j := &batch.Job{Chain: all[0].spliced, Blobs: blobs}
+	made, kept, err := j.Behind(before)
+	if err == nil && made.Windows > 0 {
+		fmt.Fprintf(stdout, "tenant %s: %s of %d bytes, state runs and tables of %s before %s, are left to the batch to delete\n",
+			all[0].chain.Tenant, count(made.Objects, "object"), made.Bytes, count(made.Windows, "window"), timeText(kept))
+	}
+	return err
 }
 
 // keptAtLeast is the longest retention + max_age of any revision.

@@ -11,6 +11,7 @@ import (
 
 	"tandem/schemas/archive"
 	"tandem/schemas/blob"
+	"tandem/schemas/tables"
 )
 
 const archiveBegin = 1_760_000_400_000 // ms; a full hour
@@ -121,13 +122,28 @@ func TestArchiveRetiresByTheArchivesTime(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// What the batch made of a window a session_ttl before that, and of one after.
+	old, kept := int64(archiveBegin-12*3600_000), int64(archiveBegin-11*3600_000)
+	for _, name := range []string{fmt.Sprintf("batch/shop/out/%012d/%014d/run.json", 1, old), fmt.Sprintf("batch/shop/out/%012d/%014d/000.parquet", 1, old),
+		tables.RowsName("shop", old, 1), fmt.Sprintf("batch/shop/out/%012d/%014d/run.json", 1, kept)} {
+		if err := b.Create(name, []byte("ten bytes.")); err != nil {
+			t.Fatal(err)
+		}
+	}
 	out, _ := archiveCommand(t, 0, "retire", "--site", f.file, "--dry-run")
 	wantText(t, out, "tenant shop: 6 files of [0-9]+ bytes would be deleted, of event times before 2025-10-09T09:30:00Z")
+	wantText(t, out, "tenant shop: 3 objects of 30 bytes, state runs and tables of 1 window before 2025-10-08T21:30:00Z, are left to the batch to delete")
 	archiveCommand(t, 0, "verify", "--site", f.file)
 	out, _ = archiveCommand(t, 0, "retire", "--site", f.file, "--keep", "769h")
 	wantText(t, out, "tenant shop: 0 files")
 	out, _ = archiveCommand(t, 0, "retire", "--site", f.file)
 	wantText(t, out, "tenant shop: 6 files of [0-9]+ bytes deleted")
+	var said bytes.Buffer
+	if code := run(t.Context(), []string{"batch", "collect", "--site", f.file, "--dry-run"}, &said, &said); code != 0 {
+		t.Fatal(said.String())
+	}
+	wantText(t, said.String(), "^tenant shop: 1 object of 10 bytes, of 1 window that newer coverage has replaced, would be deleted\n"+
+		"tenant shop: 3 objects of 30 bytes, of 1 window behind the retention, would be deleted\n$")
 	out, _ = archiveCommand(t, 0, "verify", "--site", f.file)
 	wantText(t, out, "^0 beacons in 0 files, 8 manifests")
 }

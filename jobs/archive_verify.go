@@ -32,7 +32,8 @@ example:
 
 // keptPartition is a partition of a tenant's topic in the archive.
 type keptPartition struct {
-	chain *tenant.Chain
+	chain   *tenant.Chain
+	spliced *tenant.Chain // by which the batch reads
 	archive.Partitions
 	partition int32
 	fromRaw   bool // made by a backfill --from-raw: no topic of Kafka has it
@@ -89,7 +90,7 @@ func (f *archiveFlags) archived(s *site.Site, blobs blob.Store) (all []keptParti
 				return nil, err
 			}
 			for n := range p.Count {
-				all = append(all, keptPartition{t.Chain, p, n, false})
+				all = append(all, keptPartition{t.Chain, t.Spliced, p, n, false})
 			}
 		}
 		brought, err := batch.ReadFromRaw(blobs, t.Chain.Tenant)
@@ -98,7 +99,7 @@ func (f *archiveFlags) archived(s *site.Site, blobs blob.Store) (all []keptParti
 		}
 		for i := range brought {
 			b := brought[i].Batched()
-			all = append(all, keptPartition{t.Chain, archive.Partitions{Topic: b.Name, TopicID: b.ID, Count: b.Partitions}, 0, true})
+			all = append(all, keptPartition{t.Chain, t.Spliced, archive.Partitions{Topic: b.Name, TopicID: b.ID, Count: b.Partitions}, 0, true})
 		}
 	}
 	if !known {

@@ -231,7 +231,10 @@ func auditText(b *strings.Builder, r *batch.AuditReport) {
 	}
 	if apart := r.Total.Compared() - r.Total.Equal; r.Faults == 0 {
 		fmt.Fprintf(b, "explained: the stream's %s are what the records that are not late come to", count(int(r.Checked), "value"))
-		if apart > 0 {
+		switch {
+		case apart > 0 && r.Spliced > 0:
+			fmt.Fprintf(b, "; late ones, and splices of the config in %s of the batch, make a difference of %s", count(r.Spliced, "window"), count(int(apart), "value"))
+		case apart > 0:
 			fmt.Fprintf(b, "; late ones make a difference of %s", count(int(apart), "value"))
 		}
 		b.WriteByte('\n')
@@ -249,8 +252,8 @@ func auditText(b *strings.Builder, r *batch.AuditReport) {
 		if i == 0 {
 			b.WriteString("sessions behind it:\n")
 		}
-		if s.Why == "late" {
-			fmt.Fprintf(b, "  %s: late, which makes a difference of %s from %s on\n", s.Session, count(s.Values, "value"), timeText(s.Window))
+		if s.Why == "late" || s.Why == "splice" {
+			fmt.Fprintf(b, "  %s: %s, which makes a difference of %s from %s on\n", s.Session, s.Why, count(s.Values, "value"), timeText(s.Window))
 		} else {
 			fmt.Fprintf(b, "  %s: a part in %s of these in %s, of which %d off by exactly that\n", s.Session, count(s.Values, "value"), s.Why, s.Exact)
 		}

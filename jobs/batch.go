@@ -28,7 +28,7 @@ const batchUsage = `usage: tandem batch --site SITE.yaml [--parallel N] [--once]
        tandem batch plan --site SITE.yaml [--parts N] [--reparse] [--json]
        tandem batch map --site SITE.yaml [--parallel N] TASK...
        tandem batch reduce --site SITE.yaml WINDOW...
-       tandem batch collect --site SITE.yaml
+       tandem batch collect --site SITE.yaml [--dry-run]
 
 Recomputes windows of 30 minutes from the archive: finds what is due for every tenant of the site and does it, until nothing
 is due. Beacons that come after their window was covered wait for a pass at the next multiple of late_every of the site file (24h
@@ -41,8 +41,9 @@ It makes nothing due.
 For a scheduler the same in three steps. plan claims what is due and prints its tasks, a line each: map TASK and reduce WINDOW;
 nothing, if nothing is due. map runs a share of the hash ranges of a plan; shares may run at once, anywhere, in any order and
 again, and need the blobs only. reduce, after all maps of the plan, writes a window to the store; windows one after another,
-in the order of the plan. collect, at any time, deletes what earlier generations made, rows included, an hour after it first saw
-that nothing names it any more; tandem batch does so at its end. Where only a number tells tasks apart, as in a Kubernetes indexed job, TASK may be I/N, share I (from
+in the order of the plan. collect, at any time, deletes what earlier generations made, rows included, and the state runs and tables
+of windows more than a session_ttl before the event files that tandem archive retire has left, an hour after it first saw that
+nothing needs them any more; tandem batch does so at its end. --dry-run only says what there is of both, waiting or not. Where only a number tells tasks apart, as in a Kubernetes indexed job, TASK may be I/N, share I (from
 0) of N of each tenant's newest plan; and WINDOW may be all: those of the newest plans.
 
 example:
@@ -78,6 +79,7 @@ func runBatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	wait := flags.Duration("wait", 4*time.Minute, "how long to wait for another run to end, 0s to 24h")
 	parts := flags.Int("parts", 8, "map tasks to print for a plan, 1 to 64")
 	asJSON := flags.Bool("json", false, "print plans as JSON")
+	dry := flags.Bool("dry-run", false, "collect only says what would be deleted")
 	rest, code, over := parse(flags, batchUsage, args, stderr)
 	step := ""
 	if len(rest) > 0 {
@@ -95,6 +97,8 @@ func runBatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		return wrongUsage(stderr, "batch", "%s needs a task; tandem batch plan prints them", step)
 	case !tasks && len(rest) > 0:
 		return wrongUsage(stderr, "batch", "unexpected argument %q", rest[0])
+	case *dry && step != "collect":
+		return wrongUsage(stderr, "batch", "--dry-run is for batch collect")
 	case b.parallel < 0 || b.parallel > 1024:
 		return wrongUsage(stderr, "batch", "--parallel %d is not in 0 to 1024", b.parallel)
 	case b.ranges < 0 || b.ranges > batch.Buckets:
@@ -116,7 +120,12 @@ func runBatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		case "reduce":
 			err = b.reduceWindows(ctx, rest)
 		case "collect":
-			err = b.withStore(ctx, func(j *batch.Job) error { return b.collect(ctx, j) })
+			err = b.withStore(ctx, func(j *batch.Job) error {
+				if *dry {
+					return removable(ctx, j, stdout)
+				}
+				return b.collect(ctx, j)
+			})
 		}
 	}
 	b.bar.clear()
@@ -263,6 +272,20 @@ func (b *batchJob) collect(ctx context.Context, j *batch.Job) error {
 		b.log.Info("collected", "tenant", j.Chain.Tenant, "windows", c.Deleted, "objects", c.Objects, "waiting", c.Waiting)
 	}
 	return err
+}
+
+// removable prints what collect would delete.
+func removable(ctx context.Context, j *batch.Job, stdout io.Writer) error {
+	replaced, old, err := j.Removable(ctx)
+	if err != nil {
+		return err
+	}
+	say := func(what string, r batch.Removable) {
+		fmt.Fprintf(stdout, "tenant %s: %s of %d bytes, of %s %s, would be deleted\n", j.Chain.Tenant, count(r.Objects, "object"), r.Bytes, count(r.Windows, "window"), what)
+	}
+	say("that newer coverage has replaced", replaced)
+	say("behind the retention", old)
+	return nil
 }
 
 // logWindows logs each window that is covered, where no bar is shown.

@@ -1,6 +1,6 @@
 // measure runs the stages of Tandem on the benchmark's traffic and prints beacons per CPU-second of the whole process.
 //
-//	go run ./scripts/measure -records records.tsv -config config.yaml -site FOLDER
+//	go run ./scripts/measure -records records.tsv -config config.yaml -site FOLDER [-run TANDEM]
 //	go run ./scripts/measure -records records.tsv -config config.yaml [-stages parse,fold,shard] [-profile FOLDER]
 //	go run ./scripts/measure -growth all
 package main
@@ -72,6 +72,7 @@ func main() {
 	n := flag.Int("n", 1<<30, "at most so many records")
 	kafka := flag.String("kafka", "", "`HOST:PORT,...` of a Kafka for the stage shard-real; without it that is left out")
 	site := flag.String("site", "", "archive the records in this `folder`, which becomes a site for tandem batch, and measure nothing")
+	program := flag.String("run", "", "with -site: a tandem `program`, whose batch then runs on the site, a process of its own: its CPU time and memory")
 	profile := flag.String("profile", "", "folder for CPU profiles")
 	keep := flag.String("keep", "", "`folder` for the store of the stage serve, made once; without it that is left out")
 	readers := flag.Duration("readers", 0, "for how long 200 readers ask at once in the stage serve")
@@ -89,7 +90,11 @@ func main() {
 		os.Exit(2)
 	}
 	if *site != "" {
-		if err := makeSite(*site, *file, *config); err != nil {
+		beacons, err := makeSite(*site, *file, *config)
+		if err == nil && *program != "" {
+			err = runOn(*site, *program, beacons)
+		}
+		if err != nil {
 			log.Fatal(err)
 		}
 		return
