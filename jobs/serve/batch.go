@@ -39,7 +39,7 @@ type Batch struct {
 	Step       string              `json:"step,omitempty" doc:"as 1m, 6h or 1d, or all for one point; absent: at most 500 points"`
 	Filter     map[string][]string `json:"filter,omitempty" doc:"by tag the values that count"`
 	GroupBy    []string            `json:"groupBy,omitempty" doc:"tags that divide the series"`
-	Compare    bool                `json:"compare,omitempty" doc:"tells each variation's difference from the control"`
+	Compare    bool                `json:"compare,omitempty" doc:"tells each variation's difference from the control, by point and as proven since the experiment began"`
 }
 
 // Ask is one formula of a Batch: ID or Expr.
@@ -61,6 +61,7 @@ type Result struct {
 	Series          []Line    `json:"series"`
 	Warnings        []Warning `json:"warnings" doc:"formulas that could not be answered, and why"`
 	Control         string    `json:"control,omitempty" doc:"the experiment's"`
+	Evidence        *Evidence `json:"evidence,omitempty" doc:"asked for by compare, of an experiment: the time that proofs are over"`
 }
 
 // Meta says how a formula is shown.
@@ -84,6 +85,7 @@ type Line struct {
 	// Absolute and Relative are asked for by Compare, of all but the control.
 	Absolute Values `json:"absolute,omitempty" doc:"difference from the control"`
 	Relative Values `json:"relative,omitempty" doc:"difference from the control, as a share of the control's"`
+	Proof    *Proof `json:"proof,omitempty" doc:"what is proven of the difference, over the time of evidence"`
 }
 
 // Warning tells of a formula that is missing.
@@ -124,7 +126,7 @@ func (q *Request) Answer(ctx context.Context, b *Batch) (*Result, error) {
 		return nil, err
 	}
 	catalog := x.Catalog()
-	query, err := b.query(catalog)
+	query, to, err := b.query(catalog)
 	if err != nil {
 		return nil, Bad(err)
 	}
@@ -183,6 +185,11 @@ func (q *Request) Answer(ctx context.Context, b *Batch) (*Result, error) {
 			compare(out.Series[begin:], f.keys, out.Control)
 		}
 	}
+	if b.Compare && out.Control != "" {
+		if err := prove(ctx, x, query, to, schema, plan, f.keys, out); err != nil {
+			return nil, err
+		}
+	}
 	f.times(out)
 	return out, nil
 }
@@ -198,16 +205,16 @@ func find(c *read.Catalog, name string) *read.Experiment {
 	return nil
 }
 
-// query checks what a batch asks for.
-func (b *Batch) query(c *read.Catalog) (read.Query, error) {
-	q := read.Query{Experiment: b.Experiment, Filter: b.Filter, GroupBy: b.GroupBy}
+// query checks what a batch asks for; to is the end of the range before it is moved to a multiple of the step.
+func (b *Batch) query(c *read.Catalog) (q read.Query, to int64, err error) {
+	q = read.Query{Experiment: b.Experiment, Filter: b.Filter, GroupBy: b.GroupBy}
 	switch {
 	case len(b.Formulas) == 0 || len(b.Formulas) > maxAsks:
-		return q, fmt.Errorf("%d formulas; 1 to %d are allowed", len(b.Formulas), maxAsks)
+		return q, 0, fmt.Errorf("%d formulas; 1 to %d are allowed", len(b.Formulas), maxAsks)
 	case b.Experiment != "" && find(c, b.Experiment) == nil:
-		return q, fmt.Errorf("there is no experiment %q", b.Experiment)
+		return q, 0, fmt.Errorf("there is no experiment %q", b.Experiment)
 	case b.Scope != "" && (b.Experiment == "" || b.Scope != "assigned" && b.Scope != "fm"):
-		return q, fmt.Errorf("scope %q: it is assigned or fm, and goes with an experiment", b.Scope)
+		return q, 0, fmt.Errorf("scope %q: it is assigned or fm, and goes with an experiment", b.Scope)
 	}
 	tags := map[string]bool{}
 	for _, t := range c.Tags {
@@ -215,25 +222,26 @@ func (b *Batch) query(c *read.Catalog) (read.Query, error) {
 	}
 	for t, values := range b.Filter {
 		if !tags[t] || len(values) > 1_000 {
-			return q, fmt.Errorf("filter: there is no tag %q, or it has more than 1000 values", t)
+			return q, 0, fmt.Errorf("filter: there is no tag %q, or it has more than 1000 values", t)
 		}
 	}
 	for i, t := range b.GroupBy {
 		if !tags[t] || slices.Contains(b.GroupBy[:i], t) {
-			return q, fmt.Errorf("groupBy: there is no tag %q, or it is there twice", t)
+			return q, 0, fmt.Errorf("groupBy: there is no tag %q, or it is there twice", t)
 		}
 	}
-	var err error
 	if q.To, err = minute("to", b.To, max(c.To, 1)); err != nil {
-		return q, err
+		return q, 0, err
 	}
 	if q.From, err = minute("from", b.From, max(0, q.To-24*60)); err != nil {
-		return q, err
+		return q, 0, err
 	}
 	if q.From >= q.To {
-		return q, fmt.Errorf("from %s is not before to %s", stamp(q.From), stamp(q.To))
+		return q, 0, fmt.Errorf("from %s is not before to %s", stamp(q.From), stamp(q.To))
 	}
-	return q, b.step(&q)
+	to = q.To
+	err = b.step(&q)
+	return q, to, err
 }
 
 // step sets the step, and moves the range to multiples of it.
@@ -332,8 +340,12 @@ type key struct {
 	text      string
 }
 
+func keyText(variation string, tags []string) string {
+	return variation + "\x00" + strings.Join(tags, "\x00")
+}
+
 func (f *fetched) add(variation string, tags []string) string {
-	text := variation + "\x00" + strings.Join(tags, "\x00")
+	text := keyText(variation, tags)
 	if !f.known[text] {
 		f.known[text] = true
 		f.keys = append(f.keys, key{variation, tags, text})

@@ -292,6 +292,21 @@ func TestOpenAPI(t *testing.T) {
 	check("Result", answer)
 	check("Meta", answer["formulas"].([]any)[0].(map[string]any))
 	check("Line", answer["series"].([]any)[0].(map[string]any))
+	var compared map[string]any
+	must(t, json.Unmarshal(call(h, "POST", "/shop", tokens["one"], `{"formulas":[{"expr":"order.beta / visit.beta"}],"experiment":"x","compare":true}`).Body.Bytes(), &compared))
+	check("Result", compared)
+	check("Evidence", compared["evidence"].(map[string]any))
+	proofs := 0
+	for _, l := range compared["series"].([]any) {
+		if p, ok := l.(map[string]any)["proof"].(map[string]any); ok {
+			proofs++
+			check("Proof", p)
+			check("Estimate", p["relative"].(map[string]any))
+		}
+	}
+	if proofs != 2 {
+		t.Errorf("%d proofs", proofs)
+	}
 	if len(doc.Components.Schemas["Batch"].Properties) != reflect.TypeFor[Batch]().NumField() {
 		t.Error("Batch and its schema have not the same fields")
 	}

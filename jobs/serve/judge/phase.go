@@ -32,11 +32,10 @@ func ConfigAt(chain *tenant.Chain, ms int64) (c *tenant.Config, rev int) {
 	return &copied, at
 }
 
-// Span is the time that an experiment counts over, in minutes [from, to): as its config says, as far as values are kept at minute
-// now, and not before begin, the first minute of which the store has anything.
-func Span(x *tenant.Experiment, c *tenant.Config, begin, now int64) (from, to int64) {
-	// Values expire by the minute while they are read, and the sum of a bucket of which one has expired is not known.
-	from, to = max(now-c.Retention/60000+2, begin), now
+// Span is the time that an experiment counts over, in minutes [from, to): as its config says, not before begin, the first minute that
+// is known, and up to minute now.
+func Span(x *tenant.Experiment, begin, now int64) (from, to int64) {
+	from, to = begin, now
 	if x.Start != tenant.NoStart {
 		from = max(from, x.Start/60000)
 	}

@@ -84,7 +84,7 @@ func (s *server) look(ctx context.Context, tenant string) (*list, error) {
 		formulas, err := rd.Formulas(ctx, x.Name, "fm")
 		if err == nil {
 			var e *evaluation
-			e, err = evaluate(ctx, rd, c, x, slices.DeleteFunc(formulas, func(f Formula) bool { return f.Stat == nil }), "fm", nil)
+			e, err = evaluate(ctx, rd, x, slices.DeleteFunc(formulas, func(f Formula) bool { return f.Stat == nil }), "fm", nil)
 			all = append(all, e)
 		}
 		if err != nil {
@@ -264,14 +264,14 @@ func (s *server) experiment(r *http.Request) (any, error) {
 	if w.drill != "" && drill < 0 {
 		return nil, fmt.Errorf("%w: formula %q", ErrNotFound, w.drill)
 	}
-	e, err := evaluate(ctx, rd, c, &c.Experiments[i], formulas, w.scope, w.filter)
+	e, err := evaluate(ctx, rd, &c.Experiments[i], formulas, w.scope, w.filter)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.confirmAmong(ctx, c.Tenant, e); err != nil {
 		return nil, err
 	}
-	drawn, err := chart(ctx, rd, c, e, formulas, w)
+	drawn, err := chart(ctx, rd, e, formulas, w)
 	if err != nil {
 		return nil, err
 	}
@@ -405,8 +405,8 @@ func (e *evaluation) lift(f *Formula) any {
 }
 
 // chart gives each formula by variation over the range asked for, the minutes that are still open included.
-func chart(ctx context.Context, rd Reader, c *tenant.Config, e *evaluation, formulas []Formula, w wanted) (any, error) {
-	from, to, _, _ := span(e.x, c, rd)
+func chart(ctx context.Context, rd Reader, e *evaluation, formulas []Formula, w wanted) (any, error) {
+	from, to, _, _ := span(e.x, rd)
 	if n := ranges[w.span]; n > 0 {
 		from = max(from, to-n)
 	}

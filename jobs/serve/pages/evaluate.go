@@ -58,15 +58,15 @@ type result struct {
 }
 
 // span is the time that an experiment counts over, in minutes.
-func span(x *tenant.Experiment, c *tenant.Config, rd Reader) (from, to int64, started, ended bool) {
+func span(x *tenant.Experiment, rd Reader) (from, to int64, started, ended bool) {
 	minute := rd.Now().Unix() / 60
-	from, to = judge.Span(x, c, rd.Begin(), minute)
+	from, to = judge.Span(x, rd.Begin(), minute)
 	return from, to, x.Start == tenant.NoStart || x.Start/60000 <= minute, x.End != tenant.NoEnd && x.End/60000 <= minute
 }
 
 // evaluate reads an experiment's sums since its start and says what they prove, up to the last closed minute.
-func evaluate(ctx context.Context, rd Reader, c *tenant.Config, x *tenant.Experiment, formulas []Formula, scope string, filter map[string]string) (*evaluation, error) {
-	from, to, started, ended := span(x, c, rd)
+func evaluate(ctx context.Context, rd Reader, x *tenant.Experiment, formulas []Formula, scope string, filter map[string]string) (*evaluation, error) {
+	from, to, started, ended := span(x, rd)
 	e := &evaluation{x: x, scope: scope, formulas: formulas, from: from, to: max(to, from), step: 1}
 	e.signs.Started, e.signs.Ended, e.signs.SplitP = started, ended, 1
 	judged, shown := []Base{sessions(scope)}, []Base{}

@@ -81,6 +81,8 @@ type experimentData struct {
 			Value           float64
 			Diff, Low, High *float64
 			State, Why      string
+			P               *float64
+			Failing         bool
 		}
 	}
 	Chart struct {

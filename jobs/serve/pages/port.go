@@ -33,7 +33,7 @@ type Source interface {
 type Reader interface {
 	// Now is the time that open experiments and charts end at.
 	Now() time.Time
-	// Begin is the first minute of which the store has anything.
+	// Begin is the first minute that is known: of which the store has anything, and that has not expired.
 	Begin() int64
 	// Config is the revision in force and its text.
 	Config() (*tenant.Config, string)

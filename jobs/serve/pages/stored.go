@@ -121,7 +121,7 @@ func (r *reader) Trouble() []string { return r.trouble }
 // Begin is part of Reader.
 func (r *reader) Begin() int64 {
 	from, _ := r.x.Span()
-	return from
+	return max(from, r.x.Known())
 }
 
 // Config is part of Reader.
