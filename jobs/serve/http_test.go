@@ -19,6 +19,7 @@ import (
 	"github.com/apache/arrow/go/v17/parquet/file"
 
 	"tandem/core/formula"
+	"tandem/jobs/serve/prom"
 	"tandem/jobs/serve/read"
 	"tandem/schemas/traffic"
 )
@@ -33,12 +34,19 @@ formulas:
   value: {title: Value, expr: order.revenue / orders}
   seen: {title: Seen, expr: 'rolling(visitors, "1h")'}
   reach: {title: "Reach ${mp}", expr: 'hits("${mp}") / sessions'}
+  steady: {title: Orders of a session, expr: order / sessions, minimum: 500}
+  middle: {title: Median, expr: 'quantile(order.revenue, 0.5)', unit: currency, description: Half of the orders are below.}
 `
 
 // testServer serves a world as two tenants, of which the tokens see one, both or none.
 func testServer(t testing.TB, limits Limits) (h http.Handler, w *world, tokens map[string]string) {
 	t.Helper()
-	w = newWorld(t, rand.New(rand.NewPCG(3, 3)))
+	return testServerOf(t, rand.New(rand.NewPCG(3, 3)), limits)
+}
+
+func testServerOf(t testing.TB, rnd *rand.Rand, limits Limits) (h http.Handler, w *world, tokens map[string]string) {
+	t.Helper()
+	w = newWorld(t, rnd)
 	r, err := formula.Load("test", []byte(testFormulas))
 	must(t, err)
 	shop := &Tenant{Chain: testChain(t), Formulas: r}
@@ -67,8 +75,14 @@ func testServer(t testing.TB, limits Limits) (h http.Handler, w *world, tokens m
 			return nil
 		},
 		Tenants: func() []string { return []string{"shop", "other"} },
-		Tokens:  func() *Tokens { return all }, Limits: limits, Pages: pages, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return now },
+		Tokens:  func() *Tokens { return all }, Limits: limits, Pages: pages, Prom: asPrometheus(prom.DefaultLimits()), Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return now },
 	}), w, tokens
+}
+
+func asPrometheus(l prom.Limits) http.Handler {
+	return prom.New(prom.Config{Fail: Fail, Now: time.Now, Limits: l, Resolve: func(r *http.Request) (*read.Resolved, error) {
+		return FromContext(r.Context()).Resolve(r.Context())
+	}})
 }
 
 func call(h http.Handler, method, path, token, body string) *httptest.ResponseRecorder {
