@@ -75,6 +75,31 @@ type world struct {
 	st   store.Store
 	seen map[string][]uint64 // by layer, minute, experiment, variation and tags
 	base int64               // first minute
+
+	exported map[string][]exportLine // by layer, read once
+}
+
+// exportLine is a line of export, taken apart.
+type exportLine struct {
+	name, tags    string
+	minute, value int64
+}
+
+func (w *world) export(t testing.TB, layer string) []exportLine {
+	if all, ok := w.exported[layer]; ok {
+		return all
+	}
+	lines, err := embedded.Lines(context.Background(), w.st, "shop", layer, 0, store.MaxMinute)
+	must(t, err)
+	var all []exportLine
+	for _, l := range lines {
+		f := strings.Split(l, "\t")
+		minute, _ := strconv.ParseInt(f[2], 10, 64)
+		value, _ := strconv.ParseInt(f[3], 10, 64)
+		all = append(all, exportLine{f[0], f[1], minute, value})
+	}
+	w.exported[layer] = all
+	return all
 }
 
 const worldMinutes = 240
@@ -87,7 +112,7 @@ func seenKey(layer string, minute int64, experiment, variation, tags string) str
 
 func newWorld(t testing.TB, rnd *rand.Rand) *world {
 	ctx := context.Background()
-	w := &world{st: testStore(t, never), seen: map[string][]uint64{}, base: 30 * (1000 + rnd.Int64N(50))}
+	w := &world{st: testStore(t, never), seen: map[string][]uint64{}, exported: map[string][]exportLine{}, base: 30 * (1000 + rnd.Int64N(50))}
 	layers := []string{"stream.dc1", "stream.dc2"}
 	for g := range int64(4) {
 		layers = append(layers, batch.Layer(g))
@@ -247,19 +272,16 @@ func (w *world) naiveOf(t testing.TB, q read.Query, layer string) map[string][]i
 	if q.Experiment != "" {
 		prefix = "shop.visit.fm." + q.Experiment + "."
 	}
-	lines, err := embedded.Lines(ctx, w.st, "shop", layer, 0, store.MaxMinute)
-	must(t, err)
-	for _, l := range lines {
-		f := strings.Split(l, "\t")
-		rest, ok := strings.CutPrefix(f[0], prefix)
-		if !ok {
+	for _, l := range w.export(t, layer) {
+		rest, ok := strings.CutPrefix(l.name, prefix)
+		if !ok || l.minute < q.From-max(q.Rolling, 0) || l.minute >= q.To+q.Step {
 			continue
 		}
 		variation := ""
 		if q.Experiment != "" {
 			variation, rest, _ = strings.Cut(rest, ".")
 		}
-		g, passes := group(f[1])
+		g, passes := group(l.tags)
 		full := "fm." + rest
 		if q.Experiment == "" {
 			full = "site." + rest
@@ -267,9 +289,7 @@ func (w *world) naiveOf(t testing.TB, q read.Query, layer string) map[string][]i
 		if !passes || rest == "visitors" || !slices.Contains(q.Metrics, full) {
 			continue
 		}
-		minute, _ := strconv.ParseInt(f[2], 10, 64)
-		value, _ := strconv.ParseInt(f[3], 10, 64)
-		covers(minute, func(p int) { at(full + "|" + variation + "|" + g)[p] += value })
+		covers(l.minute, func(p int) { at(full + "|" + variation + "|" + g)[p] += l.value })
 	}
 	v, err := batch.View(ctx, w.st, "shop")
 	must(t, err)
