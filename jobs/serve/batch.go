@@ -14,6 +14,7 @@ import (
 	"tandem/core/formula"
 	"tandem/core/tenant"
 	"tandem/jobs/serve/read"
+	"tandem/schemas/store"
 )
 
 //go:embed formulas.yaml
@@ -117,6 +118,10 @@ func (v Values) MarshalJSON() ([]byte, error) {
 const (
 	maxAsks    = 100
 	autoPoints = 500
+	// maxRollings is how many lengths of rolling values a batch may have: each is a query of its own.
+	maxRollings = 24
+	// maxWork bounds the operations that a batch takes, some nanoseconds each.
+	maxWork = 200_000_000
 )
 
 // Answer answers a batch. Errors are of the request (*Problem, *read.LimitError) or of the store.
@@ -150,7 +155,8 @@ func (q *Request) Answer(ctx context.Context, b *Batch) (*Result, error) {
 		meta.Title = c.Title
 		out.Formulas = append(out.Formulas, meta)
 	}
-	f, err := fetchAll(ctx, x, query, plan.Bases)
+	budget := x.Budget()
+	f, err := fetchAll(ctx, x, budget, query, plan.Bases)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +175,17 @@ func (q *Request) Answer(ctx context.Context, b *Batch) (*Result, error) {
 	if points := int64(lines) * int64(f.points); points > q.Reader.Limits().Points {
 		return nil, &read.LimitError{Name: "points", Limit: q.Reader.Limits().Points, Way: "take a larger step, a shorter range, fewer formulas or fewer tags"}
 	}
+	work := int64(0)
 	for _, c := range plan.Formulas {
+		work += int64(c.Steps) * int64(len(f.keys)) * int64(f.points)
+	}
+	if work > maxWork {
+		return nil, &read.LimitError{Name: "work", Limit: maxWork, Way: "take a larger step, a shorter range, or simpler formulas"}
+	}
+	for _, c := range plan.Formulas {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		begin := len(out.Series)
 		for _, k := range f.keys {
 			line := Line{Formula: c.ID, Variation: k.variation, Values: c.Eval(f.columns(k))}
@@ -186,7 +202,7 @@ func (q *Request) Answer(ctx context.Context, b *Batch) (*Result, error) {
 		}
 	}
 	if b.Compare && out.Control != "" {
-		if err := prove(ctx, x, query, to, schema, plan, f.keys, out); err != nil {
+		if err := prove(ctx, x, budget, query, to, schema, plan, f.keys, out); err != nil {
 			return nil, err
 		}
 	}
@@ -268,6 +284,9 @@ func (b *Batch) step(q *read.Query) error {
 	}
 	q.From -= q.From % q.Step
 	q.To += (q.Step - q.To%q.Step) % q.Step
+	if q.To > store.MaxMinute+1 {
+		return fmt.Errorf("step %q: its last multiple is beyond the last minute that there is, %s", b.Step, stamp(store.MaxMinute))
+	}
 	return nil
 }
 
@@ -358,16 +377,19 @@ func (f *fetched) sort() {
 }
 
 // fetchAll reads all bases, those of each length of rolling together.
-func fetchAll(ctx context.Context, x *read.Resolved, q read.Query, bases []formula.Base) (*fetched, error) {
+func fetchAll(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Query, bases []formula.Base) (*fetched, error) {
 	f := &fetched{known: map[string]bool{}, values: map[formula.Base]map[string][]int64{}}
 	by := map[int64][]string{0: nil}
 	for _, b := range bases {
 		by[b.Rolling] = append(by[b.Rolling], b.Metric)
 	}
+	if len(by) > maxRollings {
+		return nil, &read.LimitError{Name: "rollings", Limit: maxRollings, Way: "ask for fewer lengths of rolling values at once"}
+	}
 	for rolling, metrics := range by {
 		one := q
 		one.Rolling, one.Metrics = rolling, metrics
-		a, err := x.Range(ctx, one)
+		a, err := x.RangeWithin(ctx, budget, one)
 		if err != nil {
 			var limit *read.LimitError
 			if errors.As(err, &limit) || ctx.Err() != nil {

@@ -66,7 +66,7 @@ const (
 
 // prove fills in what is proven of each line but the control's: lines are by formula of the plan and key. to is where the range
 // ends.
-func prove(ctx context.Context, x *read.Resolved, q read.Query, to int64, schema *formula.Schema, plan *formula.Plan, keys []key, out *Result) error {
+func prove(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Query, to int64, schema *formula.Schema, plan *formula.Plan, keys []key, out *Result) error {
 	begin, now := x.Span()
 	now = min(now, to)
 	c, _ := judge.ConfigAt(x.Chain, now*60_000-1)
@@ -97,7 +97,7 @@ func prove(ctx context.Context, x *read.Resolved, q read.Query, to int64, schema
 	if len(bases) == 0 {
 		return nil
 	}
-	sums, err := fetchAll(ctx, x, q, bases)
+	sums, err := fetchAll(ctx, x, budget, q, bases)
 	if err != nil {
 		return err
 	}
