@@ -75,7 +75,7 @@ func (d *demo) serve(ctx context.Context, stderr io.Writer) (*demoServed, error)
 	})
 	going, stop := context.WithCancel(ctx)
 	s := &demoServed{url: "http://" + l.Addr().String() + "/", stop: stop, done: make(chan error, 1)}
-	go func() { s.done <- serveHTTP(going, netutil.LimitListener(l, serveConnections), handler) }()
+	go func() { s.done <- serveHTTP(going, netutil.LimitListener(l, serveConnections), handler, servePatience) }()
 	fmt.Fprintf(stderr, "Serving on %s, on this machine only.\n", s.url)
 	return s, nil
 }

@@ -43,14 +43,20 @@ example:
 
 `
 
-// Limits of the server. A client that sends or reads too slowly is cut off, and holds up nobody.
+// Limits of the server.
 const (
 	serveConnections = 1_024
-	serveHeader      = 10 * time.Second // to send the header of a request
-	serveBody        = 20 * time.Second // and all of it
-	serveAnswer      = 90 * time.Second // to work out an answer and read it
 	serveDrain       = 10 * time.Second // for what is being answered, after SIGTERM
 )
+
+// patience is how long the server waits for a client. One that sends or reads too slowly is cut off, and holds up nobody.
+type patience struct {
+	header time.Duration // to send the header of a request
+	body   time.Duration // and all of it
+	answer time.Duration // to work out an answer and read it
+}
+
+var servePatience = patience{header: 10 * time.Second, body: 20 * time.Second, answer: 90 * time.Second}
 
 type serveOptions struct {
 	services                                                       string
@@ -160,14 +166,17 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
 			}})
 	}
 	log.Info("serving", "url", fmt.Sprintf("%s://%s/", scheme, l.Addr()), "tenants", len(tenants.names()))
-	return serveHTTP(ctx, l, serve.NewHandler(c))
+	return serveHTTP(ctx, l, serve.NewHandler(c), servePatience)
 }
 
 // asPrometheus answers for the tenant of a request as Prometheus does.
 func asPrometheus() http.Handler {
-	return prom.New(prom.Config{Fail: serve.Fail, Now: time.Now, Limits: prom.DefaultLimits(), Resolve: func(r *http.Request) (*read.Resolved, error) {
-		return serve.FromContext(r.Context()).Resolve(r.Context())
-	}})
+	return prom.New(prom.Config{Fail: serve.Fail, Now: time.Now, Limits: prom.DefaultLimits(),
+		Resolve: func(r *http.Request) (*read.Resolved, error) {
+			return serve.FromContext(r.Context()).Resolve(r.Context())
+		},
+		Work: func(r *http.Request) (func(), error) { return serve.FromContext(r.Context()).Work(r.Context()) },
+	})
 }
 
 // followTokens reads the tokens file again every serveLook. While it cannot be read, the tokens stay as they are.
@@ -189,8 +198,8 @@ func (o *serveOptions) followTokens(ctx context.Context, log *slog.Logger, now *
 }
 
 // serveHTTP serves until the context ends, and then what has begun.
-func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: serveHeader, ReadTimeout: serveBody, WriteTimeout: serveAnswer, IdleTimeout: idleTimeout,
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, p patience) error {
+	s := &http.Server{Handler: h, ReadHeaderTimeout: p.header, ReadTimeout: p.body, WriteTimeout: p.answer, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader, ErrorLog: log.New(discard{}, "", 0)}
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(l) }()

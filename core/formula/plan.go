@@ -51,6 +51,8 @@ type Compiled struct {
 	Title    string
 	// Shape is what statistics can be made of it.
 	Shape Shape
+	// Steps is how many operations a point takes.
+	Steps int
 
 	eval func(Columns) []float64
 }
@@ -106,7 +108,7 @@ func (r *Repository) Compile(p *Plan, a Ask) (*Compiled, error) {
 	if err != nil {
 		return nil, fmt.Errorf("formula %s: %w", f.ID, err)
 	}
-	out := &Compiled{Formula: f, Title: c.fill(f.Title), Shape: c.shape(f), eval: eval}
+	out := &Compiled{Formula: f, Title: c.fill(f.Title), Shape: c.shape(f), Steps: c.steps, eval: eval}
 	p.Formulas = append(p.Formulas, out)
 	return out, nil
 }
@@ -288,6 +290,7 @@ func (c *compiler) histogram(f *Formula, fn, name string, x float64) (evalFunc, 
 		return nil, fmt.Errorf("%q has no histogram; declare it in the tenant's config", name)
 	}
 	buckets := c.p.schema.Buckets(scope + "." + rest)
+	c.steps += len(buckets)
 	bases := make([]Base, len(buckets))
 	for i, b := range buckets {
 		bases[i] = Base{Metric: fmt.Sprintf("%s.%s.h%d", scope, rest, b)}

@@ -14,6 +14,7 @@ import (
 	"tandem/core/formula"
 	"tandem/core/tenant"
 	"tandem/jobs/serve/read"
+	"tandem/schemas/store"
 )
 
 //go:embed formulas.yaml
@@ -39,7 +40,7 @@ type Batch struct {
 	Step       string              `json:"step,omitempty" doc:"as 1m, 6h or 1d, or all for one point; absent: at most 500 points"`
 	Filter     map[string][]string `json:"filter,omitempty" doc:"by tag the values that count"`
 	GroupBy    []string            `json:"groupBy,omitempty" doc:"tags that divide the series"`
-	Compare    bool                `json:"compare,omitempty" doc:"tells each variation's difference from the control"`
+	Compare    bool                `json:"compare,omitempty" doc:"tells each variation's difference from the control, by point and as proven since the experiment began"`
 }
 
 // Ask is one formula of a Batch: ID or Expr.
@@ -61,6 +62,7 @@ type Result struct {
 	Series          []Line    `json:"series"`
 	Warnings        []Warning `json:"warnings" doc:"formulas that could not be answered, and why"`
 	Control         string    `json:"control,omitempty" doc:"the experiment's"`
+	Evidence        *Evidence `json:"evidence,omitempty" doc:"asked for by compare, of an experiment: the time that proofs are over"`
 }
 
 // Meta says how a formula is shown.
@@ -84,6 +86,7 @@ type Line struct {
 	// Absolute and Relative are asked for by Compare, of all but the control.
 	Absolute Values `json:"absolute,omitempty" doc:"difference from the control"`
 	Relative Values `json:"relative,omitempty" doc:"difference from the control, as a share of the control's"`
+	Proof    *Proof `json:"proof,omitempty" doc:"what is proven of the difference, over the time of evidence"`
 }
 
 // Warning tells of a formula that is missing.
@@ -115,6 +118,10 @@ func (v Values) MarshalJSON() ([]byte, error) {
 const (
 	maxAsks    = 100
 	autoPoints = 500
+	// maxRollings is how many lengths of rolling values a batch may have: each is a query of its own.
+	maxRollings = 24
+	// maxWork bounds the operations that a batch takes, some nanoseconds each.
+	maxWork = 200_000_000
 )
 
 // Answer answers a batch. Errors are of the request (*Problem, *read.LimitError) or of the store.
@@ -124,7 +131,7 @@ func (q *Request) Answer(ctx context.Context, b *Batch) (*Result, error) {
 		return nil, err
 	}
 	catalog := x.Catalog()
-	query, err := b.query(catalog)
+	query, to, err := b.query(catalog)
 	if err != nil {
 		return nil, Bad(err)
 	}
@@ -148,7 +155,8 @@ func (q *Request) Answer(ctx context.Context, b *Batch) (*Result, error) {
 		meta.Title = c.Title
 		out.Formulas = append(out.Formulas, meta)
 	}
-	f, err := fetchAll(ctx, x, query, plan.Bases)
+	budget := x.Budget()
+	f, err := fetchAll(ctx, x, budget, query, plan.Bases)
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +175,17 @@ func (q *Request) Answer(ctx context.Context, b *Batch) (*Result, error) {
 	if points := int64(lines) * int64(f.points); points > q.Reader.Limits().Points {
 		return nil, &read.LimitError{Name: "points", Limit: q.Reader.Limits().Points, Way: "take a larger step, a shorter range, fewer formulas or fewer tags"}
 	}
+	work := int64(0)
 	for _, c := range plan.Formulas {
+		work += int64(c.Steps) * int64(len(f.keys)) * int64(f.points)
+	}
+	if work > maxWork {
+		return nil, &read.LimitError{Name: "work", Limit: maxWork, Way: "take a larger step, a shorter range, or simpler formulas"}
+	}
+	for _, c := range plan.Formulas {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		begin := len(out.Series)
 		for _, k := range f.keys {
 			line := Line{Formula: c.ID, Variation: k.variation, Values: c.Eval(f.columns(k))}
@@ -181,6 +199,11 @@ func (q *Request) Answer(ctx context.Context, b *Batch) (*Result, error) {
 		}
 		if b.Compare {
 			compare(out.Series[begin:], f.keys, out.Control)
+		}
+	}
+	if b.Compare && out.Control != "" {
+		if err := prove(ctx, x, budget, query, to, schema, plan, f.keys, out); err != nil {
+			return nil, err
 		}
 	}
 	f.times(out)
@@ -198,16 +221,16 @@ func find(c *read.Catalog, name string) *read.Experiment {
 	return nil
 }
 
-// query checks what a batch asks for.
-func (b *Batch) query(c *read.Catalog) (read.Query, error) {
-	q := read.Query{Experiment: b.Experiment, Filter: b.Filter, GroupBy: b.GroupBy}
+// query checks what a batch asks for; to is the end of the range before it is moved to a multiple of the step.
+func (b *Batch) query(c *read.Catalog) (q read.Query, to int64, err error) {
+	q = read.Query{Experiment: b.Experiment, Filter: b.Filter, GroupBy: b.GroupBy}
 	switch {
 	case len(b.Formulas) == 0 || len(b.Formulas) > maxAsks:
-		return q, fmt.Errorf("%d formulas; 1 to %d are allowed", len(b.Formulas), maxAsks)
+		return q, 0, fmt.Errorf("%d formulas; 1 to %d are allowed", len(b.Formulas), maxAsks)
 	case b.Experiment != "" && find(c, b.Experiment) == nil:
-		return q, fmt.Errorf("there is no experiment %q", b.Experiment)
+		return q, 0, fmt.Errorf("there is no experiment %q", b.Experiment)
 	case b.Scope != "" && (b.Experiment == "" || b.Scope != "assigned" && b.Scope != "fm"):
-		return q, fmt.Errorf("scope %q: it is assigned or fm, and goes with an experiment", b.Scope)
+		return q, 0, fmt.Errorf("scope %q: it is assigned or fm, and goes with an experiment", b.Scope)
 	}
 	tags := map[string]bool{}
 	for _, t := range c.Tags {
@@ -215,25 +238,26 @@ func (b *Batch) query(c *read.Catalog) (read.Query, error) {
 	}
 	for t, values := range b.Filter {
 		if !tags[t] || len(values) > 1_000 {
-			return q, fmt.Errorf("filter: there is no tag %q, or it has more than 1000 values", t)
+			return q, 0, fmt.Errorf("filter: there is no tag %q, or it has more than 1000 values", t)
 		}
 	}
 	for i, t := range b.GroupBy {
 		if !tags[t] || slices.Contains(b.GroupBy[:i], t) {
-			return q, fmt.Errorf("groupBy: there is no tag %q, or it is there twice", t)
+			return q, 0, fmt.Errorf("groupBy: there is no tag %q, or it is there twice", t)
 		}
 	}
-	var err error
 	if q.To, err = minute("to", b.To, max(c.To, 1)); err != nil {
-		return q, err
+		return q, 0, err
 	}
 	if q.From, err = minute("from", b.From, max(0, q.To-24*60)); err != nil {
-		return q, err
+		return q, 0, err
 	}
 	if q.From >= q.To {
-		return q, fmt.Errorf("from %s is not before to %s", stamp(q.From), stamp(q.To))
+		return q, 0, fmt.Errorf("from %s is not before to %s", stamp(q.From), stamp(q.To))
 	}
-	return q, b.step(&q)
+	to = q.To
+	err = b.step(&q)
+	return q, to, err
 }
 
 // step sets the step, and moves the range to multiples of it.
@@ -260,6 +284,9 @@ func (b *Batch) step(q *read.Query) error {
 	}
 	q.From -= q.From % q.Step
 	q.To += (q.Step - q.To%q.Step) % q.Step
+	if q.To > store.MaxMinute+1 {
+		return fmt.Errorf("step %q: its last multiple is beyond the last minute that there is, %s", b.Step, stamp(store.MaxMinute))
+	}
 	return nil
 }
 
@@ -332,8 +359,12 @@ type key struct {
 	text      string
 }
 
+func keyText(variation string, tags []string) string {
+	return variation + "\x00" + strings.Join(tags, "\x00")
+}
+
 func (f *fetched) add(variation string, tags []string) string {
-	text := variation + "\x00" + strings.Join(tags, "\x00")
+	text := keyText(variation, tags)
 	if !f.known[text] {
 		f.known[text] = true
 		f.keys = append(f.keys, key{variation, tags, text})
@@ -346,16 +377,19 @@ func (f *fetched) sort() {
 }
 
 // fetchAll reads all bases, those of each length of rolling together.
-func fetchAll(ctx context.Context, x *read.Resolved, q read.Query, bases []formula.Base) (*fetched, error) {
+func fetchAll(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Query, bases []formula.Base) (*fetched, error) {
 	f := &fetched{known: map[string]bool{}, values: map[formula.Base]map[string][]int64{}}
 	by := map[int64][]string{0: nil}
 	for _, b := range bases {
 		by[b.Rolling] = append(by[b.Rolling], b.Metric)
 	}
+	if len(by) > maxRollings {
+		return nil, &read.LimitError{Name: "rollings", Limit: maxRollings, Way: "ask for fewer lengths of rolling values at once"}
+	}
 	for rolling, metrics := range by {
 		one := q
 		one.Rolling, one.Metrics = rolling, metrics
-		a, err := x.Range(ctx, one)
+		a, err := x.RangeWithin(ctx, budget, one)
 		if err != nil {
 			var limit *read.LimitError
 			if errors.As(err, &limit) || ctx.Err() != nil {

@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"context"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,21 +35,35 @@ func (s *server) formulas(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		var large *http.MaxBytesError
-		if errors.As(err, &large) {
+		switch {
+		case errors.As(err, &large):
 			err = &Problem{Status: http.StatusRequestEntityTooLarge, Title: "The body is too large", Limit: "body"}
-		} else {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			err = &Problem{Status: http.StatusRequestTimeout, Title: "The body did not come in time", Limit: "time"}
+		default:
 			err = Bad(err)
 		}
 		Fail(w, err)
 		return
 	}
-	out, err := FromContext(r.Context()).Answer(r.Context(), &b)
+	out, err := answer(r.Context(), &b)
 	if err != nil {
 		s.fail(w, r, err)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(out) // a client that is gone is not told
+}
+
+// answer works out a batch when it is its turn.
+func answer(ctx context.Context, b *Batch) (*Result, error) {
+	q := FromContext(ctx)
+	done, err := q.Work(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return q.Answer(ctx, b)
 }
 
 // fail logs what the client is not told.
@@ -116,7 +132,7 @@ func (s *server) download(w http.ResponseWriter, r *http.Request, name string) {
 		Fail(w, Bad(err))
 		return
 	}
-	out, err := q.Answer(r.Context(), b)
+	out, err := answer(r.Context(), b)
 	if err == nil && len(out.Warnings) > 0 {
 		err = Bad(errors.New(out.Warnings[0].Detail)) // a file has no place to say what is missing in it
 	}

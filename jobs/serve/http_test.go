@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,6 +20,7 @@ import (
 	"github.com/apache/arrow/go/v17/parquet/file"
 
 	"tandem/core/formula"
+	"tandem/jobs/serve/prom"
 	"tandem/jobs/serve/read"
 	"tandem/schemas/traffic"
 )
@@ -33,12 +35,19 @@ formulas:
   value: {title: Value, expr: order.revenue / orders}
   seen: {title: Seen, expr: 'rolling(visitors, "1h")'}
   reach: {title: "Reach ${mp}", expr: 'hits("${mp}") / sessions'}
+  steady: {title: Orders of a session, expr: order / sessions, minimum: 500}
+  middle: {title: Median, expr: 'quantile(order.revenue, 0.5)', unit: currency, description: Half of the orders are below.}
 `
 
 // testServer serves a world as two tenants, of which the tokens see one, both or none.
 func testServer(t testing.TB, limits Limits) (h http.Handler, w *world, tokens map[string]string) {
 	t.Helper()
-	w = newWorld(t, rand.New(rand.NewPCG(3, 3)))
+	return testServerOf(t, rand.New(rand.NewPCG(3, 3)), limits)
+}
+
+func testServerOf(t testing.TB, rnd *rand.Rand, limits Limits) (h http.Handler, w *world, tokens map[string]string) {
+	t.Helper()
+	w = newWorld(t, rnd)
 	r, err := formula.Load("test", []byte(testFormulas))
 	must(t, err)
 	shop := &Tenant{Chain: testChain(t), Formulas: r}
@@ -67,8 +76,15 @@ func testServer(t testing.TB, limits Limits) (h http.Handler, w *world, tokens m
 			return nil
 		},
 		Tenants: func() []string { return []string{"shop", "other"} },
-		Tokens:  func() *Tokens { return all }, Limits: limits, Pages: pages, Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return now },
+		Tokens:  func() *Tokens { return all }, Limits: limits, Pages: pages, Prom: asPrometheus(prom.DefaultLimits()), Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return now },
 	}), w, tokens
+}
+
+func asPrometheus(l prom.Limits) http.Handler {
+	work := func(r *http.Request) (func(), error) { return FromContext(r.Context()).Work(r.Context()) }
+	return prom.New(prom.Config{Fail: Fail, Work: work, Now: time.Now, Limits: l, Resolve: func(r *http.Request) (*read.Resolved, error) {
+		return FromContext(r.Context()).Resolve(r.Context())
+	}})
 }
 
 func call(h http.Handler, method, path, token, body string) *httptest.ResponseRecorder {
@@ -101,8 +117,8 @@ func TestAccess(t *testing.T) {
 			t.Errorf("%s: %d, not %d: %s", c.path, got.Code, c.status, got.Body)
 		}
 	}
-	for _, path := range []string{"", "/download.csv?formula=orders", "/api/v1/query", "/x/y"} {
-		for _, method := range []string{"GET", "POST", "DELETE"} {
+	for _, path := range []string{"", "/download.csv?formula=orders", "/download.parquet", "/api/v1/query", "/api/v1/read", "/page/experiments", "/page/promote", "/x/y"} {
+		for _, method := range []string{"GET", "HEAD", "POST", "DELETE"} {
 			foreign, absent := call(h, method, "/other"+path, tokens["one"], body), call(h, method, "/nobody"+path, tokens["one"], body)
 			if foreign.Code != 404 || foreign.Body.String() != absent.Body.String() || !reflect.DeepEqual(foreign.Header(), absent.Header()) {
 				t.Errorf("%s %s: %d %v %s, an absent tenant's is %d %v %s", method, path, foreign.Code, foreign.Header(), foreign.Body, absent.Code, absent.Header(), absent.Body)
@@ -133,7 +149,7 @@ func TestCrossSite(t *testing.T) {
 }
 
 func TestTenantLimits(t *testing.T) {
-	h, _, tokens := testServer(t, Limits{Concurrent: 2, PerSecond: 0.1, Burst: 3, Body: 100})
+	h, _, tokens := testServer(t, Limits{Concurrent: 2, Working: 1, PerSecond: 0.1, Burst: 3, Body: 100})
 	var got *httptest.ResponseRecorder
 	for range 4 {
 		got = call(h, "POST", "/shop", tokens["all"], `{"formulas":[{"id":"orders"}]}`)
@@ -148,13 +164,13 @@ func TestTenantLimits(t *testing.T) {
 		t.Errorf("a body of more than 100 bytes: %d", got.Code)
 	}
 	g := newGates(Limits{Concurrent: 1, PerSecond: 1, Burst: 10})
-	leave, err := g.enter("a", time.Unix(0, 0))
+	_, leave, err := g.enter("a", time.Unix(0, 0))
 	must(t, err)
-	if _, err := g.enter("a", time.Unix(0, 0)); err == nil {
+	if _, _, err := g.enter("a", time.Unix(0, 0)); err == nil {
 		t.Error("two at once where one may be")
 	}
 	leave()
-	if _, err := g.enter("a", time.Unix(0, 0)); err != nil {
+	if _, _, err := g.enter("a", time.Unix(0, 0)); err != nil {
 		t.Error(err)
 	}
 }
@@ -215,6 +231,48 @@ func TestFormulasOverHTTP(t *testing.T) {
 	}
 	if checked < 50 || len(out.Warnings) != 1 || out.Warnings[0].Formula != "nobody" {
 		t.Errorf("%d values, warnings %+v", checked, out.Warnings)
+	}
+}
+
+// What is small to ask for and large to answer is refused by a limit's name.
+func TestBombs(t *testing.T) {
+	h, w, tokens := testServer(t, DefaultLimits())
+	rolling := "0"
+	for m := range 30 {
+		rolling += fmt.Sprintf(` + rolling(visitors, "%dm")`, m+1)
+	}
+	// Each of the asks is written out to some thousand operations.
+	heavy := fmt.Sprintf("%s[%s]", `{"formulas":`, strings.TrimSuffix(strings.Repeat(`{"expr":"order+`+strings.TrimSuffix(strings.Repeat("1+", 450), "+")+`"},`, 100), ","))
+	from, to := stamp(w.base), stamp(w.base+worldMinutes)
+	for body, limit := range map[string]string{
+		fmt.Sprintf(`{"formulas":[{"expr":%q}],"from":%q,"to":%q}`, rolling, from, to):                                         "rollings",
+		heavy + fmt.Sprintf(`,"experiment":"x","from":%q,"to":%q,"step":"1m","groupBy":["device","login"]}`, from, to):         "work",
+		fmt.Sprintf(`{"formulas":[{"id":"orders"}],"from":%q,"to":"9999-01-01T00:00:00Z","step":"1m"}`, from):                  "points",
+		`{"formulas":[{"id":"orders"}],"from":"1970-01-01T00:00:00Z","to":"9999-01-01T00:00:00Z","step":"1000000d"}`:           "",
+		`{"formulas":[{"id":"seen"}],"from":"1970-01-01T00:00:00Z","to":"9999-01-01T00:00:00Z","step":"all","experiment":"x"}`: "points",
+	} {
+		got := call(h, "POST", "/shop", tokens["one"], body)
+		var p Problem
+		if err := json.Unmarshal(got.Body.Bytes(), &p); err != nil || got.Code < 400 || got.Code >= 500 || p.Limit != limit {
+			t.Errorf("%.200s: %d %.300s, want limit %q", body, got.Code, got.Body, limit)
+		}
+	}
+}
+
+// The limits of a request hold for all that it is answered by together.
+func TestLimitsAreOfTheWholeRequest(t *testing.T) {
+	w := newWorld(t, rand.New(rand.NewPCG(1, 2)))
+	l := read.DefaultLimits()
+	l.Series = 9
+	x, err := read.New(w.st, read.Options{Limits: l, Now: never}).Resolve(t.Context(), testChain(t))
+	must(t, err)
+	budget := x.Budget()
+	var limit *read.LimitError
+	for n := range 4 {
+		_, err := x.RangeWithin(t.Context(), budget, read.Query{Experiment: "x", Metrics: []string{"fm.order"}, From: w.base, To: w.base + worldMinutes, Step: 60})
+		if refused := errors.As(err, &limit); refused != (n == 3) || refused && limit.Name != "series" {
+			t.Errorf("query %d of three series each: %v", n, err)
+		}
 	}
 }
 
@@ -292,6 +350,21 @@ func TestOpenAPI(t *testing.T) {
 	check("Result", answer)
 	check("Meta", answer["formulas"].([]any)[0].(map[string]any))
 	check("Line", answer["series"].([]any)[0].(map[string]any))
+	var compared map[string]any
+	must(t, json.Unmarshal(call(h, "POST", "/shop", tokens["one"], `{"formulas":[{"expr":"order.beta / visit.beta"}],"experiment":"x","compare":true}`).Body.Bytes(), &compared))
+	check("Result", compared)
+	check("Evidence", compared["evidence"].(map[string]any))
+	proofs := 0
+	for _, l := range compared["series"].([]any) {
+		if p, ok := l.(map[string]any)["proof"].(map[string]any); ok {
+			proofs++
+			check("Proof", p)
+			check("Estimate", p["relative"].(map[string]any))
+		}
+	}
+	if proofs != 2 {
+		t.Errorf("%d proofs", proofs)
+	}
 	if len(doc.Components.Schemas["Batch"].Properties) != reflect.TypeFor[Batch]().NumField() {
 		t.Error("Batch and its schema have not the same fields")
 	}
@@ -315,7 +388,7 @@ func TestAuditLog(t *testing.T) {
 
 // Whatever is sent, the answer is one that the document has, and never a fault of the service.
 func FuzzRequests(f *testing.F) {
-	h, _, tokens := testServer(f, Limits{Concurrent: 10, PerSecond: 1e9, Burst: 1e9, Body: 1 << 16})
+	h, _, tokens := testServer(f, Limits{Concurrent: 10, Working: 10, PerSecond: 1e9, Burst: 1e9, Body: 1 << 16})
 	f.Add("formula=orders&step=1h", `{"formulas":[{"expr":"clamp(order/visit,0,1)"}],"step":"all"}`, "tandem_x")
 	f.Add("formula=orders&from=1970-01-01T00:00:00Z&to=9999-01-01T00:00:00Z&step=1m", `{"formulas":[{"expr":"quantile(order.revenue,0.5)"}],"experiment":"x"}`, "")
 	f.Add("filter=device:&groupBy=&param=mp:home", `{"formulas":[{"id":"reach"}],"params":{"mp":"x\") / 0 + beta(\"y"}}`, "\x00")

@@ -60,7 +60,12 @@ func schemaOf(t reflect.Type, schemas object) object {
 	if t == reflect.TypeFor[Values]() {
 		return object{"type": "array", "items": object{"type": []string{"number", "null"}}}
 	}
+	if t == reflect.TypeFor[Number]() {
+		return object{"type": []string{"number", "null"}}
+	}
 	switch t.Kind() {
+	case reflect.Pointer: // absent where there is none
+		return schemaOf(t.Elem(), schemas)
 	case reflect.Bool:
 		return object{"type": "boolean"}
 	case reflect.Int, reflect.Int64:

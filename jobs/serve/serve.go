@@ -98,13 +98,13 @@ func (s *server) route(w http.ResponseWriter, r *http.Request) {
 		Fail(w, errNotFound)
 		return
 	}
-	leave, err := s.gates.enter(first, s.Now())
+	work, leave, err := s.gates.enter(first, s.Now())
 	if err != nil {
 		Fail(w, err)
 		return
 	}
 	defer leave()
-	r = r.WithContext(context.WithValue(r.Context(), contextKey{}, &Request{Tenant: t, Reader: s.Reader, Who: who, From: r.RemoteAddr, Audit: s.Audit}))
+	r = r.WithContext(context.WithValue(r.Context(), contextKey{}, &Request{Tenant: t, Reader: s.Reader, Who: who, From: r.RemoteAddr, Audit: s.Audit, work: work}))
 	switch {
 	case rest == "" && r.Method == http.MethodPost:
 		s.formulas(w, r)
@@ -166,6 +166,8 @@ type Request struct {
 	From    string    // address of who is connected: of a proxy, where one stands before
 	Audit   *AuditLog // nil: none is kept
 	Tenants []string  // at paths of no tenant: those that the caller may see, by name
+
+	work chan struct{} // of the tenant
 }
 
 // Resolve reads which layers stand for the request's tenant.

@@ -84,7 +84,7 @@ func (s *server) look(ctx context.Context, tenant string) (*list, error) {
 		formulas, err := rd.Formulas(ctx, x.Name, "fm")
 		if err == nil {
 			var e *evaluation
-			e, err = evaluate(ctx, rd, c, x, slices.DeleteFunc(formulas, func(f Formula) bool { return f.Stat == nil }), "fm", nil)
+			e, err = evaluate(ctx, rd, x, slices.DeleteFunc(formulas, func(f Formula) bool { return f.Stat == nil }), "fm", nil)
 			all = append(all, e)
 		}
 		if err != nil {
@@ -160,7 +160,7 @@ func (s *server) experiments(r *http.Request) (any, error) {
 			SplitP: num(e.signs.SplitP), Variations: e.variations(), Spark: nums(e.spark), Tests: []test{}, Why: e.why()}
 		for _, r := range e.results {
 			if f := e.formulas[r.formula]; r.state == "signal" || r.state == "confirmed" || r.failing {
-				it.Tests = append(it.Tests, test{f.Title, e.x.Variations[r.variation], r.state, r.failing, num(r.diff), r.relative, f.Good})
+				it.Tests = append(it.Tests, test{f.Title, e.x.Variations[r.variation], r.state, r.failing, num(r.estimate.Diff), r.relative, f.Good})
 			}
 		}
 		items = append(items, it)
@@ -264,14 +264,14 @@ func (s *server) experiment(r *http.Request) (any, error) {
 	if w.drill != "" && drill < 0 {
 		return nil, fmt.Errorf("%w: formula %q", ErrNotFound, w.drill)
 	}
-	e, err := evaluate(ctx, rd, c, &c.Experiments[i], formulas, w.scope, w.filter)
+	e, err := evaluate(ctx, rd, &c.Experiments[i], formulas, w.scope, w.filter)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.confirmAmong(ctx, c.Tenant, e); err != nil {
 		return nil, err
 	}
-	drawn, err := chart(ctx, rd, c, e, formulas, w)
+	drawn, err := chart(ctx, rd, e, formulas, w)
 	if err != nil {
 		return nil, err
 	}
@@ -343,7 +343,7 @@ func (e *evaluation) metrics(formulas []Formula) []metricJSON {
 	out := make([]metricJSON, len(formulas))
 	for i, f := range formulas {
 		out[i] = metricJSON{f.ID, f.Title, f.Unit, f.Format, f.Chart, f.Good, f.Role, f.Description, f.Owner, f.Expr, []string{}, "", num(math.NaN()), []rowJSON{}}
-		if f.Stat != nil && f.Stat.capped() {
+		if f.Stat != nil && f.Stat.Capped() {
 			out[i].Note = "The interval is of sessions' totals as capped in the config; the values are not."
 		}
 		for _, b := range f.Bases {
@@ -357,7 +357,7 @@ func (e *evaluation) metrics(formulas []Formula) []metricJSON {
 			State: r.state, Failing: r.failing, P: num(math.NaN()), Why: r.why}
 		m.Baseline = num(r.control)
 		if r.why == "" {
-			row.Diff, row.Low, row.High, row.Relative, row.P = num(r.diff), num(r.interval.Low), num(r.interval.High), r.relative, num(min(1, math.Exp(-r.logE)))
+			row.Diff, row.Low, row.High, row.Relative, row.P = num(r.estimate.Diff), num(r.estimate.Low), num(r.estimate.High), r.relative, num(evidence.P(r.logE))
 		} else if r.state == "waiting" && r.control != 0 {
 			row.Diff, row.Relative = num((r.value-r.control)/math.Abs(r.control)), true
 		}
@@ -395,7 +395,7 @@ func (e *evaluation) lift(f *Formula) any {
 			r := e.compare(f, v, control, b)
 			d, lo, hi := math.NaN(), math.NaN(), math.NaN()
 			if r.why == "" && r.relative {
-				d, lo, hi = r.diff, r.interval.Low, r.interval.High
+				d, lo, hi = r.estimate.Diff, r.estimate.Low, r.estimate.High
 			}
 			sr.Diff, sr.Low, sr.High = append(sr.Diff, num(d)), append(sr.Low, num(lo)), append(sr.High, num(hi))
 		}
@@ -405,8 +405,8 @@ func (e *evaluation) lift(f *Formula) any {
 }
 
 // chart gives each formula by variation over the range asked for, the minutes that are still open included.
-func chart(ctx context.Context, rd Reader, c *tenant.Config, e *evaluation, formulas []Formula, w wanted) (any, error) {
-	from, to, _, _ := span(e.x, c, rd)
+func chart(ctx context.Context, rd Reader, e *evaluation, formulas []Formula, w wanted) (any, error) {
+	from, to, _, _ := span(e.x, rd)
 	if n := ranges[w.span]; n > 0 {
 		from = max(from, to-n)
 	}

@@ -5,20 +5,16 @@ import (
 	"context"
 	"math"
 	"slices"
-	"strconv"
 
 	"tandem/core/evidence"
 	"tandem/core/tenant"
+	"tandem/jobs/serve/judge"
 	"tandem/jobs/serve/read"
 )
 
 const (
-	// alpha is that of intervals, guardAlpha that of a guardrail, share that of false ones among what e-BH confirms.
-	alpha      = 0.05
-	guardAlpha = 0.001
-	share      = 0.05
-	// planned is the number of sessions at which intervals are narrowest. It must not follow from what has come.
-	planned = 100_000
+	// share is that of false ones among what e-BH confirms.
+	share = 0.05
 	// recent is how many closed minutes health looks at, silence those of a variation without sessions.
 	recent  = 60
 	silence = 15
@@ -26,11 +22,8 @@ const (
 	points = 240
 )
 
-// minOrders is the burn-in of amounts.
-const minOrders = evidence.MinOrders
-
-// sessions is the n of every analysis (SPEC 6).
-func sessions(scope string) Base { return Base{Metric: scope + ".visit.beta"} }
+// sessions is the n of every analysis.
+func sessions(scope string) Base { return Base{Metric: judge.Sessions(scope)} }
 
 // evaluation is what is known of one experiment in one scope under one filter.
 type evaluation struct {
@@ -56,9 +49,8 @@ type evaluation struct {
 type result struct {
 	formula, variation int // places
 	value, control     float64
-	interval           evidence.Interval
-	diff               float64
-	relative           bool
+	estimate           judge.Estimate
+	relative           bool // the estimate is a share of the control's
 	logE               float64
 	state              string // "", "waiting", "signal", "confirmed"
 	failing            bool
@@ -66,21 +58,15 @@ type result struct {
 }
 
 // span is the time that an experiment counts over, in minutes.
-func span(x *tenant.Experiment, c *tenant.Config, rd Reader) (from, to int64, started, ended bool) {
+func span(x *tenant.Experiment, rd Reader) (from, to int64, started, ended bool) {
 	minute := rd.Now().Unix() / 60
-	from, to = max(minute-c.Retention/60000, rd.Begin()), minute
-	if x.Start != tenant.NoStart {
-		from = max(from, x.Start/60000)
-	}
-	if x.End != tenant.NoEnd {
-		to = min(to, x.End/60000)
-	}
+	from, to = judge.Span(x, rd.Begin(), minute)
 	return from, to, x.Start == tenant.NoStart || x.Start/60000 <= minute, x.End != tenant.NoEnd && x.End/60000 <= minute
 }
 
 // evaluate reads an experiment's sums since its start and says what they prove, up to the last closed minute.
-func evaluate(ctx context.Context, rd Reader, c *tenant.Config, x *tenant.Experiment, formulas []Formula, scope string, filter map[string]string) (*evaluation, error) {
-	from, to, started, ended := span(x, c, rd)
+func evaluate(ctx context.Context, rd Reader, x *tenant.Experiment, formulas []Formula, scope string, filter map[string]string) (*evaluation, error) {
+	from, to, started, ended := span(x, rd)
 	e := &evaluation{x: x, scope: scope, formulas: formulas, from: from, to: max(to, from), step: 1}
 	e.signs.Started, e.signs.Ended, e.signs.SplitP = started, ended, 1
 	judged, shown := []Base{sessions(scope)}, []Base{}
@@ -90,7 +76,7 @@ func evaluate(ctx context.Context, rd Reader, c *tenant.Config, x *tenant.Experi
 			continue
 		}
 		judged = append(judged, f.Bases...)
-		for _, name := range f.Stat.names() {
+		for _, name := range f.Stat.Names() {
 			judged = append(judged, Base{Metric: name})
 		}
 	}
@@ -112,21 +98,54 @@ func evaluate(ctx context.Context, rd Reader, c *tenant.Config, x *tenant.Experi
 	if !started || e.to == from {
 		return e, nil
 	}
-	// Buckets begin on multiples of the step, so that rollups serve them.
 	e.step = stepOf(e.to-from, points)
-	q.From, q.To, q.Step = from-from%e.step, e.to, e.step
-	if e.whole, err = rd.Read(ctx, q); err != nil {
+	q.From, q.To, q.Step = from, e.to, e.step
+	if e.whole, err = readFrom(ctx, rd, q); err != nil {
 		return nil, err
 	}
 	if len(shown) > 0 {
-		q.Bases, q.Step = shown, e.to-q.From
+		q.Bases, q.Step = shown, e.to-from
 		if e.all, err = rd.Read(ctx, q); err != nil {
 			return nil, err
 		}
 	}
-	e.from = q.From
+	e.from = from - from%e.step
 	e.judge(formulas)
 	return e, nil
+}
+
+// readFrom reads buckets that begin on multiples of the step, so that rollups serve them; the first has only what is from
+// q.From on: before it another phase may have been.
+func readFrom(ctx context.Context, rd Reader, q Query) (*Answer, error) {
+	over := q.From % q.Step
+	if over == 0 {
+		return rd.Read(ctx, q)
+	}
+	first := q
+	first.Step -= over
+	first.To = min(first.From+first.Step, q.To)
+	a, err := rd.Read(ctx, first)
+	if q.From = first.To; err != nil || q.From == q.To {
+		return a, err
+	}
+	rest, err := rd.Read(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	n := int((q.To - q.From + q.Step - 1) / q.Step)
+	for k := range a.Sums {
+		if rest.Sums[k] == nil {
+			rest.Sums[k] = make([]float64, n)
+		}
+	}
+	for k, row := range rest.Sums {
+		head := a.Sums[k]
+		if head == nil {
+			head = []float64{0}
+		}
+		rest.Sums[k] = append(head, row...)
+	}
+	return rest, nil
 }
 
 // distinct sorts them and leaves out what is there twice.
@@ -208,7 +227,7 @@ func (e *evaluation) judge(formulas []Formula) {
 			r.formula, r.variation = fi, v
 			e.results = append(e.results, r)
 			e.signs.Failing = e.signs.Failing || r.failing
-			if f.Role == "guardrail" && f.Stat != nil && f.Stat.Kind == Proportion && !e.signs.Ended {
+			if f.Role == "guardrail" && f.Stat != nil && f.Stat.Kind == judge.Proportion && !e.signs.Ended {
 				e.signs.Broken = e.signs.Broken || e.broken(f.Stat.Hits, v, control)
 			}
 		}
@@ -262,22 +281,6 @@ func (e *evaluation) valueAt(f *Formula, variation string, bucket int) float64 {
 	})[0]
 }
 
-// moments are those of a variation up to and including a bucket, and the events of its burn-in.
-func (st *Stat) moments(n float64, sum func(string) float64) (m evidence.Moments, events float64) {
-	of := func(s Sums) evidence.Total {
-		unit := math.Pow10(-s.Decimals)
-		return evidence.Total{Sum: sum(s.Sum) * unit, Sq: sum(s.Sq) * unit * unit}
-	}
-	switch st.Kind {
-	case Proportion:
-		return evidence.Proportion(n, sum(st.Hits)), sum(st.Hits)
-	case Mean:
-		t := of(st.Num)
-		return evidence.Mean(n, t.Sum, t.Sq), sum(st.Events)
-	}
-	return evidence.Ratio(n, of(st.Num), of(st.Den), sum(st.Cross)*math.Pow10(-st.Num.Decimals-st.Den.Decimals)), sum(st.Events)
-}
-
 // compare says what is known of a formula in a treatment after a bucket.
 func (e *evaluation) compare(f *Formula, v, control, bucket int) (r result) {
 	sum, base := e.sumAt(e.x.Variations[v], bucket), e.sumAt(e.x.Variations[control], bucket)
@@ -290,51 +293,20 @@ func (e *evaluation) compare(f *Formula, v, control, bucket int) (r result) {
 		}
 		return r
 	}
-	n, nc := e.n[v][bucket], e.n[control][bucket]
-	if n < 2 || nc < 2 {
-		r.state, r.why = "waiting", "too few sessions"
+	proven := st.Compare(judge.Side{N: e.n[v][bucket], Sum: sum}, judge.Side{N: e.n[control][bucket], Sum: base},
+		judge.Guard{Role: f.Role, Good: f.Good, Share: e.shareOf(v, control)})
+	if proven.Why != "" {
+		r.state, r.why = "waiting", proven.Why
 		return r
 	}
-	t, events := st.moments(n, sum)
-	c, eventsC := st.moments(nc, base)
-	if need := max(st.MinimumEvents, evidence.MinEvents); min(events, eventsC) < need {
-		r.state, r.why = "waiting", "waits for "+number(need)+" events in each variation, has "+number(min(events, eventsC))
-		return r
+	r.logE, r.failing, r.estimate, r.relative = proven.LogE, proven.Failing, proven.Absolute, proven.Steady
+	if proven.Steady {
+		r.estimate = proven.Relative
 	}
-	seq := evidence.Sequence{Alpha: alpha, NStar: planned}
-	effect := evidence.Absolute(t, c)
-	if !effect.Known() {
-		r.state, r.why = "waiting", "no spread to judge by"
-		return r
-	}
-	guard := effect
-	if r.relative = c.Steady(); r.relative {
-		effect = evidence.Relative(t, c)
-	}
-	r.logE = seq.LogE(effect)
-	r.diff, r.interval = effect.Diff, seq.Interval(effect)
-	if r.logE >= -math.Log(alpha) {
+	if proven.Signal {
 		r.state = "signal"
 	}
-	if f.Role == "guardrail" && (f.Good == "up" || f.Good == "down") {
-		r.failing = e.worse(f, guard, events, eventsC, e.shareOf(v, control))
-	}
 	return r
-}
-
-// worse says whether a guardrail is shown to be worse than the control's.
-func (e *evaluation) worse(f *Formula, effect evidence.Effect, events, eventsC, share float64) bool {
-	if f.Stat.Kind == Proportion && share > 0 && share < 1 {
-		ev := evidence.Events{Treatment: events, Control: eventsC, Share: share}
-		if f.Good == "up" {
-			ev = evidence.Events{Treatment: eventsC, Control: events, Share: 1 - share}
-		}
-		return ev.LogEGreater(evidence.GuardrailC) >= -math.Log(guardAlpha)
-	}
-	if f.Good == "up" {
-		effect.Diff = -effect.Diff
-	}
-	return evidence.Sequence{Alpha: guardAlpha, NStar: planned}.PGreater(effect) < guardAlpha
 }
 
 // confirm marks the signals that survive e-BH over all live tests of the tenant.
@@ -359,5 +331,3 @@ func confirm(all []*evaluation) {
 		}
 	}
 }
-
-func number(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }

@@ -2,11 +2,13 @@ package pages
 
 import (
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -79,6 +81,8 @@ type experimentData struct {
 			Value           float64
 			Diff, Low, High *float64
 			State, Why      string
+			P               *float64
+			Failing         bool
 		}
 	}
 	Chart struct {
@@ -139,6 +143,43 @@ func TestExperiment(t *testing.T) {
 	// Before anything has come, and before it starts.
 	for _, name := range []string{"gift_wrap", "recommendations"} {
 		get(t, h, "/shop/page/experiment/"+name+"?range=all&drill=conversion_rate", 200, &experimentData{})
+	}
+}
+
+// ones is a Reader with one session in each minute, in two variations of which the second begins at minute 60.
+type ones struct{ Reader }
+
+func (ones) Read(_ context.Context, q Query) (*Answer, error) {
+	a := &Answer{Sums: map[Key][]float64{}}
+	for minute := q.From; minute < q.To; minute++ {
+		for name, from := range map[string]int64{"a": 0, "b": 60} {
+			k := Key{Variation: name, Base: q.Bases[0]}
+			if minute >= from && a.Sums[k] == nil {
+				a.Sums[k] = make([]float64, (q.To-q.From+q.Step-1)/q.Step)
+			}
+			if minute >= from {
+				a.Sums[k][(minute-q.From)/q.Step]++
+			}
+		}
+	}
+	return a, nil
+}
+
+// Buckets begin on multiples of the step, and the first has nothing of what was before the phase.
+func TestFirstBucketIsOfThePhase(t *testing.T) {
+	for _, c := range []struct {
+		from, to int64
+		a, b     []float64
+	}{{37, 100, []float64{23, 30, 10}, []float64{0, 30, 10}}, {37, 50, []float64{13}, nil}, {30, 60, []float64{30}, nil}, {61, 90, []float64{29}, []float64{29}}} {
+		got, err := readFrom(t.Context(), ones{}, Query{Bases: []Base{{Metric: "m"}}, From: c.from, To: c.to, Step: 30})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string][]float64{"a": c.a, "b": c.b} {
+			if row := got.Sums[Key{name, Base{Metric: "m"}}]; !slices.Equal(row, want) {
+				t.Errorf("minutes %d to %d of %s: %v, want %v", c.from, c.to, name, row, want)
+			}
+		}
 	}
 }
 

@@ -6,11 +6,11 @@ package pages
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 
 	"tandem/core/formula"
 	"tandem/core/tenant"
+	"tandem/jobs/serve/judge"
 )
 
 // Source is where the pages' data come from. Access is decided before: the context is of a request that may see the tenant.
@@ -33,7 +33,7 @@ type Source interface {
 type Reader interface {
 	// Now is the time that open experiments and charts end at.
 	Now() time.Time
-	// Begin is the first minute of which the store has anything.
+	// Begin is the first minute that is known: of which the store has anything, and that has not expired.
 	Begin() int64
 	// Config is the revision in force and its text.
 	Config() (*tenant.Config, string)
@@ -65,50 +65,11 @@ type Formula struct {
 	// Trouble says why it cannot be computed; then it has no value.
 	Trouble string
 	// Stat says what its sums can prove; nil: nothing, it is for charts only.
-	Stat *Stat
+	Stat *judge.Stat
 }
 
 // Base is a metric with its scope, as "fm.order.beta".
 type Base = formula.Base
-
-// Kinds of Stat.
-const (
-	Proportion = "proportion" // Hits of the sessions (`P.beta`)
-	Mean       = "mean"       // a total for each session
-	Ratio      = "ratio"      // a total over another
-)
-
-// Stat names the metrics from which a formula's interval follows. Its n is always `visit.beta` of the scope. Metrics are named with their scope.
-type Stat struct {
-	Kind          string
-	Hits          string // of a proportion
-	Num, Den      Sums   // of a mean (Num only) and of a ratio
-	Cross         string // of a ratio: the sum of products
-	Events        string // what the burn-in counts; of a proportion its hits
-	MinimumEvents float64
-}
-
-// Sums are the metrics of a per-session total and of its square, and the decimals of the total.
-type Sums struct {
-	Sum, Sq  string
-	Decimals int
-}
-
-// capped says whether some total is a capped one.
-func (s *Stat) capped() bool {
-	return strings.HasSuffix(s.Num.Sum, ".cap") || strings.HasSuffix(s.Den.Sum, ".cap")
-}
-
-// names are all metrics that a Stat asks for.
-func (s *Stat) names() []string {
-	var out []string
-	for _, n := range []string{s.Hits, s.Num.Sum, s.Num.Sq, s.Den.Sum, s.Den.Sq, s.Cross, s.Events} {
-		if n != "" {
-			out = append(out, n)
-		}
-	}
-	return out
-}
 
 // Query asks for sums. Times are minutes since the epoch, [From, To) in buckets of Step minutes from From on.
 type Query struct {

@@ -13,6 +13,7 @@ import (
 
 	"tandem/batch"
 	"tandem/core/tenant"
+	"tandem/jobs/serve/judge"
 )
 
 // made is a Source of made-up experiments, each with a known fate, whose numbers are a function of the minute.
@@ -127,12 +128,12 @@ func (m *made) Formulas(_ context.Context, _, s string) ([]Formula, error) {
 	const n = "visit.beta"
 	f := []Formula{
 		{ID: "conversion_rate", Title: "Conversion rate", Unit: "percent", Format: "0.00%", Chart: "line", Good: "up", Role: "primary", Expr: "order.beta / visit.beta", Owner: "checkout team",
-			Description: "Sessions with at least one order, of all that qualified.", Bases: bases(s, "order.beta", n), Eval: ratio(s, "order.beta", n, 1), Stat: &Stat{Kind: Proportion, Hits: s + ".order.beta"}},
+			Description: "Sessions with at least one order, of all that qualified.", Bases: bases(s, "order.beta", n), Eval: ratio(s, "order.beta", n, 1), Stat: &judge.Stat{Kind: judge.Proportion, Hits: s + ".order.beta"}},
 		{ID: "revenue_per_visit", Title: "Revenue per session", Unit: "currency", Format: "$0.00", Chart: "line", Good: "up", Role: "primary", Expr: "order.revenue / visit.beta",
 			Description: "Capped at 500 for the interval.", Bases: bases(s, "order.revenue", n), Eval: ratio(s, "order.revenue", n, 100),
-			Stat: &Stat{Kind: Mean, Num: Sums{s + ".order.revenue.cap", s + ".order.revenue.cap.sq", 2}, Events: s + ".order", MinimumEvents: 300}},
+			Stat: &judge.Stat{Kind: judge.Mean, Num: judge.Sums{Sum: s + ".order.revenue.cap", Sq: s + ".order.revenue.cap.sq", Decimals: 2}, Events: s + ".order", MinimumEvents: 300}},
 		{ID: "error_rate", Title: "Sessions with an error", Unit: "percent", Format: "0.000%", Chart: "area", Good: "down", Role: "guardrail", Expr: "error.beta / visit.beta", Owner: "platform",
-			Bases: bases(s, "error.beta", n), Eval: ratio(s, "error.beta", n, 1), Stat: &Stat{Kind: Proportion, Hits: s + ".error.beta"}},
+			Bases: bases(s, "error.beta", n), Eval: ratio(s, "error.beta", n, 1), Stat: &judge.Stat{Kind: judge.Proportion, Hits: s + ".error.beta"}},
 		{ID: "orders", Title: "Orders", Format: "0", Chart: "bar", Good: "up", Role: "diagnostic", Expr: "order", Bases: bases(s, "order"),
 			Eval: func(points int, of func(Base) []float64) []float64 {
 				return append(make([]float64, 0, points), of(Base{Metric: s + ".order"})...)

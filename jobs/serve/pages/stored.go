@@ -16,6 +16,7 @@ import (
 	"tandem/core/formula"
 	"tandem/core/tenant"
 	"tandem/jobs/serve"
+	"tandem/jobs/serve/judge"
 	"tandem/jobs/serve/read"
 )
 
@@ -120,33 +121,13 @@ func (r *reader) Trouble() []string { return r.trouble }
 // Begin is part of Reader.
 func (r *reader) Begin() int64 {
 	from, _ := r.x.Span()
-	return from
+	return max(from, r.x.Known())
 }
 
-// Config is part of Reader. The start of an experiment is that of its last phase: sums of different definitions, or of
-// different splits, are never pooled.
+// Config is part of Reader.
 func (r *reader) Config() (*tenant.Config, string) {
-	revs := r.x.Chain.Revs
-	at := len(revs) - 1
-	for at > 0 && revs[at].From > r.now.UnixMilli() {
-		at--
-	}
-	c := *revs[at].Config
-	text := configYAML(&c)
-	c.Experiments = slices.Clone(c.Experiments)
-	for i := range c.Experiments {
-		x := &c.Experiments[i]
-		for was := at; was > 0; was-- {
-			before := revs[was-1].Config.Experiments
-			j := slices.IndexFunc(before, func(o tenant.Experiment) bool { return o.Name == x.Name })
-			if j < 0 || !slices.Equal(before[j].Variations, x.Variations) || !slices.Equal(before[j].Weights, x.Weights) || before[j].Control != x.Control ||
-				!slices.Equal(before[j].Qualify, x.Qualify) || before[j].Start != c.Experiments[i].Start && x.Start == c.Experiments[i].Start {
-				x.Start = max(x.Start, revs[was].From)
-				break
-			}
-		}
-	}
-	return &c, text
+	c, rev := judge.ConfigAt(r.x.Chain, r.now.UnixMilli())
+	return c, configYAML(r.x.Chain.Revs[rev].Config)
 }
 
 // Formulas is part of Reader.
@@ -158,12 +139,6 @@ func (r *reader) Formulas(ctx context.Context, experiment, scope string) ([]Form
 			return nil, err
 		}
 		r.schemas[experiment] = schema
-	}
-	crosses := map[string]bool{}
-	for name := range schema.Names {
-		if strings.Contains(name, "*") {
-			crosses[name] = true
-		}
 	}
 	out := []Formula{}
 	for _, f := range r.formulas.Formulas {
@@ -183,10 +158,7 @@ func (r *reader) Formulas(ctx context.Context, experiment, scope string) ([]Form
 		one.Eval = func(points int, of func(Base) []float64) []float64 {
 			return c.Eval(formula.Columns{Points: points, Of: of})
 		}
-		one.Stat = statOf(c.Shape, scope, schema)
-		if one.Stat != nil {
-			one.Stat.MinimumEvents = max(one.Stat.MinimumEvents, f.Minimum)
-		}
+		one.Stat = judge.Of(c.Shape, scope, schema, f.Minimum)
 		out = append(out, one)
 	}
 	return out, nil
@@ -240,58 +212,6 @@ func (r *reader) Read(ctx context.Context, q Query) (*Answer, error) {
 		}
 	}
 	return a, nil
-}
-
-// statOf says what the shape of a formula can prove with the metrics that there are.
-func statOf(shape formula.Shape, scope string, schema *formula.Schema) *Stat {
-	prefix := scope + "."
-	num, ok := strings.CutPrefix(shape.Numerator, prefix)
-	den, ok2 := strings.CutPrefix(shape.Denominator, prefix)
-	if !ok || !ok2 {
-		return nil
-	}
-	// A count has `stats`, a value a `cap`; both have sums of squares then.
-	sums := func(name string) (s Sums, events string, ok bool) {
-		name = strings.TrimSuffix(name, ".tot")
-		if schema.Names[name+".sq"] && schema.Names[name+".tot"] {
-			return Sums{prefix + name + ".tot", prefix + name + ".sq", 0}, prefix + name + ".hit", true
-		}
-		name = strings.TrimSuffix(name, ".cap")
-		if schema.Names[name+".cap.sq"] {
-			point, _, _ := strings.Cut(name, ".")
-			return Sums{prefix + name + ".cap", prefix + name + ".cap.sq", schema.Decimals[name]}, prefix + point, true
-		}
-		return s, "", false
-	}
-	if den == "visit.beta" {
-		if strings.HasSuffix(num, ".beta") || strings.HasSuffix(num, ".hit") {
-			return &Stat{Kind: Proportion, Hits: prefix + num}
-		}
-		if s, events, ok := sums(num); ok {
-			return &Stat{Kind: Mean, Num: s, Events: events, MinimumEvents: minimumOf(s)}
-		}
-		return nil
-	}
-	x, events, ok := sums(num)
-	y, _, ok2 := sums(den)
-	if !ok || !ok2 {
-		return nil
-	}
-	bare := func(name string) string { return strings.TrimSuffix(strings.TrimSuffix(name, ".tot"), ".cap") }
-	for _, cross := range []string{bare(num) + "*" + bare(den), bare(den) + "*" + bare(num)} {
-		if schema.Names[cross] {
-			return &Stat{Kind: Ratio, Num: x, Den: y, Cross: prefix + cross, Events: events, MinimumEvents: minimumOf(x)}
-		}
-	}
-	return nil
-}
-
-// minimumOf is the burn-in of amounts, whose tails are heavy.
-func minimumOf(s Sums) float64 {
-	if strings.HasSuffix(s.Sum, ".cap") {
-		return minOrders
-	}
-	return 0
 }
 
 // Explain is part of Source.

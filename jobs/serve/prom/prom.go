@@ -40,14 +40,18 @@ type Limits struct {
 	Series   int           // of a selector
 	Samples  int           // that all selectors of a query may read, and that the engine may hold
 	Points   int64         // of each series of a range query
-	Time     time.Duration // of a query
+	Time     time.Duration // of a request
+	Query    int           // bytes of an expression or a selector
+	Tokens   int           // of one: names, numbers, operators, parentheses
+	Selected int           // selectors of a request
+	Labels   int           // bytes that label_replace and label_join may add to a series
 	Body     int64         // bytes of a form or a remote read
 	Range    int64         // ms: /series looks at the last part of a longer range
 }
 
 // DefaultLimits keep a query below some 200 MB of memory.
 func DefaultLimits() Limits {
-	return Limits{Families: 500, Series: 5_000, Samples: 5_000_000, Points: 11_000, Time: 30 * time.Second, Body: 1 << 20, Range: 6 * 3600 * 1000}
+	return Limits{Families: 500, Series: 5_000, Samples: 5_000_000, Points: 11_000, Time: 30 * time.Second, Query: 64 << 10, Tokens: 2_000, Selected: 100, Labels: 16 << 10, Body: 1 << 20, Range: 6 * 3600 * 1000}
 }
 
 // Config of an API.
@@ -56,8 +60,10 @@ type Config struct {
 	// Fail answers them.
 	Resolve func(*http.Request) (*read.Resolved, error)
 	Fail    func(http.ResponseWriter, error)
-	Now     func() time.Time
-	Limits  Limits
+	// Work waits until a request may be worked out; done is called before its answer is sent. Its errors are answered by Fail.
+	Work   func(*http.Request) (done func(), err error)
+	Now    func() time.Time
+	Limits Limits
 }
 
 // API is the handler of /{tenant}/api/v1/. Any number of goroutines may use it.
@@ -139,16 +145,39 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fail(w, badData("error parsing form values: %w", err))
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), a.Limits.Time)
-	defer cancel()
-	data, notes, err := e(ctx, &request{r, r.Form, a.Now(), q})
-	if err != nil {
-		fail(w, err)
+	var (
+		data  any
+		notes annotations.Annotations
+	)
+	if !a.work(w, r, func(ctx context.Context) (err error) {
+		data, notes, err = e(ctx, &request{r, r.Form, a.Now(), q})
+		return err
+	}) {
 		return
 	}
 	out := answer{Status: "success", Data: data}
 	out.Warnings, out.Infos = notes.AsStrings("", 10, 10)
 	reply(w, http.StatusOK, &out)
+}
+
+// work calls fn when it is the request's turn, and answers errors; ok if there is none.
+func (a *API) work(w http.ResponseWriter, r *http.Request, fn func(context.Context) error) (ok bool) {
+	done, err := a.Work(r)
+	if err != nil {
+		a.Fail(w, err)
+		return false
+	}
+	err = func() error {
+		defer done()
+		ctx, cancel := context.WithTimeout(r.Context(), a.Limits.Time)
+		defer cancel()
+		return fn(ctx)
+	}()
+	if err != nil {
+		fail(w, err)
+		return false
+	}
+	return true
 }
 
 func (a *API) endpoint(path string) endpoint {
@@ -236,6 +265,9 @@ func (a *API) query(ctx context.Context, r *request) (any, annotations.Annotatio
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := a.check(r.form.Get("query")); err != nil {
+		return nil, nil, err
+	}
 	q, err := a.engine.NewInstantQuery(ctx, r.q, nil, r.form.Get("query"), at)
 	return run(ctx, r, q, err)
 }
@@ -261,6 +293,9 @@ func (a *API) queryRange(ctx context.Context, r *request) (any, annotations.Anno
 		return nil, nil, badData("invalid parameter %q: zero or negative query resolution step widths are not accepted. Try a positive integer", "step")
 	case int64(to.Sub(from)/step) > a.Limits.Points:
 		return nil, nil, badData("exceeded maximum resolution of %d points per timeseries. Try decreasing the query resolution (?step=XX)", a.Limits.Points)
+	}
+	if err := a.check(r.form.Get("query")); err != nil {
+		return nil, nil, err
 	}
 	q, err := a.engine.NewRangeQuery(ctx, r.q, nil, r.form.Get("query"), from, to, step)
 	return run(ctx, r, q, err)
@@ -301,6 +336,10 @@ func run(ctx context.Context, r *request, q promql.Query, err error) (any, annot
 }
 
 func (a *API) format(_ context.Context, r *request) (any, annotations.Annotations, error) {
+	// What the printer writes grows with the cube of the nesting.
+	if err := a.shorter(r.form.Get("query"), a.Limits.Tokens/4); err != nil {
+		return nil, nil, err
+	}
 	e, err := a.parser.ParseExpr(r.form.Get("query"))
 	if err != nil {
 		return nil, nil, badData("invalid parameter %q: %w", "query", err)
@@ -319,7 +358,13 @@ func (a *API) selectors(r *request, from time.Time) (sets [][]*labels.Matcher, s
 	if end.Before(start) {
 		return nil, start, end, badData("invalid parameter %q: end timestamp must not be before start time", "end")
 	}
+	if n := len(r.form["match[]"]); n > a.Limits.Selected {
+		return nil, start, end, &read.LimitError{Name: "selectors", Limit: int64(a.Limits.Selected), Way: "give fewer match[]"}
+	}
 	for _, m := range r.form["match[]"] {
+		if err := a.short(m); err != nil {
+			return nil, start, end, err
+		}
 		s, err := a.parser.ParseMetricSelector(m)
 		if err != nil {
 			return nil, start, end, badData("invalid parameter %q: %w", "match[]", err)

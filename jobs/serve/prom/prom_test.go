@@ -78,7 +78,7 @@ func serveWorld(t testing.TB, seed uint64, l Limits) *served {
 		}
 	}
 	reader := read.New(st, read.Options{Limits: read.DefaultLimits(), Now: epoch})
-	a := New(Config{Limits: l, Now: time.Now, Resolve: func(r *http.Request) (*read.Resolved, error) { return reader.Resolve(r.Context(), chain) },
+	a := New(Config{Limits: l, Work: func(*http.Request) (func(), error) { return func() {}, nil }, Now: time.Now, Resolve: func(r *http.Request) (*read.Resolved, error) { return reader.Resolve(r.Context(), chain) },
 		Fail: func(w http.ResponseWriter, err error) { http.Error(w, err.Error(), http.StatusTeapot) }})
 	s := httptest.NewServer(a)
 	t.Cleanup(s.Close)

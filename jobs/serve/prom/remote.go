@@ -1,6 +1,7 @@
 package prom
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -41,29 +42,38 @@ func (a *API) remoteRead(w http.ResponseWriter, r *http.Request, q *querier) {
 		fail(w, badData("%d queries in one request, more than %d", len(in.Queries), maxQueries))
 		return
 	}
-	var out prompb.ReadResponse
-	for _, query := range in.Queries {
-		res, err := q.remote(r, query)
-		if err != nil {
-			fail(w, err)
-			return
-		}
-		out.Results = append(out.Results, res)
-	}
-	data, err = out.Marshal()
-	if err != nil {
-		fail(w, err)
+	if !a.work(w, r, func(ctx context.Context) (err error) {
+		data, err = q.remoteAnswer(ctx, &in)
+		return err
+	}) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/x-protobuf")
 	w.Header().Set("Content-Encoding", "snappy")
-	w.Write(snappy.Encode(nil, data)) // who has gone does not read it
+	w.Write(data) // who has gone does not read it
+}
+
+// remoteAnswer is the body of an answer.
+func (q *querier) remoteAnswer(ctx context.Context, in *prompb.ReadRequest) ([]byte, error) {
+	var out prompb.ReadResponse
+	for _, query := range in.Queries {
+		res, err := q.remote(ctx, query)
+		if err != nil {
+			return nil, err
+		}
+		out.Results = append(out.Results, res)
+	}
+	data, err := out.Marshal()
+	if err != nil {
+		return nil, err
+	}
+	return snappy.Encode(nil, data), nil
 }
 
 // maxQueries of one remote read: Prometheus sends one.
 const maxQueries = 32
 
-func (q *querier) remote(r *http.Request, in *prompb.Query) (*prompb.QueryResult, error) {
+func (q *querier) remote(ctx context.Context, in *prompb.Query) (*prompb.QueryResult, error) {
 	var matchers []*labels.Matcher
 	for _, m := range in.Matchers {
 		kind, ok := map[prompb.LabelMatcher_Type]labels.MatchType{prompb.LabelMatcher_EQ: labels.MatchEqual, prompb.LabelMatcher_NEQ: labels.MatchNotEqual,
@@ -80,7 +90,7 @@ func (q *querier) remote(r *http.Request, in *prompb.Query) (*prompb.QueryResult
 	if in.EndTimestampMs < in.StartTimestampMs {
 		return nil, badData("%w", fmt.Errorf("the range ends at %d, before it begins at %d", in.EndTimestampMs, in.StartTimestampMs))
 	}
-	all, err := q.read(r.Context(), in.StartTimestampMs, in.EndTimestampMs, matchers)
+	all, err := q.read(ctx, in.StartTimestampMs, in.EndTimestampMs, matchers)
 	if err != nil {
 		return nil, err
 	}

@@ -59,10 +59,7 @@ func (x *Resolved) plan(q *Query, l Limits) (*plan, error) {
 	}
 	revs := x.Chain.Revs
 	keep := revs[len(revs)-1].Config.Retention
-	// known is from which minute on minutes have not expired; one more, since time goes on while they are read.
-	known := func(keep int64) int64 { return (x.now-keep)/60_000 + 1 }
-	knownSums, knownSeen := known(keep), known(min(keep, batch.VisitorsMS))
-	knownRollup := known(batch.RollupMS)
+	knownSums, knownSeen, knownRollup := x.Known(), x.knownFor(min(keep, batch.VisitorsMS)), x.knownFor(batch.RollupMS)
 	add := func(c piece, covered bool) {
 		if c.from >= c.to {
 			return

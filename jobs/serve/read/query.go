@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -79,19 +80,37 @@ type Series struct {
 
 const fetchers = 4 // metrics that a request reads at once
 
-// Range answers a query.
+// Budget is what a request may still use of its limits, over all queries that it is answered by.
+type Budget struct {
+	limits                Limits
+	until                 time.Time
+	bytes, series, points atomic.Int64 // used
+}
+
+// Budget begins a request.
+func (x *Resolved) Budget() *Budget {
+	l := x.r.opt.Limits
+	return &Budget{limits: l, until: time.Now().Add(l.Time)}
+}
+
+// Range answers a request of one query.
 func (x *Resolved) Range(ctx context.Context, q Query) (*Answer, error) {
+	return x.RangeWithin(ctx, x.Budget(), q)
+}
+
+// RangeWithin answers a query of a request.
+func (x *Resolved) RangeWithin(ctx context.Context, b *Budget, q Query) (*Answer, error) {
 	if q.From < 0 || q.To <= q.From || q.To > store.MaxMinute+1 || q.Step < 1 {
 		return nil, fmt.Errorf("from minute %d to %d by %d: it must be from < to, in 0 to %d, by at least 1", q.From, q.To, q.Step, int64(store.MaxMinute)+1)
 	}
-	l := x.r.opt.Limits
+	l := b.limits
 	p, err := x.plan(&q, l)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, l.Time, errLimitTime)
+	ctx, cancel := context.WithDeadlineCause(ctx, b.until, errLimitTime)
 	defer cancel()
-	f := &fetch{x: x, q: &q, p: p, limits: l}
+	f := &fetch{x: x, q: &q, p: p, used: b}
 	parts := make([][]Series, len(q.Metrics))
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(fetchers)
@@ -121,12 +140,10 @@ func (x *Resolved) Range(ctx context.Context, q Query) (*Answer, error) {
 }
 
 type fetch struct {
-	x      *Resolved
-	q      *Query
-	p      *plan
-	limits Limits
-
-	bytes, series atomic.Int64
+	x    *Resolved
+	q    *Query
+	p    *plan
+	used *Budget
 }
 
 // metric reads a metric.
@@ -168,8 +185,8 @@ func (f *fetch) row(t *table, s store.Series, minute int64, value []byte) error 
 
 // count holds the request to its limit of bytes.
 func (f *fetch) count(n int) error {
-	if f.bytes.Add(int64(n)) > f.limits.Bytes {
-		return &LimitError{"bytes", f.limits.Bytes, "take a shorter range, a larger step or fewer metrics"}
+	if f.used.bytes.Add(int64(n)) > f.used.limits.Bytes {
+		return &LimitError{"bytes", f.used.limits.Bytes, "take a shorter range, a larger step or fewer metrics"}
 	}
 	return nil
 }
@@ -268,12 +285,12 @@ func (t *table) group(variation, tags string) (int, error) {
 	k := groupKey{variation, key}
 	i, known := t.index[k]
 	if !known {
-		l := &t.f.limits
-		n := t.f.series.Add(1)
-		if n > int64(l.Series) {
+		used := t.f.used
+		l := &used.limits
+		if used.series.Add(1) > int64(l.Series) {
 			return 0, &LimitError{"series", int64(l.Series), "group by fewer tags, or ask for fewer metrics"}
 		}
-		if n*int64(len(t.f.p.sums)) > l.Points {
+		if used.points.Add(int64(len(t.f.p.sums))) > l.Points {
 			return 0, &LimitError{"points", l.Points, "take a larger step, a shorter range, fewer metrics or fewer tags"}
 		}
 		i = len(t.groups)

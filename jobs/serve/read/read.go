@@ -106,8 +106,9 @@ type Resolved struct {
 	// missing but late beacons. 0: nothing is known.
 	CompleteThrough int64
 
-	r   *Reader
-	now int64 // ms
+	r     *Reader
+	now   int64 // ms
+	begin int64 // the stream's first minute, of what is kept, where nothing is covered
 }
 
 // Resolve reads which layers stand for a tenant, or takes what was read within the last seconds (Options.Hold).
@@ -156,7 +157,30 @@ func (r *Reader) resolve(ctx context.Context, chain *tenant.Chain) (*Resolved, e
 			x.CompleteThrough = max(x.CompleteThrough, w.To)
 		}
 	}
+	if len(x.View.Windows) == 0 && x.CompleteThrough > 0 {
+		if x.begin, err = x.first(ctx); err != nil {
+			return nil, fmt.Errorf("begin of %s of %s: %w", v.Active, name, err)
+		}
+	}
 	return x, nil
+}
+
+var errFound = errors.New("found")
+
+// first is the first minute in which the active stream has a visit, of those that it keeps; CompleteThrough if there is none.
+func (x *Resolved) first(ctx context.Context) (int64, error) {
+	revs := x.Chain.Revs
+	from := max(0, x.Known(), x.CompleteThrough-revs[len(revs)-1].Config.Retention/60_000)
+	first := x.CompleteThrough
+	err := x.r.store.Rows(ctx, store.Series{Tenant: x.Chain.Tenant, Metric: "site.visit", Layer: x.View.Active}, from, x.CompleteThrough,
+		func(minute, _ int64, _ []byte) error {
+			first = minute
+			return errFound
+		})
+	if errors.Is(err, errFound) {
+		err = nil
+	}
+	return first, err
 }
 
 // Span is the time of which the view has anything, minutes [from, to): the covered windows, and the stream as far as it
@@ -165,10 +189,20 @@ func (x *Resolved) Span() (from, to int64) {
 	to = x.CompleteThrough
 	w := x.View.Windows
 	if len(w) == 0 {
-		return max(0, to-WindowMinutes), to
+		return x.begin, to
 	}
 	return w[0].From, max(to, w[len(w)-1].To)
 }
+
+// Known is the first minute whose sums have not expired. Rollups of whole windows may be known for longer.
+func (x *Resolved) Known() int64 {
+	revs := x.Chain.Revs
+	return x.knownFor(revs[len(revs)-1].Config.Retention)
+}
+
+// knownFor is from which minute on minutes that are kept for so many ms have not expired; one more, since time goes on while they
+// are read.
+func (x *Resolved) knownFor(keep int64) int64 { return (x.now-keep)/60_000 + 1 }
 
 // Split divides a stored metric name, as "fm.order.revenue", in scope and name.
 func Split(metric string) (scope, name string) {

@@ -1,0 +1,141 @@
+package judge
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"os"
+	"testing"
+
+	"tandem/core/evidence"
+	"tandem/core/formula"
+	"tandem/core/tenant"
+)
+
+func TestStatOf(t *testing.T) {
+	schema := &formula.Schema{Decimals: map[string]int{"order.revenue": 2}, Names: map[string]bool{}}
+	for _, n := range []string{"visit.beta", "visit.end", "bounce", "order", "order.beta", "order.revenue", "order.revenue.cap", "order.revenue.cap.sq", "order.units",
+		"item_page", "item_page.tot", "item_page.hit", "item_page.sq", "order.revenue*item_page"} {
+		schema.Names[n] = true
+	}
+	for _, c := range []struct {
+		num, den string
+		want     *Stat
+	}{
+		{"fm.order.beta", "fm.visit.beta", &Stat{Kind: Proportion, Hits: "fm.order.beta"}},
+		{"fm.item_page", "fm.visit.beta", &Stat{Kind: Mean, Num: Sums{"fm.item_page.tot", "fm.item_page.sq", 0}, Events: "fm.item_page.hit"}},
+		{"fm.order.revenue", "fm.visit.beta", &Stat{Kind: Mean, Num: Sums{"fm.order.revenue.cap", "fm.order.revenue.cap.sq", 2}, Events: "fm.order", MinimumEvents: 300}},
+		{"fm.item_page", "fm.order.revenue", &Stat{Kind: Ratio, Num: Sums{"fm.item_page.tot", "fm.item_page.sq", 0}, Den: Sums{"fm.order.revenue.cap", "fm.order.revenue.cap.sq", 2},
+			Cross: "fm.order.revenue*item_page", Events: "fm.item_page.hit"}},
+		{"fm.order.units", "fm.visit.beta", nil},      // neither stats nor a cap: there are no squares
+		{"fm.bounce", "fm.visit.end", nil},            // a visit is no unit
+		{"assigned.order.beta", "fm.visit.beta", nil}, // two populations
+		{"fm.order.revenue", "fm.order.beta", nil},    // no pair
+		{"", "", nil},
+	} {
+		got := Of(formula.Shape{Numerator: c.num, Denominator: c.den}, "fm", schema, 0)
+		if (got == nil) != (c.want == nil) || got != nil && *got != *c.want {
+			t.Errorf("%s / %s: %+v, want %+v", c.num, c.den, got, c.want)
+		}
+	}
+}
+
+// A ratio's moments come in the units of the beacons.
+func TestMomentsAreUnscaled(t *testing.T) {
+	st := &Stat{Kind: Mean, Num: Sums{"cap", "sq", 2}, Events: "n"}
+	// Two sessions of 1.50 and 2.50.
+	m, events := st.moments(Side{2, func(name string) float64 {
+		return map[string]float64{"cap": 400, "sq": 150*150 + 250*250, "n": 2}[name]
+	}})
+	if m.Mean != 2 || math.Abs(m.Var-0.5) > 1e-12 || events != 2 {
+		t.Errorf("%+v, %v events", m, events)
+	}
+}
+
+// Intervals and p-values of a formula's sums are those that other systems give of the same sums.
+func TestVectors(t *testing.T) {
+	data, err := os.ReadFile("../../../core/evidence/testdata/stats_vectors.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []struct {
+		Test, Kind       string
+		Inputs, Expected json.RawMessage // of other kinds they have other fields
+		Tolerance        struct{ Abs float64 }
+	}
+	if err := json.Unmarshal(data, &all); err != nil {
+		t.Fatal(err)
+	}
+	st := &Stat{Kind: Mean, Num: Sums{"sum", "sq", 2}, Events: "events"}
+	checked := 0
+	for _, v := range all {
+		if v.Kind != "sequential_ci_asymptotic" {
+			continue
+		}
+		type sums struct {
+			N, Sum float64
+			Sq     float64 `json:"sum_sq"`
+		}
+		var in struct {
+			Control, Treatment      sums
+			Difference, Alternative string
+			Alpha                   float64
+			NStar                   float64 `json:"n_star"`
+		}
+		var want struct {
+			Estimate float64
+			CI       []*float64
+			Lower    float64 `json:"ci_lower"`
+			P        float64 `json:"p_value"`
+		}
+		if err := errors.Join(json.Unmarshal(v.Inputs, &in), json.Unmarshal(v.Expected, &want)); err != nil {
+			t.Fatal(err)
+		}
+		if in.Alternative != "two-sided" {
+			continue
+		}
+		side := func(s sums) Side { // as stored: of two decimals
+			return Side{s.N, func(name string) float64 {
+				return map[string]float64{"sum": s.Sum * 100, "sq": s.Sq * 1e4, "events": 1000}[name]
+			}}
+		}
+		got := st.compare(evidence.Sequence{Alpha: in.Alpha, NStar: in.NStar}, side(in.Treatment), side(in.Control), Guard{})
+		e := got.Absolute
+		if in.Difference == "relative" {
+			e = got.Relative
+		}
+		low := want.Lower
+		if len(want.CI) > 0 {
+			low = *want.CI[0]
+			if math.Abs(e.High-*want.CI[1]) > v.Tolerance.Abs {
+				t.Errorf("%s: up to %v, not %v", v.Test, e.High, *want.CI[1])
+			}
+		}
+		if got.Why != "" || math.Abs(e.Diff-want.Estimate) > v.Tolerance.Abs || math.Abs(e.Low-low) > v.Tolerance.Abs ||
+			math.Abs(got.P()-want.P) > v.Tolerance.Abs {
+			t.Errorf("%s: %+v, p %v; want %+v", v.Test, got, got.P(), want)
+		}
+		checked++
+	}
+	if checked < 2 {
+		t.Errorf("%d vectors", checked)
+	}
+}
+
+// A phase begins with a revision that changes split, variations, control, condition or start, and with no other.
+func TestPhases(t *testing.T) {
+	x := func(start int64, weights ...float64) tenant.Config {
+		return tenant.Config{Retention: 30 * 86_400_000, Experiments: []tenant.Experiment{{Name: "x", Variations: []string{"a", "b"}, Control: "a", Weights: weights, Start: start, End: tenant.NoEnd}}}
+	}
+	one, two, three, four := x(tenant.NoStart, 1, 1), x(tenant.NoStart, 1, 1), x(tenant.NoStart, 1, 3), x(40*60_000, 1, 3)
+	chain := &tenant.Chain{Revs: []tenant.Rev{{From: math.MinInt64, Config: &one}, {From: 10 * 60_000, Config: &two}, {From: 20 * 60_000, Config: &three}, {From: 30 * 60_000, Config: &four}}}
+	for minute, want := range map[int64]int64{5: 0, 15: 0, 25: 20, 35: 40, 45: 40} {
+		c, _ := ConfigAt(chain, minute*60_000)
+		if from, to := Span(&c.Experiments[0], 0, minute); from != want || to != minute {
+			t.Errorf("at minute %d it counts from %d to %d, not from %d", minute, from, to, want)
+		}
+	}
+	if one.Experiments[0].Start != tenant.NoStart || three.Experiments[0].Start != tenant.NoStart {
+		t.Error("the chain's configs were changed")
+	}
+}
