@@ -32,13 +32,13 @@ func Decode(data []byte, fn func(Cell) error) (Kind, error) {
 //		if err := r.Err(); err != nil { ... }
 //	}
 //
-// It keeps its memory from row to row, and the dictionaries too, so that a scan over the minutes of one metric
-// allocates only when they change. The zero value is ready; it is for one goroutine at a time.
+// It keeps its memory from row to row, and dictionaries too, so that a scan over the minutes of one metric allocates
+// only for those that it has not met. The zero value is ready; it is for one goroutine at a time.
 type Reader struct {
-	kind       Kind
-	dictionary []byte // the bytes of both dictionaries
-	variations []string
-	tags       []string
+	kind  Kind
+	names *Names
+	known map[string]*Names // by their bytes in a row
+	held  int               // bytes of what is known
 
 	cells []int32 // tag set of each cell
 	ends  []int32 // end in cells of each variation
@@ -48,10 +48,20 @@ type Reader struct {
 	cell  Cell
 	err   error
 
-	names []byte // scratch of the dictionaries
-	cuts  []int32
-	used  []bool
+	read []byte // scratch of the dictionaries
+	cuts []int32
+	used []bool
 }
+
+// Names are the dictionaries of rows. Rows of equal dictionaries that one Reader reads mostly share one Names, so that what
+// is found out about a name is to be found out once.
+type Names struct {
+	Variations, Tags []string
+	bytes            []byte // in a row
+}
+
+// heldBytes is how much of dictionaries a Reader keeps; then it forgets them all.
+const heldBytes = 1 << 20
 
 // Reset begins with another row: it checks the checksum and reads everything but the values. After an error the
 // Reader has no cells. The cells share data's memory until the next Reset.
@@ -70,6 +80,12 @@ func (r *Reader) Kind() Kind { return r.kind }
 
 // Len is the number of cells of the row, read or not.
 func (r *Reader) Len() int { return len(r.cells) }
+
+// Names are the row's dictionaries. They never change.
+func (r *Reader) Names() *Names { return r.names }
+
+// Place is where the names of the cell that the last Next stepped to are in Names.
+func (r *Reader) Place() (variation, tags int) { return r.of, int(r.cells[r.next-1]) }
 
 // Cell is the cell that the last Next stepped to. Its strings may be kept, its Sketch is a part of the row's data.
 func (r *Reader) Cell() Cell { return r.cell }
@@ -92,7 +108,7 @@ func (r *Reader) Next() bool {
 	if r.next == int(r.ends[r.of]) {
 		r.of++
 	}
-	c := Cell{Variation: r.variations[r.of], Tags: r.tags[r.cells[r.next]]}
+	c := Cell{Variation: r.names.Variations[r.of], Tags: r.names.Tags[r.cells[r.next]]}
 	if r.kind == Sums {
 		// Inlined for one byte, the usual length of a value: this loop is what a wide query spends its time in.
 		if len(r.rest) > 0 && r.rest[0] < 0x80 {
@@ -147,11 +163,17 @@ func (r *Reader) open(data []byte) error {
 
 // dictionaries reads both and returns what follows.
 func (r *Reader) dictionaries(b []byte) ([]byte, error) {
-	// A dictionary says itself where it ends, so a row that begins with the bytes of the last one has the same.
-	if len(r.dictionary) > 0 && bytes.HasPrefix(b, r.dictionary) {
-		return b[len(r.dictionary):], nil
+	// A dictionary says itself where it ends, so a row that begins with the bytes of one has the same.
+	if r.names != nil && bytes.HasPrefix(b, r.names.bytes) {
+		return b[len(r.names.bytes):], nil
 	}
-	r.dictionary, r.names, r.cuts = r.dictionary[:0], r.names[:0], r.cuts[:0]
+	if n := skipDictionaries(b); n > 0 {
+		if known := r.known[string(b[:n])]; known != nil {
+			r.names = known
+			return b[n:], nil
+		}
+	}
+	r.read, r.cuts = r.read[:0], r.cuts[:0]
 	rest, variations, err := r.readDictionary(b, "variation")
 	if err != nil {
 		return nil, err
@@ -160,47 +182,88 @@ func (r *Reader) dictionaries(b []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, from := string(r.names), int32(0)
-	r.variations, r.tags = make([]string, 0, variations), make([]string, 0, tags)
+	all, from := string(r.read), int32(0)
+	names := &Names{Variations: make([]string, 0, variations), Tags: make([]string, 0, tags), bytes: bytes.Clone(b[:len(b)-len(rest)])}
 	for i, to := range r.cuts {
 		if i < variations {
-			r.variations = append(r.variations, all[from:to])
+			names.Variations = append(names.Variations, all[from:to])
 		} else {
-			r.tags = append(r.tags, all[from:to])
+			names.Tags = append(names.Tags, all[from:to])
 		}
 		from = to
 	}
-	r.dictionary = append(r.dictionary, b[:len(b)-len(rest)]...)
+	if r.names != nil {
+		r.hold(r.names)
+		r.hold(names)
+	}
+	r.names = names
 	return rest, nil
 }
 
-// readDictionary appends the strings to names and their ends to cuts; no length is believed before it is checked
+// hold keeps dictionaries for rows to come; the first of a Reader only once there is another.
+func (r *Reader) hold(n *Names) {
+	if r.known[string(n.bytes)] != nil {
+		return
+	}
+	more := 3*len(n.bytes) + 16*(len(n.Variations)+len(n.Tags)) // a string's header has 16 bytes
+	if r.held += more; r.known == nil || r.held > heldBytes {
+		r.known, r.held = map[string]*Names{}, more
+	}
+	r.known[string(n.bytes)] = n
+}
+
+// skipDictionaries is how many bytes two dictionaries take, without a look at whether they are sound; 0 where b is too short.
+func skipDictionaries(b []byte) int {
+	at := 0
+	for range 2 {
+		n, size := binary.Uvarint(b[at:])
+		if size <= 0 || n > uint64(len(b)) {
+			return 0
+		}
+		at += size
+		for range n {
+			_, size := binary.Uvarint(b[at:])
+			if size <= 0 {
+				return 0
+			}
+			at += size
+			length, size := binary.Uvarint(b[at:])
+			if size <= 0 || length > uint64(len(b)-at-size) {
+				return 0
+			}
+			at += size + int(length)
+		}
+	}
+	return at
+}
+
+// readDictionary appends the strings to read and their ends to cuts; no length is believed before it is checked
 // against the bytes that are there.
 func (r *Reader) readDictionary(b []byte, what string) (rest []byte, count int, err error) {
 	n, b, ok := uvarint(b)
 	if !ok || n > uint64(len(b)) {
 		return nil, 0, corrupt("the number of %ss", what)
 	}
-	last := len(r.names)
+	last := len(r.read)
 	for i := range int(n) {
 		shared, b1, ok1 := uvarint(b)
 		length, b2, ok2 := uvarint(b1)
-		if !ok1 || !ok2 || shared > uint64(len(r.names)-last) || length > uint64(len(b2)) || shared+length > MaxKey {
+		if !ok1 || !ok2 || shared > uint64(len(r.read)-last) || length > uint64(len(b2)) || shared+length > MaxKey {
 			return nil, 0, corrupt("the lengths of %s %d", what, i)
 		}
 		more := b2[:length]
 		// Larger than the string before at the first byte that differs: ascending, and no shorter a prefix than it is.
-		before := r.names[last:]
+		before := r.read[last:]
 		if i > 0 && (length == 0 || int(shared) < len(before) && more[0] <= before[shared]) {
 			return nil, 0, corrupt("%s %d is not after the one before it", what, i)
 		}
-		if len(r.names)+int(shared+length) > MaxBytes {
+		if len(r.read)+int(shared+length) > MaxBytes {
 			return nil, 0, corrupt("more than %d bytes of dictionaries", MaxBytes)
 		}
-		start := len(r.names)
-		r.names = append(r.names, before[:shared]...)
-		r.names = append(r.names, more...)
-		r.cuts = append(r.cuts, int32(len(r.names)))
+		start := len(r.read)
+		r.read = append(r.read, before[:shared]...)
+		r.read = append(r.read, more...)
+		r.cuts = append(r.cuts, int32(len(r.read)))
 		last, b = start, b2[length:]
 	}
 	return b, int(n), nil
@@ -208,9 +271,9 @@ func (r *Reader) readDictionary(b []byte, what string) (rest []byte, count int, 
 
 // runs reads which cells there are and returns what follows: the values.
 func (r *Reader) runs(b []byte) ([]byte, error) {
-	r.used = append(r.used[:0], make([]bool, len(r.tags))...)
-	unused := len(r.tags)
-	for v := range r.variations {
+	r.used = append(r.used[:0], make([]bool, len(r.names.Tags))...)
+	unused := len(r.names.Tags)
+	for v := range r.names.Variations {
 		count, rest, ok := uvarint(b)
 		if !ok || count >= uint64(len(rest)) {
 			return nil, corrupt("the runs of variation %d", v)
@@ -220,7 +283,7 @@ func (r *Reader) runs(b []byte) ([]byte, error) {
 		for i := uint64(0); i <= count; i++ {
 			skip, b1, ok1 := uvarint(b)
 			take, b2, ok2 := uvarint(b1)
-			left := uint64(len(r.tags)) - at
+			left := uint64(len(r.names.Tags)) - at
 			if i > 0 && left > 0 {
 				at++ // two runs never touch
 				left--

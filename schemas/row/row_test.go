@@ -293,6 +293,46 @@ func TestAllocations(t *testing.T) {
 	}
 }
 
+// Rows that take turns between dictionaries are read without memory for them, and are told apart by their names.
+func TestRowsThatTakeTurnsShareTheirNames(t *testing.T) {
+	rows := [][]byte{mustAppend(t, Sums, benchCells(2, 3)), mustAppend(t, Sums, benchCells(2, 4)), mustAppend(t, Sums, benchCells(3, 3))}
+	var r Reader
+	read := func() (names []*Names) {
+		for _, data := range rows {
+			if err := r.Reset(data); err != nil {
+				t.Fatal(err)
+			}
+			names = append(names, r.Names())
+			for r.Next() {
+				v, at := r.Place()
+				if c := r.Cell(); c.Variation != r.Names().Variations[v] || c.Tags != r.Names().Tags[at] {
+					t.Fatalf("cell %+v is not at %d, %d", c, v, at)
+				}
+			}
+		}
+		return names
+	}
+	first := read()
+	if first[0] == first[1] || first[1] == first[2] || first[0] == first[2] {
+		t.Error("rows of other names share them")
+	}
+	if again := read(); !slices.Equal(first, again) {
+		t.Error("equal names are not shared")
+	}
+	if n := testing.AllocsPerRun(50, func() { read() }); n > 3 { // the test's own list
+		t.Errorf("%v allocations", n)
+	}
+	// What is held is bounded.
+	for i := range 3000 {
+		if err := r.Reset(mustAppend(t, Sums, []Cell{{Tags: fmt.Sprintf("a=%01000d", i), Value: 1}})); err != nil {
+			t.Fatal(err)
+		}
+		if r.held > heldBytes || len(r.known) > 1000 {
+			t.Fatalf("%d bytes of %d dictionaries are held", r.held, len(r.known))
+		}
+	}
+}
+
 // FuzzReader: no input makes a reader panic or take memory beyond its size, and what it takes is what Append writes.
 func FuzzReader(f *testing.F) {
 	for _, c := range [][]Cell{nil, {{Value: 1}}, benchCells(2, 3), {{Variation: "a", Tags: "b", Value: math.MinInt64}}} {

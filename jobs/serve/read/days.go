@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/list"
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -103,55 +104,139 @@ func (p *plan) joinDays() {
 	p.pieces = out
 }
 
-// day gives a day's row, from what is held or from its windows.
-func (f *fetch) day(ctx context.Context, name string, c *piece) ([]byte, error) {
-	k := dayKey{f.x.Chain.Tenant, f.q.Experiment, name, c.from, c.layers}
-	if value, ok := f.x.r.days.get(k); ok {
-		return value, nil
+// scanDays is how many days are summed in one scan of the store.
+const scanDays = 32
+
+// wholeDays gives the rows of days, of which pieces begins with one: as many as are held or are read together, at least one.
+func (f *fetch) wholeDays(ctx context.Context, name string, pieces []piece) ([][]byte, error) {
+	key := func(c *piece) dayKey { return dayKey{f.x.Chain.Tenant, f.q.Experiment, name, c.from, c.layers} }
+	if value, ok := f.x.r.days.get(key(&pieces[0])); ok {
+		return [][]byte{value}, nil
 	}
-	sums, sketches := map[[2]string]int64{}, map[[2]string]*metric.Sketch{}
+	n := 1
+	for ; n < min(len(pieces), scanDays) && pieces[n].windows != nil && pieces[n].from == pieces[n-1].to; n++ {
+		if _, ok := f.x.r.days.get(key(&pieces[n])); ok {
+			break
+		}
+	}
+	sums, err := f.sumDays(ctx, name, pieces[:n])
+	if err != nil {
+		return nil, err
+	}
+	values := make([][]byte, n)
+	for i := range values {
+		if values[i], err = sums.row(i); err != nil {
+			return nil, err
+		}
+		f.x.r.days.put(key(&pieces[i]), values[i])
+	}
+	return values, nil
+}
+
+// daySums are sums and unions of some days by variation and tags.
+type daySums struct {
+	keys     [][2]string
+	index    map[[2]string]int
+	sums     [][]int64          // by day and key
+	sketches [][]*metric.Sketch // the same; only of visitors
+}
+
+// sumDays reads the windows of days that follow each other: runs of one layer in one scan.
+func (f *fetch) sumDays(ctx context.Context, name string, days []piece) (*daySums, error) {
+	d := &daySums{index: map[[2]string]int{}, sums: make([][]int64, len(days)), sketches: make([][]*metric.Sketch, len(days))}
+	places := newPlaces(func(variation, tags string) (int, error) {
+		at := [2]string{variation, tags}
+		i, known := d.index[at]
+		if !known {
+			i = len(d.keys)
+			d.index[at] = i
+			d.keys = append(d.keys, at)
+		}
+		return i, nil
+	})
+	var runs []piece
+	for i := range days {
+		for _, w := range days[i].windows {
+			if n := len(runs); n > 0 && runs[n-1].layer == w.layer && runs[n-1].to == w.from {
+				runs[n-1].to = w.to
+			} else {
+				runs = append(runs, w)
+			}
+		}
+	}
+	var reader row.Reader
 	var one metric.Sketch
-	for _, w := range c.windows {
-		s := store.Series{Tenant: k.tenant, Experiment: k.experiment, Metric: name, Layer: w.layer}
-		err := f.x.r.store.Rollups(ctx, s, w.from, w.to, func(_, _ int64, value []byte) error {
+	for _, run := range runs {
+		s := store.Series{Tenant: f.x.Chain.Tenant, Experiment: f.q.Experiment, Metric: name, Layer: run.layer}
+		err := f.x.r.store.Rollups(ctx, s, run.from, run.to, func(minute, _ int64, value []byte) error {
 			if err := f.count(len(value)); err != nil {
 				return err
 			}
-			_, err := row.Decode(value, func(c row.Cell) error {
-				at := [2]string{c.Variation, c.Tags}
-				if c.Sketch == nil {
-					sums[at] += c.Value
-					return nil
-				}
-				if err := one.UnmarshalBinary(c.Sketch); err != nil {
-					return err
-				}
-				if sketches[at] == nil {
-					sketches[at] = &metric.Sketch{}
-				}
-				sketches[at].Merge(&one)
-				return nil
-			})
-			return err
+			day := (minute - days[0].from) / dayMinutes
+			if err := d.add(int(day), value, &reader, places, &one); err != nil {
+				return fmt.Errorf("%s, window of minute %d: %w", s, minute, err)
+			}
+			return nil
 		})
 		if err != nil {
 			return nil, err
 		}
 	}
-	kind, cells := row.Sums, make([]row.Cell, 0, len(sums)+len(sketches))
-	for at, v := range sums {
-		cells = append(cells, row.Cell{Variation: at[0], Tags: at[1], Value: v})
+	return d, nil
+}
+
+func (d *daySums) add(day int, value []byte, reader *row.Reader, places *places, one *metric.Sketch) error {
+	if err := reader.Reset(value); err != nil {
+		return err
 	}
-	for at, s := range sketches {
-		kind = row.Sketches
-		cells = append(cells, row.Cell{Variation: at[0], Tags: at[1], Sketch: s.AppendBinary(nil)})
+	for reader.Next() {
+		i, err := places.at(reader)
+		if err != nil {
+			return err
+		}
+		c := reader.Cell()
+		if c.Sketch == nil {
+			d.sums[day] = grown(d.sums[day], i)
+			d.sums[day][i] += c.Value
+			continue
+		}
+		d.sketches[day] = grown(d.sketches[day], i)
+		if err := one.UnmarshalBinary(c.Sketch); err != nil {
+			return err
+		}
+		if d.sketches[day][i] == nil {
+			d.sketches[day][i] = &metric.Sketch{}
+		}
+		d.sketches[day][i].Merge(one)
+	}
+	return reader.Err()
+}
+
+// grown is a list that has a place.
+func grown[T any](list []T, at int) []T {
+	if at < len(list) {
+		return list
+	}
+	return append(list, make([]T, at+1-len(list))...)
+}
+
+// row is a day's row.
+func (d *daySums) row(day int) ([]byte, error) {
+	var cells []row.Cell
+	kind := row.Sums
+	for i, v := range d.sums[day] {
+		if v != 0 {
+			cells = append(cells, row.Cell{Variation: d.keys[i][0], Tags: d.keys[i][1], Value: v})
+		}
+	}
+	for i, s := range d.sketches[day] {
+		if s != nil {
+			kind = row.Sketches
+			cells = append(cells, row.Cell{Variation: d.keys[i][0], Tags: d.keys[i][1], Sketch: s.AppendBinary(nil)})
+		}
 	}
 	slices.SortFunc(cells, func(a, b row.Cell) int {
 		return cmp.Or(strings.Compare(a.Variation, b.Variation), strings.Compare(a.Tags, b.Tags))
 	})
-	value, err := row.Append(nil, kind, cells)
-	if err == nil {
-		f.x.r.days.put(k, value)
-	}
-	return value, err
+	return row.Append(nil, kind, cells)
 }

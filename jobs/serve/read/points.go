@@ -56,40 +56,50 @@ func (p *plan) totals(parts, out []int64) {
 // the border on from the left (the queue of two stacks).
 func (p *plan) unions(parts []*metric.Sketch, out []int64) {
 	border := 0
-	var left []*metric.Sketch // left[i]: the union of parts[i:border], from where it was begun
+	var left []*metric.Sketch // left[i]: the union of parts[base+i:border]
 	base := 0
-	right, filled := &metric.Sketch{}, 0 // the union of parts[border:filled]
+	right, filled := metric.NewUnion(), 0 // the union of parts[border:filled]
+	both := metric.NewUnion()
 	for i := range out {
 		from, to := p.span(i)
 		if from >= border {
-			border, base, left = to, from, make([]*metric.Sketch, to-from)
-			u := &metric.Sketch{}
+			border, base = to, from
+			left = resized(left, to-from)
 			for j := to - 1; j >= from; j-- {
-				u = union(u, parts[j])
-				left[j-from] = u
+				u := left[j-from]
+				if j+1 < to {
+					u.Copy(left[j+1-from])
+				} else {
+					u.Reset()
+				}
+				if parts[j] != nil {
+					u.Merge(parts[j])
+				}
 			}
-			right, filled = &metric.Sketch{}, to
+			right, filled = metric.NewUnion(), to
 		}
 		for ; filled < to; filled++ {
 			if parts[filled] != nil {
 				right.Merge(parts[filled])
 			}
 		}
-		u := right
-		if from < border && left[from-base] != nil {
-			u = union(left[from-base], right)
+		switch {
+		case from >= border || left[from-base].Empty():
+			out[i] = right.Estimate()
+		case right.Empty():
+			out[i] = left[from-base].Estimate()
+		default:
+			both.Copy(left[from-base])
+			both.Merge(right)
+			out[i] = both.Estimate()
 		}
-		out[i] = u.Estimate()
 	}
 }
 
-// union is a new sketch, or one of the two where the other is empty.
-func union(a, b *metric.Sketch) *metric.Sketch {
-	if b == nil || b.Empty() {
-		return a
+// resized gives a list that length, of sketches whose memory is used again.
+func resized(list []*metric.Sketch, n int) []*metric.Sketch {
+	for len(list) < n {
+		list = append(list, metric.NewUnion())
 	}
-	u := &metric.Sketch{}
-	u.Merge(a)
-	u.Merge(b)
-	return u
+	return list[:n]
 }

@@ -149,15 +149,21 @@ type fetch struct {
 // metric reads a metric.
 func (f *fetch) metric(ctx context.Context, name string) ([]Series, error) {
 	t := newTable(f)
-	for i := range f.p.pieces {
+	for i := 0; i < len(f.p.pieces); i++ {
 		c := &f.p.pieces[i]
 		var err error
 		switch s := (store.Series{Tenant: f.x.Chain.Tenant, Experiment: f.q.Experiment, Metric: name, Layer: c.layer}); {
 		case c.windows != nil:
-			var value []byte
-			if value, err = f.day(ctx, name, c); err == nil {
-				err = f.row(t, s, c.from, value)
+			var values [][]byte
+			if values, err = f.wholeDays(ctx, name, f.p.pieces[i:]); err != nil {
+				break
 			}
+			for k, value := range values {
+				if err = f.row(t, s, f.p.pieces[i+k].from, value); err != nil {
+					break
+				}
+			}
+			i += len(values) - 1
 		case c.layer == "": // no stream has ever been active
 		case c.rollup:
 			err = f.x.r.store.Rollups(ctx, s, c.from, c.to, func(minute, _ int64, value []byte) error { return f.row(t, s, minute, value) })
@@ -199,7 +205,7 @@ type table struct {
 	index  map[groupKey]int
 	sets   map[string]int // tag set -> index into keys, -1: filtered out
 	keys   []string       // joined values of the tags grouped by
-	last   []seen         // by the cell's place in the row: what stood there in the row before
+	places *places
 
 	scratch metric.Sketch // of the cell at hand
 }
@@ -209,12 +215,6 @@ type groupKey struct {
 	key       int
 }
 
-type seen struct {
-	variation, tags string
-	group           int // -1: filtered out
-	known           bool
-}
-
 type group struct {
 	groupKey
 	sums     []int64
@@ -222,31 +222,25 @@ type group struct {
 }
 
 func newTable(f *fetch) *table {
-	return &table{f: f, index: map[groupKey]int{}, sets: map[string]int{}}
+	t := &table{f: f, index: map[groupKey]int{}, sets: map[string]int{}}
+	t.places = newPlaces(t.group)
+	return t
 }
 
 func (t *table) row(part int, value []byte) error {
 	if err := t.reader.Reset(value); err != nil {
 		return err
 	}
-	for i := 0; t.reader.Next(); i++ {
-		c := t.reader.Cell()
-		if i == len(t.last) {
-			t.last = append(t.last, seen{})
+	for t.reader.Next() {
+		at, err := t.places.at(&t.reader)
+		if err != nil {
+			return err
 		}
-		l := &t.last[i]
-		// Neighbouring rows mostly have the same cells, and then the same strings: comparing them is comparing pointers.
-		if !l.known || l.variation != c.Variation || l.tags != c.Tags {
-			g, err := t.group(c.Variation, c.Tags)
-			if err != nil {
-				return err
-			}
-			*l = seen{c.Variation, c.Tags, g, true}
-		}
-		if l.group < 0 {
+		if at < 0 {
 			continue
 		}
-		g := &t.groups[l.group]
+		c := t.reader.Cell()
+		g := &t.groups[at]
 		if c.Sketch == nil {
 			if g.sums == nil {
 				g.sums = make([]int64, len(t.f.p.sums))

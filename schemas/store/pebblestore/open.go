@@ -13,7 +13,9 @@ import (
 )
 
 const (
-	cacheBytes    = 64 << 20
+	cacheBytes = 64 << 20
+	// blockBytes is what one read of a table gives: rows are read in runs, a day of a series has some 100 KB.
+	blockBytes    = 32 << 10
 	memtableBytes = 64 << 20
 	batchBytes    = 4 << 20
 	maxKnown      = 100_000
@@ -65,6 +67,7 @@ func Open(dir string, o Options) (*Store, error) {
 		Logger:             silent{},
 		FormatMajorVersion: pebble.FormatNewest,
 	}
+	opts.Levels[0].BlockSize, opts.Levels[0].IndexBlockSize = blockBytes, blockBytes // those of all levels
 	if o.InMemory {
 		dir, opts.FS = "", vfs.NewMem()
 	}
