@@ -236,6 +236,7 @@ func (o *demoOptions) folders() (folder, temp string, err error) {
 type demo struct {
 	opt      *demoOptions
 	chain    *tenant.Chain
+	texts    []string // of its revisions
 	pipeline *embedded.Pipeline
 	onTime   *pebblestore.Store // the batch over the records that are not late
 	values   *demoValues
@@ -268,12 +269,15 @@ func (d *demo) source(ctx context.Context, temp string, stderr io.Writer) (err e
 		if d.chain, err = shopChain(); err != nil {
 			return err
 		}
+		d.texts = []string{string(traffic.Config())}
 		d.until = d.opt.traffic.Start.Add(d.opt.traffic.Span).UnixMilli()
 		d.pull, d.stop = demoTraffic(d.opt.traffic)
 	} else {
-		if d.chain, err = site.LoadChain(d.opt.config); err != nil {
+		var files []tenant.File
+		if d.chain, files, err = site.LoadWritten(d.opt.config); err != nil {
 			return err
 		}
+		d.texts = site.Texts(files, d.chain)
 		progress := newRecordProgress(stderr, "records")
 		s, err := readRecords(ctx, d.opt.records, temp, func(int) { progress.step() })
 		progress.clear()

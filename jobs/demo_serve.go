@@ -55,7 +55,7 @@ func (d *demo) serve(ctx context.Context, stderr io.Writer) (*demoServed, error)
 	if err != nil {
 		return nil, err
 	}
-	one := servedTenant{chain: d.chain}
+	one := servedTenant{chain: d.chain, texts: d.texts}
 	if d.opt.records == "" {
 		one.builtin = traffic.Formulas()
 	}

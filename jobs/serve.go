@@ -60,12 +60,13 @@ var servePatience = patience{header: 10 * time.Second, body: 20 * time.Second, a
 
 type serveOptions struct {
 	services                                                       string
+	look                                                           time.Duration // between looks at files
 	site, data, config, formulas, listen, tokens, cert, key, audit string
 }
 
 // runServe is `tandem serve`.
 func runServe(ctx context.Context, args []string, _, stderr io.Writer) int {
-	var o serveOptions
+	o := serveOptions{look: serveLook}
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	flags.StringVar(&o.site, "site", "", "site `file`")
 	flags.StringVar(&o.data, "data", "", "`folder` that replay --data or demo --data left")
@@ -130,23 +131,19 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
 		defer f.Close()
 		c.Audit = serve.NewAuditLog(f)
 	}
-	st, tenants, now, err := o.open(ctx)
+	st, tenants, served, now, err := o.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
 	c.Reader = read.New(st, read.Options{Limits: read.DefaultLimits(), Now: now})
 	c.Tenant, c.Tenants = tenants.get, tenants.names
-	source, err := o.source(c.Audit, st)
-	if err != nil {
-		return err
-	}
-	if c.Pages, err = pages.New(source, pagesRefresh); err != nil {
+	if c.Pages, err = pages.New(o.source(c.Audit, st, served), pagesRefresh); err != nil {
 		return err
 	}
 	c.Frame = pages.Frame
 	c.Prom = asPrometheus()
-	go tenants.follow(going, log)
+	go tenants.follow(going, o.look, log)
 	l, err := net.Listen("tcp", o.listen)
 	if err != nil {
 		return err
@@ -179,9 +176,9 @@ func asPrometheus() http.Handler {
 	})
 }
 
-// followTokens reads the tokens file again every serveLook. While it cannot be read, the tokens stay as they are.
+// followTokens reads the tokens file again every so often. While it cannot be read, the tokens stay as they are.
 func (o *serveOptions) followTokens(ctx context.Context, log *slog.Logger, now *atomic.Pointer[serve.Tokens]) {
-	tick := time.NewTicker(serveLook)
+	tick := time.NewTicker(o.look)
 	defer tick.Stop()
 	for {
 		select {
@@ -216,49 +213,44 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, p patience) 
 	return nil
 }
 
-// open opens the store, and says which tenants there are and by which clock its rows expire.
-func (o *serveOptions) open(ctx context.Context) (store.Store, *servedTenants, func() time.Time, error) {
-	t := newServedTenants(func() ([]servedTenant, error) {
-		s, _, err := site.Open(o.site)
-		if err != nil {
-			return nil, err
-		}
-		return siteTenants(s), nil
-	})
-	now := time.Now
+// open opens the store, and says which tenants there are and by which clock its rows expire; served is nil of a folder.
+func (o *serveOptions) open(ctx context.Context) (st store.Store, t *servedTenants, served *servedSite, now func() time.Time, err error) {
 	if o.data != "" {
 		one, err := o.dataTenant()
 		if err != nil {
-			return nil, nil, nil, err
+			return nil, nil, nil, nil, err
 		}
 		t = newServedTenants(func() ([]servedTenant, error) { return []servedTenant{one}, nil })
-		now = recordsTime
+		if err = t.look(); err == nil {
+			st, err = openExported(ctx, "", o.data)
+		}
+		return st, t, nil, recordsTime, err
 	}
-	if err := t.look(); err != nil {
-		return nil, nil, nil, err
+	if served, err = openServed(o.site); err != nil {
+		return nil, nil, nil, nil, err
 	}
-	if o.data != "" {
-		st, err := openExported(ctx, "", o.data)
-		return st, t, now, err
+	t = newServedTenants(served.look)
+	if err = t.look(); err == nil {
+		st, err = served.site.OpenStore(ctx)
 	}
-	s, err := site.Load(o.site)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	st, err := s.OpenStore(ctx)
-	return st, t, now, err
+	return st, t, served, time.Now, err
 }
 
 // dataTenant is the tenant of --data.
 func (o *serveOptions) dataTenant() (one servedTenant, err error) {
 	one.formulas = o.formulas
 	if o.config != "" {
-		one.chain, err = site.LoadChain(o.config)
+		var files []tenant.File
+		one.chain, files, err = site.LoadWritten(o.config)
+		if err == nil {
+			one.texts = site.Texts(files, one.chain)
+		}
 		return one, err
 	}
 	if one.formulas == "" {
 		one.builtin = traffic.Formulas()
 	}
+	one.texts = []string{string(traffic.Config())}
 	one.chain, err = shopChain()
 	return one, err
 }

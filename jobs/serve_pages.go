@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -10,8 +11,8 @@ import (
 	"tandem/batch"
 	"tandem/jobs/serve"
 	"tandem/jobs/serve/pages"
-	"tandem/jobs/site"
 	"tandem/schemas/store"
+	"tandem/stream/failover"
 )
 
 // pagesRefresh is how often a page that is open asks again: numbers change by the minute.
@@ -24,55 +25,44 @@ const (
 )
 
 // source is where the pages' data come from. A folder of records of the past has neither archive nor services.
-func (o *serveOptions) source(audit *serve.AuditLog, st store.Store) (*pages.Stored, error) {
+func (o *serveOptions) source(audit *serve.AuditLog, st store.Store, served *servedSite) *pages.Stored {
 	s := &pages.Stored{Audit: audit}
 	for url := range strings.SplitSeq(o.services, ",") {
 		if url = strings.TrimSuffix(strings.TrimSpace(url), "/"); url != "" {
 			s.Services = append(s.Services, url)
 		}
 	}
-	if o.site == "" {
-		return s, nil
+	if served == nil {
+		return s
 	}
-	loaded, err := site.Load(o.site)
-	if err != nil {
-		return nil, err
-	}
-	s.Now = time.Now
-	own := loaded.Layer()
-	s.Layers = []string{own}
-	open := func(name string) (*batchJob, *site.Tenant, error) {
-		b := &batchJob{log: slog.New(slog.DiscardHandler), bar: &bar{}}
-		var err error
-		if b.site, b.blobs, err = site.Open(o.site); err != nil {
-			return nil, nil, err
-		}
-		if err := b.only(name); err != nil {
-			return nil, nil, err
-		}
-		return b, &b.site.Tenants[0], nil
-	}
+	began, _ := served.now()
+	own := began.Layer()
+	s.Now, s.Layers = time.Now, []string{own}
 	s.Batch = func(name string) (*batch.Job, error) {
-		b, t, err := open(name)
+		b, t, err := served.batch(name)
 		if err != nil {
 			return nil, err
 		}
 		return b.job(t)
 	}
 	s.Explainer = func(ctx context.Context, name string) (*batch.Explain, error) {
-		b, t, err := open(name)
+		b, t, err := served.batch(name)
 		if err != nil {
 			return nil, err
 		}
 		return b.explainer(ctx, t, st)
 	}
 	s.Promoter = func(ctx context.Context, name, layer string) error {
-		j := &failoverJob{store: st, own: own, partitions: int(loaded.Metrics.Partitions), lag: promoteLag, wait: promoteWait,
-			log: slog.New(slog.DiscardHandler), now: time.Now}
 		if !strings.HasPrefix(layer, "stream.") {
 			return fmt.Errorf("%w: %q is no layer of a stream", pages.ErrRequest, layer)
 		}
-		return j.change(ctx, name, layer, "asked for")
+		j := &failoverJob{store: st, own: own, partitions: int(began.Metrics.Partitions), lag: promoteLag, wait: promoteWait,
+			log: slog.New(slog.DiscardHandler), now: time.Now}
+		err := j.change(ctx, name, layer, "asked for")
+		if errors.Is(err, failover.ErrBehind) || errors.Is(err, failover.ErrSilent) {
+			err = fmt.Errorf("%w: %w", pages.ErrRequest, err)
+		}
+		return err
 	}
-	return s, nil
+	return s
 }

@@ -2,11 +2,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,6 +14,7 @@ import (
 	"tandem/core/tenant"
 	"tandem/jobs/serve"
 	"tandem/jobs/site"
+	"tandem/schemas/blob"
 )
 
 // serveLook is how often configs, formulas and tokens are read again.
@@ -22,28 +23,69 @@ const serveLook = 5 * time.Second
 // servedTenant is what a tenant is served by.
 type servedTenant struct {
 	chain    *tenant.Chain
-	objects  int    // of its chain in storage
-	formulas string // file; empty: builtin, and without that those of any tenant
+	texts    []string // of its revisions
+	formulas string   // file; empty: builtin, and without that those of any tenant
 	builtin  []byte
 }
 
-// siteTenants are those of a site. Readers see what the batch says of the past, splices included.
-func siteTenants(s *site.Site) (all []servedTenant) {
-	for i := range s.Tenants {
-		t := &s.Tenants[i]
-		one := servedTenant{chain: t.Spliced, formulas: t.Formulas}
-		if t.Configs != nil {
-			one.objects = len(t.Configs.Objects)
-		}
-		all = append(all, one)
+// servedSite is a site that is served, as its file and its chains say it now. Its metric store is the one that the service began with.
+type servedSite struct {
+	file string
+
+	mu    sync.Mutex
+	site  *site.Site
+	blobs blob.Store
+}
+
+// openServed opens a site.
+func openServed(file string) (*servedSite, error) {
+	s := &servedSite{file: file}
+	var err error
+	s.site, s.blobs, err = site.Open(file)
+	return s, err
+}
+
+// now is the site as it was last read.
+func (s *servedSite) now() (*site.Site, blob.Store) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.site, s.blobs
+}
+
+// look reads the file again, and gives the tenants. Readers see what the batch says of the past, splices included.
+func (s *servedSite) look() ([]servedTenant, error) {
+	was, blobs := s.now()
+	next, blobs, err := site.Again(s.file, was, blobs)
+	if err != nil {
+		return nil, err
 	}
-	return all
+	s.mu.Lock()
+	s.site, s.blobs = next, blobs
+	s.mu.Unlock()
+	var all []servedTenant
+	for i := range next.Tenants {
+		t := &next.Tenants[i]
+		all = append(all, servedTenant{chain: t.Spliced, texts: t.Texts(), formulas: t.Formulas})
+	}
+	return all, nil
+}
+
+// batch is what a tenant's batch and archive are reached by.
+func (s *servedSite) batch(name string) (*batchJob, *site.Tenant, error) {
+	b := &batchJob{log: slog.New(slog.DiscardHandler), bar: &bar{}}
+	b.site, b.blobs = s.now()
+	for i := range b.site.Tenants {
+		if t := &b.site.Tenants[i]; t.Chain.Tenant == name {
+			return b, t, nil
+		}
+	}
+	return nil, nil, fmt.Errorf("the site has no tenant %q", name)
 }
 
 // load reads the tenant's formula repository. A bad one is an error for a tenant that is new; one that is served keeps the
 // repository that it has, and tells the trouble.
 func (t *servedTenant) load(old *serve.Tenant) (*serve.Tenant, error) {
-	out := &serve.Tenant{Chain: t.chain}
+	out := &serve.Tenant{Chain: t.chain, Texts: t.texts}
 	data, name := t.builtin, "the shop's formulas"
 	if t.formulas != "" {
 		var err error
@@ -87,12 +129,11 @@ func readFormulas(file string) ([]byte, error) {
 // servedTenants are the tenants as they are now.
 type servedTenants struct {
 	read func() ([]servedTenant, error)
-	was  map[string]int // objects of each chain that is served
 	all  atomic.Pointer[map[string]*serve.Tenant]
 }
 
 func newServedTenants(read func() ([]servedTenant, error)) *servedTenants {
-	t := &servedTenants{read: read, was: map[string]int{}}
+	t := &servedTenants{read: read}
 	t.all.Store(&map[string]*serve.Tenant{})
 	return t
 }
@@ -115,38 +156,38 @@ func (t *servedTenants) look() error {
 	all := map[string]*serve.Tenant{}
 	for i := range list {
 		name := list[i].chain.Tenant
-		old := t.get(name)
-		if old != nil && t.was[name] == list[i].objects {
-			list[i].chain = old.Chain // the same: what is held by it stays good
-		}
-		one, err := list[i].load(old)
-		if err != nil {
+		if all[name], err = list[i].load(t.get(name)); err != nil {
 			return err
 		}
-		all[name], t.was[name] = one, list[i].objects
 	}
 	t.all.Store(&all)
 	return nil
 }
 
-// follow looks every serveLook until the context ends.
-func (t *servedTenants) follow(ctx context.Context, log *slog.Logger) {
-	tick := time.NewTicker(serveLook)
+// follow looks every so often until the context ends. A trouble is logged once.
+func (t *servedTenants) follow(ctx context.Context, every time.Duration, log *slog.Logger) {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
-	told := map[string]string{}
+	told, toldAll := map[string]string{}, ""
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if err := t.look(); err != nil && !errors.Is(err, context.Canceled) {
-			log.Error("configs or formulas cannot be read; those in force stay", "err", err)
+		if err := t.look(); err != nil {
+			if err.Error() != toldAll {
+				log.Error("configs or formulas cannot be read; those in force stay", "err", err)
+			}
+			toldAll = err.Error()
 			continue
 		}
+		toldAll = ""
 		for name, one := range *t.all.Load() {
 			if one.Trouble != told[name] && one.Trouble != "" {
 				log.Error("formulas cannot be read; those in force stay", "tenant", name, "err", one.Trouble)
+			} else if one.Trouble != told[name] {
+				log.Info("formulas can be read again", "tenant", name)
 			}
 			told[name] = one.Trouble
 		}

@@ -23,7 +23,9 @@ import (
 // Tenant is what a tenant's requests are answered from: its chain of configs as the batch reads by it, with splices. It
 // is immutable; a newer one replaces it as a whole.
 type Tenant struct {
-	Chain    *tenant.Chain
+	Chain *tenant.Chain
+	// Texts are the configs of the chain's revisions as they were written.
+	Texts    []string
 	Formulas *formula.Repository
 	// Trouble, if not empty, says why the repository's file cannot be read as it is now: Formulas is the one before.
 	Trouble string
@@ -73,7 +75,28 @@ type server struct {
 func (s *server) measure() {
 	s.requests = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "tandem_serve_request_seconds",
 		Help: "Time that requests took, by kind and class of status.", Buckets: []float64{.005, .025, .1, .3, 1, 5, 30}}, []string{"kind", "status"})
-	s.registry.MustRegister(s.requests)
+	s.registry.MustRegister(s.requests, (*troubles)(s))
+}
+
+// troubles tells of tenants whose formulas cannot be read as they are now.
+type troubles server
+
+var troubled = prometheus.NewDesc("tandem_serve_formulas_stale", "1 while a tenant's formula repository cannot be read and the one before is served, else 0.", []string{"tenant"}, nil)
+
+// Describe implements prometheus.Collector.
+func (*troubles) Describe(out chan<- *prometheus.Desc) { out <- troubled }
+
+// Collect implements prometheus.Collector.
+func (s *troubles) Collect(out chan<- prometheus.Metric) {
+	for _, name := range s.Tenants() {
+		if t := s.Tenant(name); t != nil {
+			stale := 0.
+			if t.Trouble != "" {
+				stale = 1
+			}
+			out <- prometheus.MustNewConstMetric(troubled, prometheus.GaugeValue, stale, name)
+		}
+	}
 }
 
 // route finds whose request it is: of a tenant, or of the pages of no tenant.

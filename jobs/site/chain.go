@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,26 +15,67 @@ import (
 
 // Open loads a site file, opens its blob storage and reads the tenants' chains there: what a job of the site begins with.
 func Open(file string) (*Site, blob.Store, error) {
+	return Again(file, &Site{}, nil)
+}
+
+// Again is Open for who has opened the site before, and has it and its blob storage as they were. Storage stays open where it is
+// still the same, of chains what is new is read, and a chain that says what it said is the same one.
+func Again(file string, was *Site, blobs blob.Store) (*Site, blob.Store, error) {
 	s, err := Load(file)
 	if err != nil {
 		return nil, nil, err
 	}
-	blobs, err := s.OpenBlobs()
-	for i := range s.Tenants {
-		if err == nil {
-			err = s.Tenants[i].readChain(blobs)
+	if blobs == nil || s.Blobs != was.Blobs {
+		was = &Site{}
+		if blobs, err = s.OpenBlobs(); err != nil {
+			return s, nil, err
 		}
 	}
-	return s, blobs, err
+	for i := range s.Tenants {
+		t := &s.Tenants[i]
+		old := slices.IndexFunc(was.Tenants, func(o Tenant) bool { return o.Chain.Tenant == t.Chain.Tenant })
+		if old < 0 {
+			err = t.readChain(blobs)
+		} else {
+			err = t.growChain(&was.Tenants[old], blobs)
+		}
+		if err != nil {
+			return s, blobs, err
+		}
+	}
+	return s, blobs, nil
 }
 
-// readChain reads the tenant's chain of configs in storage. Where one has begun it is what counts, and the files of the site
-// must say how it began.
+// readChain reads the tenant's chain of configs in storage.
 func (t *Tenant) readChain(blobs blob.Store) error {
 	c, err := configs.Read(blobs, t.Chain.Tenant)
 	if err != nil {
 		return err
 	}
+	return t.follow(c)
+}
+
+// growChain reads what the chain has more than it had.
+func (t *Tenant) growChain(was *Tenant, blobs blob.Store) error {
+	c := *was.Configs
+	if err := c.Grow(blobs); err != nil {
+		return err
+	}
+	if err := t.follow(&c); err != nil {
+		return err
+	}
+	if same(t.Chain, was.Chain) && same(t.Spliced, was.Spliced) {
+		t.Chain, t.Spliced = was.Chain, was.Spliced
+	}
+	return nil
+}
+
+func same(a, b *tenant.Chain) bool {
+	return slices.EqualFunc(a.Revs, b.Revs, func(a, b tenant.Rev) bool { return a.From == b.From && a.To == b.To && a.Config.Equal(b.Config) })
+}
+
+// follow goes by a chain. Where one has begun it is what counts, and the files of the site must say how it began.
+func (t *Tenant) follow(c *configs.Chain) (err error) {
 	t.Configs = c
 	if c.Empty() {
 		return nil
@@ -86,22 +128,53 @@ func (t *Tenant) Try(f tenant.File, now time.Time) (*configs.Chain, error) {
 	return c.Try(f, now)
 }
 
+// Texts are the configs of a chain's revisions as they were written, in files of which some may be of no revision.
+func Texts(files []tenant.File, chain *tenant.Chain) []string {
+	texts := make([]string, len(chain.Revs))
+	for _, f := range files {
+		cfg, err := tenant.Load(f.Name, f.Data)
+		if err != nil {
+			continue // the chain is of those that can be read
+		}
+		for i := range chain.Revs {
+			if chain.Revs[i].Config.Equal(cfg) {
+				texts[i] = string(f.Data)
+			}
+		}
+	}
+	return texts
+}
+
+// Texts are those of the revisions of Spliced.
+func (t *Tenant) Texts() []string {
+	if t.Configs != nil && !t.Configs.Empty() {
+		return Texts(t.Configs.Files(), t.Spliced)
+	}
+	return Texts(t.files, t.Spliced)
+}
+
 // LoadChain loads and compiles a tenant's config file, or the revisions in a folder (*.yaml, *.yml; their `from:` orders
 // them). Errors name file and line.
 func LoadChain(path string) (*tenant.Chain, error) {
+	chain, _, err := LoadWritten(path)
+	return chain, err
+}
+
+// LoadWritten is LoadChain that gives the files too.
+func LoadWritten(path string) (*tenant.Chain, []tenant.File, error) {
 	files, err := readFiles(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	configs, err := tenant.LoadChain(files)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	chain, err := tenant.Compile(configs)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return chain, nil
+	return chain, files, nil
 }
 
 // readFiles reads a config file, or those of a folder.

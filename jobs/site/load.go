@@ -358,12 +358,12 @@ func (l *loader) tenants(s *Site) {
 	take([]any{"metrics"}, s.MetricsTopic(s.Layer()), "metrics")
 	for i := range s.Tenants {
 		t := &s.Tenants[i]
-		chain, err := LoadChain(t.Config)
+		chain, files, err := LoadWritten(t.Config)
 		if err != nil {
 			l.failAt([]any{"tenants", i, "config"}, "%w", err)
 			return
 		}
-		t.Chain, t.Spliced = chain, chain
+		t.Chain, t.Spliced, t.files = chain, chain, files
 		for g := range t.Groups {
 			take([]any{"tenants", i}, s.BeaconsTopic(chain.Tenant, g), "tenant "+chain.Tenant)
 		}

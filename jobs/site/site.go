@@ -72,7 +72,9 @@ type Tenant struct {
 
 	Chain   *tenant.Chain  `yaml:"-"` // as the stream and the archive read by it
 	Spliced *tenant.Chain  `yaml:"-"` // as the batch does, with what splices say of the past
-	Configs *configs.Chain `yaml:"-"` // in storage; nil as Load leaves it, ReadChains reads it
+	Configs *configs.Chain `yaml:"-"` // in storage; nil as Load leaves it, Open reads it
+
+	files []tenant.File // of Config, as they were read
 }
 
 // Metrics is the topic between the stages of the stream, less the layer.

@@ -16,6 +16,8 @@ import (
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
 
+	"tandem/core/tenant"
+	"tandem/schemas/configs"
 	"tandem/schemas/wire"
 )
 
@@ -66,7 +68,7 @@ func TestLoadDefaults(t *testing.T) {
 	}
 	want := &Site{DC: "dc1", Kafka: Kafka{Brokers: []string{"k:9092"}, Replication: 3},
 		Raw:     []Raw{{"beacons.raw", wire.KindLive, "dc1", 4}},
-		Tenants: []Tenant{{Config: at("shop.yaml"), Partitions: 4, Groups: 1, Chain: chain, Spliced: chain}},
+		Tenants: []Tenant{{Config: at("shop.yaml"), Partitions: 4, Groups: 1, Chain: chain, Spliced: chain, files: s.Tenants[0].files}},
 		Dead:    "beacons.dead", Metrics: Metrics{"metrics", 2}, Tick: time.Minute, LateEvery: 24 * time.Hour,
 		Blobs: at("blobs"), Checkpoints: at("blobs"), Store: Store{Pebble: at("store")}}
 	if !reflect.DeepEqual(s, want) {
@@ -316,4 +318,59 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("error %q", l.first)
 		}
 	})
+}
+
+// Who opens a site again has the same chains while they say the same, and what is new otherwise; texts are those of the files.
+func TestAgain(t *testing.T) {
+	file := folder(t, least)
+	s, blobs, err := Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := func() *Site {
+		t.Helper()
+		next, same, err := Again(file, s, blobs)
+		if err != nil || same != blobs {
+			t.Fatal(err)
+		}
+		return next
+	}
+	config := s.Tenants[0].Config
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := again()
+	if next.Tenants[0].Spliced != s.Tenants[0].Spliced || !reflect.DeepEqual(next.Tenants[0].Texts(), []string{string(text)}) {
+		t.Errorf("another chain, or not its text: %q", next.Tenants[0].Texts())
+	}
+	// A comment is another text of the same chain; a point is another chain.
+	for more, same := range map[string]bool{"# new\n": true, "max_events_per_minute: 601\n": false} {
+		if err := os.WriteFile(config, append(text, more...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if next := again(); (next.Tenants[0].Spliced == s.Tenants[0].Spliced) != same || next.Tenants[0].Texts()[0] != string(text)+more {
+			t.Errorf("with %q: the same chain %v, text %q", more, !same, next.Tenants[0].Texts())
+		}
+	}
+	if err := os.WriteFile(config, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Tenants[0].Begin(blobs); err != nil {
+		t.Fatal(err)
+	}
+	chain := s.Tenants[0].Spliced
+	// A revision is appended by somebody else.
+	from := time.Now().Add(time.Hour).Truncate(time.Minute)
+	appended := append(append([]byte{}, text...), fmt.Sprintf("from: %s # theirs\n", from.UTC().Format(time.RFC3339))...)
+	if again().Tenants[0].Spliced != chain {
+		t.Error("another chain before anything is appended")
+	}
+	if _, err := configs.Append(blobs, "shop", tenant.File{Name: "new", Data: appended}, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	next = again()
+	if n := len(next.Tenants[0].Spliced.Revs); n != 2 || next.Tenants[0].Texts()[1] != string(appended) || len(s.Tenants[0].Configs.Objects) != 1 {
+		t.Errorf("%d revisions, texts %q, %d objects known before", n, next.Tenants[0].Texts(), len(s.Tenants[0].Configs.Objects))
+	}
 }

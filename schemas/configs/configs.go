@@ -13,6 +13,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"tandem/core/tenant"
@@ -59,6 +60,9 @@ func (c *Chain) Configs() (all []*tenant.Config) {
 	}
 	return all
 }
+
+// Files are the texts of Configs, as they were written.
+func (c *Chain) Files() []tenant.File { return slices.Clone(c.files) }
 
 // Compile compiles the chain twice: as the stream and the archive read by it, and with what splices say of the past, as
 // the batch does.

@@ -35,7 +35,7 @@ type Reader interface {
 	Now() time.Time
 	// Begin is the first minute that is known: of which the store has anything, and that has not expired.
 	Begin() int64
-	// Config is the revision in force and its text.
+	// Config is the revision in force, and its text as it was written.
 	Config() (*tenant.Config, string)
 	// Formulas are the tenant's, in the order of its repository, over the sessions of an experiment's scope: "fm" or
 	// "assigned".

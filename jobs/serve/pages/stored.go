@@ -67,7 +67,7 @@ func (s *Stored) Open(ctx context.Context, name string) (Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &reader{x: x, formulas: q.Tenant.Formulas, schemas: map[string]*formula.Schema{}, trouble: []string{}}
+	r := &reader{x: x, texts: q.Tenant.Texts, formulas: q.Tenant.Formulas, schemas: map[string]*formula.Schema{}, trouble: []string{}}
 	if s.Now != nil {
 		r.now = s.Now()
 	} else if r.now, err = end(ctx, x); err != nil {
@@ -106,6 +106,7 @@ func end(ctx context.Context, x *read.Resolved) (time.Time, error) {
 
 type reader struct {
 	x        *read.Resolved
+	texts    []string // of the chain's revisions
 	now      time.Time
 	formulas *formula.Repository
 	schemas  map[string]*formula.Schema // by experiment
@@ -125,9 +126,12 @@ func (r *reader) Begin() int64 {
 }
 
 // Config is part of Reader.
-func (r *reader) Config() (*tenant.Config, string) {
+func (r *reader) Config() (c *tenant.Config, text string) {
 	c, rev := judge.ConfigAt(r.x.Chain, r.now.UnixMilli())
-	return c, configYAML(r.x.Chain.Revs[rev].Config)
+	if rev < len(r.texts) {
+		text = r.texts[rev]
+	}
+	return c, text
 }
 
 // Formulas is part of Reader.
