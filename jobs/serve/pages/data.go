@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"tandem/core/evidence"
@@ -43,19 +44,34 @@ func (s *server) tenants(r *http.Request) (any, error) {
 	return map[string]any{"tenants": t}, err
 }
 
-// list is the last look at all experiments of a tenant.
-type list struct {
-	at      time.Time
-	now     time.Time // the data's
-	all     []*evaluation
-	trouble []string
-	busy    chan struct{} // holds one token: a look at a time
+// looks are those at all experiments of a tenant.
+type looks struct {
+	last atomic.Pointer[list]
+	busy chan struct{} // holds one token: a look at a time
 }
 
-// keep is how long a look at all experiments serves, at most.
-const keep = time.Minute
+// list is a look at all experiments of a tenant. It does not change.
+type list struct {
+	at      time.Time
+	took    time.Duration
+	now     time.Time // the data's
+	all     []*evaluation
+	trouble []string // of the request
+}
 
-// look evaluates all experiments of a tenant, or returns the last look if it is young enough.
+// A look at all experiments serves for a minute: whoever comes within it gets the last one, and has the next one made
+// behind their back if it is older than a page's refresh. No more than a part of the time goes into looks.
+const (
+	keep     = time.Minute
+	lookPart = 20
+	lookTime = 2 * time.Minute // that one may take
+)
+
+// stale is the age from which on a look is made again, old the one from which on it is not good enough.
+func (s *server) stale(l *list) time.Duration { return max(min(keep/2, s.refresh), lookPart*l.took) }
+func (s *server) old(l *list) time.Duration   { return max(min(keep, s.refresh*2), 2*s.stale(l)) }
+
+// look gives a look at all experiments of a tenant, the last one if it is young enough.
 func (s *server) look(ctx context.Context, tenant string) (*list, error) {
 	rd, err := s.src.Open(ctx, tenant)
 	if err != nil {
@@ -64,19 +80,52 @@ func (s *server) look(ctx context.Context, tenant string) (*list, error) {
 	s.mu.Lock()
 	l := s.lists[tenant]
 	if l == nil {
-		l = &list{busy: make(chan struct{}, 1)}
+		l = &looks{busy: make(chan struct{}, 1)}
 		s.lists[tenant] = l
 	}
 	s.mu.Unlock()
+	answer := func(last *list) (*list, error) {
+		return &list{all: last.all, now: last.now, trouble: rd.Trouble()}, nil
+	}
+	last := l.last.Load()
+	if last != nil && time.Since(last.at) < s.old(last) {
+		if time.Since(last.at) < s.stale(last) {
+			return answer(last)
+		}
+		select {
+		case l.busy <- struct{}{}:
+			behind, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)
+			go func() {
+				defer func() { cancel(); <-l.busy }()
+				// What fails is tried again by the next who comes; once the last look is old, it is told.
+				if next, err := lookAt(behind, rd); err == nil {
+					l.last.Store(next)
+				}
+			}()
+		default:
+		}
+		return answer(last)
+	}
 	select {
 	case l.busy <- struct{}{}:
 		defer func() { <-l.busy }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	if l.all != nil && time.Since(l.at) < min(keep, s.refresh) {
-		return &list{all: l.all, now: l.now, trouble: rd.Trouble()}, nil
+	if last = l.last.Load(); last != nil && time.Since(last.at) < s.stale(last) {
+		return answer(last)
 	}
+	next, err := lookAt(ctx, rd)
+	if err != nil {
+		return nil, err
+	}
+	l.last.Store(next)
+	return answer(next)
+}
+
+// lookAt evaluates all experiments of a tenant.
+func lookAt(ctx context.Context, rd Reader) (*list, error) {
+	begin := time.Now()
 	c, _ := rd.Config()
 	all := []*evaluation{}
 	for i := range c.Experiments {
@@ -84,7 +133,7 @@ func (s *server) look(ctx context.Context, tenant string) (*list, error) {
 		formulas, err := rd.Formulas(ctx, x.Name, "fm")
 		if err == nil {
 			var e *evaluation
-			e, err = evaluate(ctx, rd, x, slices.DeleteFunc(formulas, func(f Formula) bool { return f.Stat == nil }), "fm", nil)
+			e, err = evaluate(ctx, rd, x, slices.DeleteFunc(formulas, func(f Formula) bool { return f.Stat == nil }), "fm", nil, true)
 			all = append(all, e)
 		}
 		if err != nil {
@@ -92,8 +141,7 @@ func (s *server) look(ctx context.Context, tenant string) (*list, error) {
 		}
 	}
 	confirm(all)
-	l.all, l.now, l.at = all, rd.Now(), time.Now()
-	return &list{all: all, now: l.now, trouble: rd.Trouble()}, nil
+	return &list{all: all, now: rd.Now(), at: time.Now(), took: time.Since(begin)}, nil
 }
 
 type variationJSON struct {
@@ -264,7 +312,7 @@ func (s *server) experiment(r *http.Request) (any, error) {
 	if w.drill != "" && drill < 0 {
 		return nil, fmt.Errorf("%w: formula %q", ErrNotFound, w.drill)
 	}
-	e, err := evaluate(ctx, rd, &c.Experiments[i], formulas, w.scope, w.filter)
+	e, err := evaluate(ctx, rd, &c.Experiments[i], formulas, w.scope, w.filter, false)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,9 @@ const (
 	// recent is how many closed minutes health looks at, silence those of a variation without sessions.
 	recent  = 60
 	silence = 15
+	// From briefDays on a brief evaluation goes by days (in minutes): the read path holds their sums.
+	briefDays = 2
+	day       = 24 * 60
 	// points is the most points of a series over an experiment's whole time.
 	points = 240
 )
@@ -64,13 +67,17 @@ func span(x *tenant.Experiment, rd Reader) (from, to int64, started, ended bool)
 	return from, to, x.Start == tenant.NoStart || x.Start/60000 <= minute, x.End != tenant.NoEnd && x.End/60000 <= minute
 }
 
-// evaluate reads an experiment's sums since its start and says what they prove, up to the last closed minute.
-func evaluate(ctx context.Context, rd Reader, x *tenant.Experiment, formulas []Formula, scope string, filter map[string]string) (*evaluation, error) {
+// evaluate reads an experiment's sums since its start and says what they prove, up to the last closed minute. In brief it
+// does so by whole days where there are some, which is what a look at all experiments can afford.
+func evaluate(ctx context.Context, rd Reader, x *tenant.Experiment, formulas []Formula, scope string, filter map[string]string, brief bool) (*evaluation, error) {
 	from, to, started, ended := span(x, rd)
 	e := &evaluation{x: x, scope: scope, formulas: formulas, from: from, to: max(to, from), step: 1}
 	e.signs.Started, e.signs.Ended, e.signs.SplitP = started, ended, 1
-	judged, shown := []Base{sessions(scope)}, []Base{}
+	judged, shown, watched := []Base{sessions(scope)}, []Base{}, []Base{sessions(scope)}
 	for _, f := range formulas {
+		if guards(&f) {
+			watched = append(watched, Base{Metric: f.Stat.Hits})
+		}
 		if f.Stat == nil {
 			shown = append(shown, f.Bases...)
 			continue
@@ -82,7 +89,7 @@ func evaluate(ctx context.Context, rd Reader, x *tenant.Experiment, formulas []F
 	}
 	judged, shown = distinct(judged), distinct(shown)
 	// Closed is known with the first answer only.
-	q := Query{Experiment: x.Name, Bases: judged, From: e.to - recent, To: e.to, Step: 1, Filter: filter}
+	q := Query{Experiment: x.Name, Bases: distinct(watched), From: e.to - recent, To: e.to, Step: 1, Filter: filter}
 	var err error
 	if e.last, err = rd.Read(ctx, q); err != nil {
 		return nil, err
@@ -99,7 +106,10 @@ func evaluate(ctx context.Context, rd Reader, x *tenant.Experiment, formulas []F
 		return e, nil
 	}
 	e.step = stepOf(e.to-from, points)
-	q.From, q.To, q.Step = from, e.to, e.step
+	if brief && e.to-from > briefDays*day {
+		e.step = day
+	}
+	q.Bases, q.From, q.To, q.Step = judged, from, e.to, e.step
 	if e.whole, err = readFrom(ctx, rd, q); err != nil {
 		return nil, err
 	}
@@ -227,11 +237,16 @@ func (e *evaluation) judge(formulas []Formula) {
 			r.formula, r.variation = fi, v
 			e.results = append(e.results, r)
 			e.signs.Failing = e.signs.Failing || r.failing
-			if f.Role == "guardrail" && f.Stat != nil && f.Stat.Kind == judge.Proportion && !e.signs.Ended {
+			if guards(f) && !e.signs.Ended {
 				e.signs.Broken = e.signs.Broken || e.broken(f.Stat.Hits, v, control)
 			}
 		}
 	}
+}
+
+// guards says whether a formula's events are watched by the minute.
+func guards(f *Formula) bool {
+	return f.Role == "guardrail" && f.Stat != nil && f.Stat.Kind == judge.Proportion
 }
 
 func (e *evaluation) shareOf(v, control int) float64 {

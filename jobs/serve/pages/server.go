@@ -27,7 +27,7 @@ type server struct {
 	refresh time.Duration
 
 	mu    sync.Mutex
-	lists map[string]*list // by tenant
+	lists map[string]*looks // by tenant
 }
 
 // policy lets pages load their own files and talk to their own server, and nothing else.
@@ -51,7 +51,7 @@ func Frame(path string) bool {
 // New returns the handler of the pages, to be mounted at "/". Whoever mounts it guards the data: all paths that are no Frame,
 // and "/" for who asks for JSON. Pages ask again every refresh, 1 s to 10 min.
 func New(src Source, refresh time.Duration) (http.Handler, error) {
-	s := &server{src: src, refresh: refresh, lists: map[string]*list{}}
+	s := &server{src: src, refresh: refresh, lists: map[string]*looks{}}
 	mux := http.NewServeMux()
 	shell, err := s.files(mux)
 	if err != nil {
