@@ -82,7 +82,8 @@ func testServerOf(t testing.TB, rnd *rand.Rand, limits Limits) (h http.Handler, 
 
 func asPrometheus(l prom.Limits) http.Handler {
 	work := func(r *http.Request) (func(), error) { return FromContext(r.Context()).Work(r.Context()) }
-	return prom.New(prom.Config{Fail: Fail, Work: work, Now: time.Now, Limits: l, Resolve: func(r *http.Request) (*read.Resolved, error) {
+	repository := func(r *http.Request) *formula.Repository { return FromContext(r.Context()).Tenant.Formulas }
+	return prom.New(prom.Config{Fail: Fail, Work: work, Formulas: repository, Now: time.Now, Limits: l, Resolve: func(r *http.Request) (*read.Resolved, error) {
 		return FromContext(r.Context()).Resolve(r.Context())
 	}})
 }
@@ -367,6 +368,27 @@ func TestOpenAPI(t *testing.T) {
 	}
 	if len(doc.Components.Schemas["Batch"].Properties) != reflect.TypeFor[Batch]().NumField() {
 		t.Error("Batch and its schema have not the same fields")
+	}
+}
+
+// Formulas are listed as metrics with what the repository says of them.
+func TestFormulasAsMetrics(t *testing.T) {
+	h, _, tokens := testServer(t, DefaultLimits())
+	for path, want := range map[string]string{
+		"metadata?metric=formula:middle":                 `{"formula:middle":[{"help":"Median: Half of the orders are below. (quantile(order.revenue, 0.5))","type":"gauge","unit":"currency"}]}`,
+		"metadata":                                       `"formula:orders"`,
+		"label/__name__/values":                          `"formula:reach"`,
+		"label/experiment/values?match[]=formula:orders": `["x"]`,
+		"label/__name__/values?match[]=%7Bexperiment=%22x%22,over=%221h%22%7D": `["formula:middle","formula:orders"`,
+		"query?query=formula:orders%7Bover=%2230s%22%7D":                       `as over=\"5m\"`,
+		"query?query=formula:orders%7Bover=~%221h%22%7D":                       `as over=\"5m\"`,
+		"query?query=formula:orders%7Bover=%2232d%22%7D":                       `as over=\"5m\"`,
+		"query?query=formula:nobody":                                           `"result":[]`,
+		"query?query=site:order%7Bover=%221h%22%7D&time=1822000":               `"result":[]`,
+	} {
+		if got := call(h, "GET", "/shop/api/v1/"+path, tokens["one"], ""); !strings.Contains(got.Body.String(), want) {
+			t.Errorf("%s: %d %s, want %s", path, got.Code, got.Body, want)
+		}
 	}
 }
 
