@@ -352,6 +352,13 @@ func (o *openFiles) park(r *ranged) {
 	}
 }
 
+// forget closes the reader that has stopped at a place: nobody will go on from there.
+func (o *openFiles) forget(k cursorKey) {
+	if c := o.unpark(k); c != nil {
+		o.done(c.names)
+	}
+}
+
 // ranged gives the rows of a cursor up to a hash, those of the window only.
 type ranged struct {
 	*cursor

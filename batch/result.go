@@ -256,6 +256,7 @@ func (j *Job) eachPages(ctx context.Context, window int64, results []*rangeResul
 		place uint64 // row, minute of the window
 	}
 	var open []*cursor
+	var total metric.Pages
 	next := func(c *cursor) (bool, error) {
 		more, err := c.res.pages(&c.p)
 		if !more || err != nil {
@@ -292,11 +293,19 @@ func (j *Job) eachPages(ctx context.Context, window int64, results []*rangeResul
 		for _, c := range open {
 			switch {
 			case c.place != place:
+				continue
 			case sum == nil:
 				sum = &c.p
-			default:
-				sum.Add(&c.p)
+				continue
+			case sum != &total:
+				// Not in the first one's place: sketches of a result in memory would grow to those of all ranges, for each
+				// row and minute.
+				total.Reset()
+				total.Minute = sum.Minute
+				total.Add(sum)
+				sum = &total
 			}
+			sum.Add(&c.p)
 		}
 		if err := fn(sum); err != nil {
 			return err

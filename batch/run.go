@@ -367,6 +367,9 @@ func (l *line) mapRange(ctx context.Context, window, r int) {
 	l.left[window]--
 	l.mapped[r] += time.Since(began)
 	l.records[r] += counts.Records
+	if n := r + 1; n < len(l.ranges) && (l.busy[n] || l.next[n] != window) {
+		l.files.forget(cursorKey{l.plan.Windows[l.windows[window]].Window, uint64(l.plan.Bounds[l.ranges[n]])})
+	}
 	l.step.Tasks++
 	l.step.Records += counts.Records
 	l.told()

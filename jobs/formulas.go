@@ -8,7 +8,7 @@ import (
 	"io"
 
 	"tandem/core/formula"
-	"tandem/jobs/serve"
+	"tandem/jobs/serve/sums"
 	"tandem/jobs/site"
 )
 
@@ -57,7 +57,7 @@ func checkFormulas(file, config string) (*formula.Repository, error) {
 	if chain.Tenant != r.Tenant {
 		return nil, fmt.Errorf("%s is of tenant %q, %s of %q", file, r.Tenant, config, chain.Tenant)
 	}
-	schema := serve.SchemaOf(chain)
+	schema := sums.SchemaOf(chain)
 	var faults []error
 	for _, f := range r.Formulas {
 		if _, err := r.Compile(formula.NewPlan(schema), formula.Ask{ID: f.ID}); err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/net/netutil"
 
+	"tandem/core/formula"
 	"tandem/core/tenant"
 	"tandem/jobs/serve"
 	"tandem/jobs/serve/pages"
@@ -172,7 +173,8 @@ func asPrometheus() http.Handler {
 		Resolve: func(r *http.Request) (*read.Resolved, error) {
 			return serve.FromContext(r.Context()).Resolve(r.Context())
 		},
-		Work: func(r *http.Request) (func(), error) { return serve.FromContext(r.Context()).Work(r.Context()) },
+		Formulas: func(r *http.Request) *formula.Repository { return serve.FromContext(r.Context()).Tenant.Formulas },
+		Work:     func(r *http.Request) (func(), error) { return serve.FromContext(r.Context()).Work(r.Context()) },
 	})
 }
 

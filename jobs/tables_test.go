@@ -22,8 +22,8 @@ import (
 	"tandem/stream/archive"
 )
 
-// sums are those of the batch's standing values by what tells a metric apart, as lines, visitors left out.
-func sums(t *testing.T, st store.Store) []string {
+// standingSums are those of the batch's standing values by what tells a metric apart, as lines, visitors left out.
+func standingSums(t *testing.T, st store.Store) []string {
 	t.Helper()
 	v, err := batch.View(context.Background(), st, "shop")
 	if err != nil {
@@ -105,7 +105,7 @@ func TestTablesInDuckDB(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := sums(t, st)
+		want := standingSums(t, st)
 		if err := st.Close(); err != nil {
 			t.Fatal(err)
 		}

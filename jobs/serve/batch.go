@@ -3,7 +3,6 @@ package serve
 import (
 	"context"
 	_ "embed"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -12,8 +11,8 @@ import (
 	"time"
 
 	"tandem/core/formula"
-	"tandem/core/tenant"
 	"tandem/jobs/serve/read"
+	"tandem/jobs/serve/sums"
 	"tandem/schemas/store"
 )
 
@@ -118,8 +117,6 @@ func (v Values) MarshalJSON() ([]byte, error) {
 const (
 	maxAsks    = 100
 	autoPoints = 500
-	// maxRollings is how many lengths of rolling values a batch may have: each is a query of its own.
-	maxRollings = 24
 	// maxWork bounds the operations that a batch takes, some nanoseconds each.
 	maxWork = 200_000_000
 )
@@ -135,7 +132,7 @@ func (q *Request) Answer(ctx context.Context, b *Batch) (*Result, error) {
 	if err != nil {
 		return nil, Bad(err)
 	}
-	schema, err := schema(ctx, x, catalog, b.Experiment)
+	schema, err := sums.SchemaIn(ctx, x, b.Experiment)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +153,7 @@ func (q *Request) Answer(ctx context.Context, b *Batch) (*Result, error) {
 		out.Formulas = append(out.Formulas, meta)
 	}
 	budget := x.Budget()
-	f, err := fetchAll(ctx, x, budget, query, plan.Bases)
+	f, err := sums.Fetch(ctx, x, budget, query, plan.Bases)
 	if err != nil {
 		return nil, err
 	}
@@ -164,20 +161,20 @@ func (q *Request) Answer(ctx context.Context, b *Batch) (*Result, error) {
 		out.Control = e.Control
 		if len(query.GroupBy) == 0 {
 			for _, v := range e.All {
-				f.add(v, nil) // one without a beacon is shown, with zeros
+				f.Add(v, nil) // one without a beacon is shown, with zeros
 			}
 		}
 	} else if len(query.GroupBy) == 0 {
-		f.add("", nil)
+		f.Add("", nil)
 	}
-	f.sort()
-	lines := len(f.keys) * len(plan.Formulas)
-	if points := int64(lines) * int64(f.points); points > q.Reader.Limits().Points {
+	f.Sort()
+	lines := len(f.Keys) * len(plan.Formulas)
+	if points := int64(lines) * int64(f.Points); points > q.Reader.Limits().Points {
 		return nil, &read.LimitError{Name: "points", Limit: q.Reader.Limits().Points, Way: "take a larger step, a shorter range, fewer formulas or fewer tags"}
 	}
 	work := int64(0)
 	for _, c := range plan.Formulas {
-		work += int64(c.Steps) * int64(len(f.keys)) * int64(f.points)
+		work += int64(c.Steps) * int64(len(f.Keys)) * int64(f.Points)
 	}
 	if work > maxWork {
 		return nil, &read.LimitError{Name: "work", Limit: maxWork, Way: "take a larger step, a shorter range, or simpler formulas"}
@@ -187,26 +184,26 @@ func (q *Request) Answer(ctx context.Context, b *Batch) (*Result, error) {
 			return nil, ctx.Err()
 		}
 		begin := len(out.Series)
-		for _, k := range f.keys {
-			line := Line{Formula: c.ID, Variation: k.variation, Values: c.Eval(f.columns(k))}
+		for _, k := range f.Keys {
+			line := Line{Formula: c.ID, Variation: k.Variation, Values: c.Eval(f.Columns(k))}
 			if len(query.GroupBy) > 0 {
 				line.Tags = map[string]string{}
 				for i, t := range query.GroupBy {
-					line.Tags[t] = k.tags[i]
+					line.Tags[t] = k.Tags[i]
 				}
 			}
 			out.Series = append(out.Series, line)
 		}
 		if b.Compare {
-			compare(out.Series[begin:], f.keys, out.Control)
+			compare(out.Series[begin:], f.Keys, out.Control)
 		}
 	}
 	if b.Compare && out.Control != "" {
-		if err := prove(ctx, x, budget, query, to, schema, plan, f.keys, out); err != nil {
+		if err := prove(ctx, x, budget, query, to, schema, plan, f.Keys, out); err != nil {
 			return nil, err
 		}
 	}
-	f.times(out)
+	times(f.Answer, out)
 	return out, nil
 }
 
@@ -301,149 +298,8 @@ func minute(what, text string, absent int64) (int64, error) {
 	return t.Unix() / 60, nil
 }
 
-// SchemaOf says what formulas of a chain's tenant may name; of histograms it knows no bucket.
-func SchemaOf(chain *tenant.Chain) *formula.Schema { return schemaFor(chain, read.CatalogOf(chain)) }
-
-func schemaFor(chain *tenant.Chain, c *read.Catalog) *formula.Schema {
-	s := &formula.Schema{Names: map[string]bool{}, Points: map[string]bool{}, Decimals: c.Decimals, Histograms: map[string]bool{},
-		Buckets: func(string) []int { return nil }}
-	for _, n := range c.Names {
-		s.Names[n] = true
-	}
-	for _, h := range c.Histograms {
-		s.Histograms[h] = true
-	}
-	for i := range chain.Revs {
-		for _, p := range chain.Revs[i].Config.Points {
-			s.Points[p.Name] = true
-		}
-	}
-	return s
-}
-
-// SchemaIn says what formulas may name in an experiment, as it is now.
-func SchemaIn(ctx context.Context, x *read.Resolved, experiment string) (*formula.Schema, error) {
-	return schema(ctx, x, x.Catalog(), experiment)
-}
-
-// schema says what formulas may name in an experiment, or in the site.
-func schema(ctx context.Context, x *read.Resolved, c *read.Catalog, experiment string) (*formula.Schema, error) {
-	s := schemaFor(x.Chain, c)
-	buckets := map[string][]int{}
-	for _, h := range c.Histograms {
-		for _, scope := range []string{"site", "assigned", "fm"} {
-			list, err := x.Buckets(ctx, experiment, scope+"."+h)
-			if err != nil {
-				return nil, err
-			}
-			buckets[scope+"."+h] = list
-		}
-	}
-	s.Buckets = func(value string) []int { return buckets[value] }
-	return s, nil
-}
-
-// fetched is what was read for all formulas.
-type fetched struct {
-	states, seen []read.State
-	answer       *read.Answer
-	points       int
-	keys         []key
-	known        map[string]bool
-	values       map[formula.Base]map[string][]int64
-}
-
-type key struct {
-	variation string
-	tags      []string
-	text      string
-}
-
-func keyText(variation string, tags []string) string {
-	return variation + "\x00" + strings.Join(tags, "\x00")
-}
-
-func (f *fetched) add(variation string, tags []string) string {
-	text := keyText(variation, tags)
-	if !f.known[text] {
-		f.known[text] = true
-		f.keys = append(f.keys, key{variation, tags, text})
-	}
-	return text
-}
-
-func (f *fetched) sort() {
-	slices.SortFunc(f.keys, func(a, b key) int { return strings.Compare(a.text, b.text) })
-}
-
-// fetchAll reads all bases, those of each length of rolling together.
-func fetchAll(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Query, bases []formula.Base) (*fetched, error) {
-	f := &fetched{known: map[string]bool{}, values: map[formula.Base]map[string][]int64{}}
-	by := map[int64][]string{0: nil}
-	for _, b := range bases {
-		by[b.Rolling] = append(by[b.Rolling], b.Metric)
-	}
-	if len(by) > maxRollings {
-		return nil, &read.LimitError{Name: "rollings", Limit: maxRollings, Way: "ask for fewer lengths of rolling values at once"}
-	}
-	for rolling, metrics := range by {
-		one := q
-		one.Rolling, one.Metrics = rolling, metrics
-		a, err := x.RangeWithin(ctx, budget, one)
-		if err != nil {
-			var limit *read.LimitError
-			if errors.As(err, &limit) || ctx.Err() != nil {
-				return nil, err
-			}
-			return nil, fmt.Errorf("read: %w", err)
-		}
-		for _, b := range bases {
-			if b.Rolling == rolling {
-				f.values[b] = map[string][]int64{"": withStates(make([]int64, a.Points()), a.StatesOf(b.Metric))}
-			}
-		}
-		for _, s := range a.Series {
-			f.values[formula.Base{Metric: s.Metric, Rolling: rolling}][f.add(s.Variation, s.Tags)] = withStates(s.Values, s.States)
-		}
-		if rolling == 0 {
-			f.answer, f.points = a, a.Points()
-		}
-	}
-	return f, nil
-}
-
-const unknown = math.MinInt64
-
-// withStates marks what is not known.
-func withStates(values []int64, states []read.State) []int64 {
-	for i, s := range states {
-		if s == read.Unknown {
-			values[i] = unknown
-		}
-	}
-	return values
-}
-
-func (f *fetched) columns(k key) formula.Columns {
-	return formula.Columns{Points: f.points, Of: func(b formula.Base) []float64 {
-		values, ok := f.values[b][k.text]
-		if !ok {
-			values = f.values[b][""]
-		}
-		out := make([]float64, len(values))
-		for i, v := range values {
-			out[i] = float64(v)
-			if v == unknown {
-				out[i] = math.NaN()
-			}
-		}
-		return out
-	}}
-}
-
 // times tells of the points.
-func (f *fetched) times(out *Result) {
-	a := f.answer
+func times(a *read.Answer, out *Result) {
 	for i, s := range a.States {
 		out.Times = append(out.Times, (a.From+int64(i)*a.Step)*60)
 		out.States = append(out.States, [...]string{"final", "provisional", "unknown"}[s])
@@ -457,16 +313,16 @@ func (f *fetched) times(out *Result) {
 }
 
 // compare fills in the differences from the control's line with the same tags.
-func compare(lines []Line, keys []key, control string) {
+func compare(lines []Line, keys []sums.Key, control string) {
 	of := map[string]Values{}
 	for i, k := range keys {
-		if k.variation == control {
-			of[strings.Join(k.tags, "\x00")] = lines[i].Values
+		if k.Variation == control {
+			of[strings.Join(k.Tags, "\x00")] = lines[i].Values
 		}
 	}
 	for i, k := range keys {
-		base := of[strings.Join(k.tags, "\x00")]
-		if k.variation == control || base == nil {
+		base := of[strings.Join(k.Tags, "\x00")]
+		if k.Variation == control || base == nil {
 			continue
 		}
 		l := &lines[i]

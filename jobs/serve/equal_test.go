@@ -455,3 +455,102 @@ func TestPrometheusEqualsExport(t *testing.T) {
 		t.Errorf("%d samples: nothing was tested", compared)
 	}
 }
+
+// A formula as a metric of Prometheus has the values that export comes to by hand, over any time, by any tags, where minutes are
+// complete, and none elsewhere.
+func TestFormulasAsMetricsEqualExport(t *testing.T) {
+	compared := 0
+	for seed := range uint64(devstack.Count(3, 60)) {
+		rnd := rand.New(rand.NewPCG(seed, 23))
+		h, w, tokens := testServerOf(t, rnd, DefaultLimits())
+		x, err := read.New(w.st, read.Options{Limits: read.DefaultLimits(), Now: never}).Resolve(t.Context(), testChain(t))
+		must(t, err)
+		begin, end := x.Span()
+		for n := range devstack.Count(10, 30) {
+			q := randomQuery(rnd, w.base)
+			q.To = q.From + (q.To-q.From+q.Step-1)/q.Step*q.Step
+			q.Rolling = []int64{1, 7, 30, 60, 24 * 60}[rnd.IntN(5)]
+			f := known[rnd.IntN(7)] // those of the repository
+			matchers := []string{}
+			for tag, all := range q.Filter {
+				if len(all) == 0 {
+					delete(q.Filter, tag)
+					continue
+				}
+				matchers = append(matchers, fmt.Sprintf("%s=~%q", tag, strings.Join(all, "|")))
+			}
+			for _, tag := range q.GroupBy {
+				if q.Filter[tag] == nil {
+					matchers = append(matchers, tag+`=~".+"`)
+				}
+			}
+			if q.GroupBy = nil; len(matchers) > 0 { // all that is asked for divides
+				for _, tag := range []string{"device", "login"} {
+					if strings.Contains(strings.Join(matchers, ","), tag) {
+						q.GroupBy = append(q.GroupBy, tag)
+					}
+				}
+			}
+			matchers = append(matchers, fmt.Sprintf("experiment=%q", q.Experiment))
+			if q.Rolling > 1 || rnd.IntN(2) == 0 {
+				matchers = append(matchers, fmt.Sprintf(`over="%dm"`, q.Rolling))
+			}
+			query := fmt.Sprintf("formula:%s{%s}", f.ask.ID, strings.Join(matchers, ","))
+			v := url.Values{"query": {query}, "start": {fmt.Sprint((q.From + q.Step) * 60)}, "end": {fmt.Sprint(q.To * 60)}, "step": {fmt.Sprint(q.Step * 60)}}
+			fail := func(format string, args ...any) {
+				t.Helper()
+				t.Fatalf("seed %d, query %d, %s: %s", seed, n, v, fmt.Sprintf(format, args...))
+			}
+			got := call(h, "GET", "/shop/api/v1/query_range?"+v.Encode(), tokens["one"], "")
+			var out struct {
+				Data struct {
+					Result []struct {
+						Metric map[string]string
+						Values [][2]any
+					}
+				}
+			}
+			if err := json.Unmarshal(got.Body.Bytes(), &out); err != nil || got.Code != http.StatusOK {
+				fail("%d %v %.300s", got.Code, err, got.Body)
+			}
+			have, keys := values{}, map[[2]string]bool{}
+			if len(q.GroupBy) == 0 { // every variation is there, whether it has a row or not
+				for _, v := range map[string][]string{"": {""}, "x": {"blue", "control", "red"}}[q.Experiment] {
+					keys[[2]string{v, ""}] = true
+				}
+			}
+			for _, s := range out.Data.Result {
+				var group []string
+				for _, tag := range q.GroupBy {
+					group = append(group, s.Metric[tag])
+				}
+				k := [2]string{s.Metric["variation"], strings.Join(group, "/")}
+				keys[k] = true
+				for _, sample := range s.Values {
+					x, err := strconv.ParseFloat(sample[1].(string), 64)
+					must(t, err)
+					have[valueKey(f.ask.ID, k[0], k[1], int((int64(sample[0].(float64))/60-q.From)/q.Step-1))] = x
+				}
+			}
+			if all := w.naive(t, read.Query{Experiment: q.Experiment, From: max(q.From, begin), To: max(q.From, begin) + 1, Step: 1, Filter: q.Filter, GroupBy: q.GroupBy,
+				Metrics: []string{"fm.order", "site.order"}}); f.ask.ID == "orders" && q.Step == 1 && q.From < end && q.To > begin && len(keys) < len(all) {
+				fail("%d series, export has %d", len(keys), len(all))
+			}
+			want := w.byHand(t, &Batch{Formulas: []Ask{f.ask}, Experiment: q.Experiment}, q, keys)
+			for k, x := range want {
+				p, err := strconv.Atoi(k[strings.LastIndex(k, "|")+1:])
+				must(t, err)
+				if last := q.From + int64(p+1)*q.Step - 1; math.IsNaN(x) || last < begin || last >= end {
+					delete(want, k) // null is no sample
+				}
+			}
+			if why := have.differ(want); why != "" {
+				fail("%s; complete from %d to %d, query from %d to %d by %d", why, begin, end, q.From, q.To, q.Step)
+			}
+			compared += len(want)
+		}
+	}
+	if compared < 300 {
+		t.Errorf("%d values: nothing was tested", compared)
+	}
+}

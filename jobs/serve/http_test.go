@@ -2,16 +2,13 @@ package serve
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"reflect"
 	"strings"
 	"testing"
@@ -22,6 +19,7 @@ import (
 	"tandem/core/formula"
 	"tandem/jobs/serve/prom"
 	"tandem/jobs/serve/read"
+	"tandem/schemas/store"
 	"tandem/schemas/traffic"
 )
 
@@ -48,6 +46,13 @@ func testServer(t testing.TB, limits Limits) (h http.Handler, w *world, tokens m
 func testServerOf(t testing.TB, rnd *rand.Rand, limits Limits) (h http.Handler, w *world, tokens map[string]string) {
 	t.Helper()
 	w = newWorld(t, rnd)
+	h, tokens = serverOver(t, w.st, limits, read.DefaultLimits())
+	return h, w, tokens
+}
+
+// serverOver serves a store.
+func serverOver(t testing.TB, st store.Store, limits Limits, each read.Limits) (h http.Handler, tokens map[string]string) {
+	t.Helper()
 	r, err := formula.Load("test", []byte(testFormulas))
 	must(t, err)
 	shop := &Tenant{Chain: testChain(t), Formulas: r}
@@ -68,7 +73,7 @@ func testServerOf(t testing.TB, rnd *rand.Rand, limits Limits) (h http.Handler, 
 		fmt.Fprint(w, "page of ", FromContext(r.Context()).Tenants)
 	})
 	return NewHandler(Config{
-		Reader: read.New(w.st, read.Options{Limits: read.DefaultLimits(), Now: never}),
+		Reader: read.New(st, read.Options{Limits: each, Now: never}),
 		Tenant: func(name string) *Tenant {
 			if name == "shop" || name == "other" {
 				return shop
@@ -77,12 +82,13 @@ func testServerOf(t testing.TB, rnd *rand.Rand, limits Limits) (h http.Handler, 
 		},
 		Tenants: func() []string { return []string{"shop", "other"} },
 		Tokens:  func() *Tokens { return all }, Limits: limits, Pages: pages, Prom: asPrometheus(prom.DefaultLimits()), Log: slog.New(slog.DiscardHandler), Now: func() time.Time { return now },
-	}), w, tokens
+	}), tokens
 }
 
 func asPrometheus(l prom.Limits) http.Handler {
 	work := func(r *http.Request) (func(), error) { return FromContext(r.Context()).Work(r.Context()) }
-	return prom.New(prom.Config{Fail: Fail, Work: work, Now: time.Now, Limits: l, Resolve: func(r *http.Request) (*read.Resolved, error) {
+	repository := func(r *http.Request) *formula.Repository { return FromContext(r.Context()).Tenant.Formulas }
+	return prom.New(prom.Config{Fail: Fail, Work: work, Formulas: repository, Now: time.Now, Limits: l, Resolve: func(r *http.Request) (*read.Resolved, error) {
 		return FromContext(r.Context()).Resolve(r.Context())
 	}})
 }
@@ -370,6 +376,27 @@ func TestOpenAPI(t *testing.T) {
 	}
 }
 
+// Formulas are listed as metrics with what the repository says of them.
+func TestFormulasAsMetrics(t *testing.T) {
+	h, _, tokens := testServer(t, DefaultLimits())
+	for path, want := range map[string]string{
+		"metadata?metric=formula:middle":                 `{"formula:middle":[{"help":"Median: Half of the orders are below. (quantile(order.revenue, 0.5))","type":"gauge","unit":"currency"}]}`,
+		"metadata":                                       `"formula:orders"`,
+		"label/__name__/values":                          `"formula:reach"`,
+		"label/experiment/values?match[]=formula:orders": `["x"]`,
+		"label/__name__/values?match[]=%7Bexperiment=%22x%22,over=%221h%22%7D": `["formula:middle","formula:orders"`,
+		"query?query=formula:orders%7Bover=%2230s%22%7D":                       `as over=\"5m\"`,
+		"query?query=formula:orders%7Bover=~%221h%22%7D":                       `as over=\"5m\"`,
+		"query?query=formula:orders%7Bover=%2232d%22%7D":                       `as over=\"5m\"`,
+		"query?query=formula:nobody":                                           `"result":[]`,
+		"query?query=site:order%7Bover=%221h%22%7D&time=1822000":               `"result":[]`,
+	} {
+		if got := call(h, "GET", "/shop/api/v1/"+path, tokens["one"], ""); !strings.Contains(got.Body.String(), want) {
+			t.Errorf("%s: %d %s, want %s", path, got.Code, got.Body, want)
+		}
+	}
+}
+
 func TestBuiltinFormulas(t *testing.T) {
 	AnyFormulas()
 	if _, err := formula.Load("shop", traffic.Formulas()); err != nil {
@@ -384,35 +411,4 @@ func TestAuditLog(t *testing.T) {
 	if err := json.Unmarshal(b.Bytes(), &act); err != nil || strings.Count(b.String(), "\n") != 1 || act.Who != "a\nb" {
 		t.Errorf("%q %v", b.String(), err)
 	}
-}
-
-// Whatever is sent, the answer is one that the document has, and never a fault of the service.
-func FuzzRequests(f *testing.F) {
-	h, _, tokens := testServer(f, Limits{Concurrent: 10, Working: 10, PerSecond: 1e9, Burst: 1e9, Body: 1 << 16})
-	f.Add("formula=orders&step=1h", `{"formulas":[{"expr":"clamp(order/visit,0,1)"}],"step":"all"}`, "tandem_x")
-	f.Add("formula=orders&from=1970-01-01T00:00:00Z&to=9999-01-01T00:00:00Z&step=1m", `{"formulas":[{"expr":"quantile(order.revenue,0.5)"}],"experiment":"x"}`, "")
-	f.Add("filter=device:&groupBy=&param=mp:home", `{"formulas":[{"id":"reach"}],"params":{"mp":"x\") / 0 + beta(\"y"}}`, "\x00")
-	f.Fuzz(func(t *testing.T, query, body, token string) {
-		r := httptest.NewRequest("GET", "/shop/download.csv", nil)
-		r.URL = &url.URL{Path: "/shop/download.csv", RawQuery: query}
-		r.Header.Set("Authorization", "Bearer "+tokens["one"])
-		post := httptest.NewRequest("POST", "/shop", strings.NewReader(body))
-		post.Header.Set("Content-Type", "application/json")
-		post.Header.Set("Authorization", "Bearer "+tokens["one"])
-		for _, r := range []*http.Request{r, post} {
-			w := httptest.NewRecorder()
-			h.ServeHTTP(w, r)
-			if w.Code >= 500 {
-				t.Errorf("%d: %s", w.Code, w.Body)
-			}
-		}
-		other := post.Clone(context.Background())
-		other.Header["Authorization"] = []string{token}
-		other.Body = io.NopCloser(strings.NewReader(body))
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, other)
-		if w.Code != 401 {
-			t.Errorf("token %q: %d", token, w.Code)
-		}
-	})
 }

@@ -11,6 +11,7 @@ import (
 	"tandem/core/tenant"
 	"tandem/jobs/serve/judge"
 	"tandem/jobs/serve/read"
+	"tandem/jobs/serve/sums"
 )
 
 // Evidence is the time that proofs are over: from the start of the experiment's last phase (another split, another definition: a
@@ -66,7 +67,7 @@ const (
 
 // prove fills in what is proven of each line but the control's: lines are by formula of the plan and key. to is where the range
 // ends.
-func prove(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Query, to int64, schema *formula.Schema, plan *formula.Plan, keys []key, out *Result) error {
+func prove(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Query, to int64, schema *formula.Schema, plan *formula.Plan, keys []sums.Key, out *Result) error {
 	begin, now := x.Span()
 	now = min(now, to)
 	c, _ := judge.ConfigAt(x.Chain, now*60_000-1)
@@ -97,12 +98,12 @@ func prove(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Qu
 	if len(bases) == 0 {
 		return nil
 	}
-	sums, err := fetchAll(ctx, x, budget, q, bases)
+	fetched, err := sums.Fetch(ctx, x, budget, q, bases)
 	if err != nil {
 		return err
 	}
-	side := func(k key, scope string) judge.Side {
-		cols := sums.columns(k)
+	side := func(k sums.Key, scope string) judge.Side {
+		cols := fetched.Columns(k)
 		sum := func(metric string) float64 { return cols.Of(formula.Base{Metric: metric})[0] }
 		return judge.Side{N: sum(judge.Sessions(scope)), Sum: sum}
 	}
@@ -113,15 +114,12 @@ func prove(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Qu
 		f := plan.Formulas[i]
 		scope, _, _ := strings.Cut(f.Shape.Denominator, ".")
 		for n, k := range keys {
-			at := slices.Index(e.Variations, k.variation)
+			at := slices.Index(e.Variations, k.Variation)
 			control := slices.Index(e.Variations, e.Control)
 			if at < 0 || at == control {
 				continue
 			}
-			base := k
-			base.variation = e.Control
-			base.text = keyText(e.Control, k.tags)
-			treated, with := side(k, scope), side(base, scope)
+			treated, with := side(k, scope), side(k.Of(e.Control), scope)
 			w := e.Weights
 			v := st.Compare(treated, with, judge.Guard{Role: f.Role, Good: f.Good, Share: w[at] / (w[at] + w[control])})
 			out.Series[i*len(keys)+n].Proof = proofOf(st, treated.N, with.N, &v)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"sort"
+	"sync"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -34,11 +35,9 @@ type Iter struct {
 	nextGroup int     // the row group to open next
 	group     *group  // the one at hand
 	pos       int     // of the next row in it
-	span      stretch // its columns but the payload, as they are stored
-	payloads  stretch // and its payloads, once one was asked for
+	payloads  stretch // payloads of it as they are stored: all, or a page, where few are wanted
 	ints      [numColumns][]int64
 	bytes     [numColumns]values
-	scratch   []byte
 	pageFrom  int // the rows of the page of payloads at hand
 	pageTo    int
 
@@ -53,6 +52,15 @@ type stretch struct {
 	at int64
 	b  []byte
 }
+
+// opening is what opening a row group takes besides what the iterator holds then. A merge has some dozens of iterators, which open
+// theirs one after another.
+type opening struct {
+	span    stretch // the columns but the payload, as they are stored
+	scratch []byte
+}
+
+var openings = sync.Pool{New: func() any { return &opening{} }}
 
 // values are the byte slices of a column of a row group, or of a page: the i-th ends where ends says, after its length; of a
 // listed column it is the one at its place.
@@ -142,17 +150,15 @@ func (it *Iter) Payload() error {
 
 func (it *Iter) payloadPage(i int) error {
 	c := &it.group.columns[colPayload]
-	if it.pageTo == 0 {
-		if err := it.read(&it.payloads, colPayload, colPayload); err != nil {
-			return err
-		}
-	}
 	from := 0
 	for k := range c.pages {
 		p := &c.pages[k]
 		if i < from+p.values {
+			if err := it.payloadsFrom(k); err != nil {
+				return err
+			}
 			it.pageFrom, it.pageTo = from, from+p.values
-			raw, err := p.inflate(&it.payloads, it.bytes[colPayload].raw)
+			raw, err := p.inflate(&it.payloads, it.bytes[colPayload].raw[:0])
 			if err != nil {
 				return err
 			}
@@ -162,6 +168,29 @@ func (it *Iter) payloadPage(i int) error {
 		from += p.values
 	}
 	return fmt.Errorf("%w: it has no row %d", ErrCorrupt, i)
+}
+
+// payloadBytes are read at once of payloads where few are wanted.
+const payloadBytes = 128 << 10
+
+// payloadsFrom sees to it that page k of the payloads is at hand: with all after it, if all are wanted, else with those of
+// payloadBytes.
+func (it *Iter) payloadsFrom(k int) (err error) {
+	pages, s := it.group.columns[colPayload].pages, &it.payloads
+	at := pages[k].at
+	if at >= s.at && at < s.at+int64(len(s.b)) {
+		return nil
+	}
+	n := int64(pages[k].length)
+	for _, p := range pages[k+1:] {
+		if !it.cols.Payload && p.at+int64(p.length)-at > payloadBytes {
+			break
+		}
+		n = p.at + int64(p.length) - at
+	}
+	s.at = at
+	s.b, err = blob.ReadAt(it.f.from, at, n, s.b)
+	return err
 }
 
 // read reads the columns from and to of the row group at hand and what is between them.
@@ -185,14 +214,16 @@ func (it *Iter) open() (bool, error) {
 	if it.cols.Names {
 		last = colVisitor
 	}
-	if err := it.read(&it.span, 0, last); err != nil {
+	o := openings.Get().(*opening)
+	defer openings.Put(o)
+	if err := it.read(&o.span, 0, last); err != nil {
 		return false, err
 	}
 	for col := 0; col <= last; col++ {
 		if col == colEvent && !it.cols.Event {
 			continue
 		}
-		if err := it.decode(col); err != nil {
+		if err := it.decode(o, col); err != nil {
 			return false, fmt.Errorf("column %s: %w", columnSpecs()[col].name, err)
 		}
 	}
@@ -209,8 +240,7 @@ func (it *Iter) open() (bool, error) {
 	return true, nil
 }
 
-// inflate checks a page, which lies in a stretch, and gives its body, in the memory of buf if that is large enough, with
-// padding behind it.
+// inflate checks a page, which lies in a stretch, and appends its body to buf, with room for padding behind it.
 func (p *page) inflate(s *stretch, buf []byte) ([]byte, error) {
 	body, err := p.body(s)
 	if err != nil {
@@ -220,14 +250,15 @@ func (p *page) inflate(s *stretch, buf []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if cap(buf) < p.raw+bitpack.Padding {
-		buf = make([]byte, 0, p.raw+bitpack.Padding)
+	before := len(buf)
+	if need := before + p.raw + bitpack.Padding; cap(buf) < need {
+		buf = append(make([]byte, 0, need), buf...)
 	}
-	if buf, err = dec.DecodeAll(body, buf[:0]); err != nil {
+	if buf, err = dec.DecodeAll(body, buf); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	if len(buf) != p.raw || cap(buf) < p.raw+bitpack.Padding {
-		return nil, fmt.Errorf("%w: a page has %d bytes, its index says %d", ErrCorrupt, len(buf), p.raw)
+	if len(buf)-before != p.raw || cap(buf) < len(buf)+bitpack.Padding {
+		return nil, fmt.Errorf("%w: a page has %d bytes, its index says %d", ErrCorrupt, len(buf)-before, p.raw)
 	}
 	return buf, nil
 }
@@ -242,7 +273,7 @@ func (p *page) body(s *stretch) ([]byte, error) {
 }
 
 // decode decodes a column of the row group at hand.
-func (it *Iter) decode(col int) error {
+func (it *Iter) decode(o *opening, col int) error {
 	c, kind, rows := &it.group.columns[col], columnSpecs()[col].kind, int(it.group.rows)
 	isInt := kind == kindInt || kind == kindTime
 	if isInt {
@@ -250,19 +281,19 @@ func (it *Iter) decode(col int) error {
 	}
 	switch {
 	case isInt && c.encoding == packed && len(c.pages) == 1:
-		body, err := c.pages[0].body(&it.span)
+		body, err := c.pages[0].body(&o.span)
 		if err != nil {
 			return err
 		}
-		it.scratch = append(append(it.scratch[:0], body...), make([]byte, bitpack.Padding)...)
-		if err := bitpack.DecodeDelta(it.scratch, it.ints[col]); err != nil {
+		o.scratch = append(append(o.scratch[:0], body...), make([]byte, bitpack.Padding)...)
+		if err := bitpack.DecodeDelta(o.scratch, it.ints[col]); err != nil {
 			return fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
 		return nil
 	case c.encoding == listed && len(c.pages) == 2:
-		return it.decodeListed(col, isInt)
+		return it.decodeListed(o, col, isInt)
 	case c.encoding == plain:
-		return it.decodePlain(col, isInt)
+		return it.decodePlain(o, col, isInt)
 	}
 	return fmt.Errorf("%w: %d pages of encoding %d", ErrCorrupt, len(c.pages), c.encoding)
 }
@@ -274,18 +305,18 @@ func sized[T any](s []T, n int) []T {
 	return s[:n]
 }
 
-func (it *Iter) decodeListed(col int, isInt bool) error {
+func (it *Iter) decodeListed(o *opening, col int, isInt bool) error {
 	c, v, rows := &it.group.columns[col], &it.bytes[col], int(it.group.rows)
 	var err error
-	if v.raw, err = c.pages[0].inflate(&it.span, v.raw); err != nil {
+	if v.raw, err = c.pages[0].inflate(&o.span, v.raw[:0]); err != nil {
 		return err
 	}
-	if it.scratch, err = c.pages[1].inflate(&it.span, it.scratch); err != nil {
+	if o.scratch, err = c.pages[1].inflate(&o.span, o.scratch[:0]); err != nil {
 		return err
 	}
 	n := c.pages[0].values
 	v.listed = sized(v.listed, rows)
-	if err := bitpack.DecodePlaces(it.scratch[:len(it.scratch)+bitpack.Padding], v.listed, n); err != nil {
+	if err := bitpack.DecodePlaces(o.scratch[:len(o.scratch)+bitpack.Padding], v.listed, n); err != nil {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	if !isInt {
@@ -303,19 +334,17 @@ func (it *Iter) decodeListed(col int, isInt bool) error {
 }
 
 // decodePlain decodes plain pages, of a row group's column one after another.
-func (it *Iter) decodePlain(col int, isInt bool) error {
+func (it *Iter) decodePlain(o *opening, col int, isInt bool) error {
 	c, v, rows := &it.group.columns[col], &it.bytes[col], int(it.group.rows)
 	v.places = nil
-	all := v.raw[:0]
+	size := 0
 	for k := range c.pages {
-		p := &c.pages[k]
+		size += c.pages[k].raw
+	}
+	all := sized(v.raw, size+bitpack.Padding)[:0]
+	for k := range c.pages {
 		var err error
-		if len(c.pages) == 1 {
-			all, err = p.inflate(&it.span, all)
-		} else if it.scratch, err = p.inflate(&it.span, it.scratch); err == nil {
-			all = append(all, it.scratch...)
-		}
-		if err != nil {
+		if all, err = c.pages[k].inflate(&o.span, all); err != nil {
 			return err
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"tandem/jobs/serve"
 	"tandem/jobs/serve/judge"
 	"tandem/jobs/serve/read"
+	"tandem/jobs/serve/sums"
 )
 
 // Stored is the Source of a service's requests (serve.FromContext): the metric store through its read path, the batch's
@@ -139,7 +140,7 @@ func (r *reader) Formulas(ctx context.Context, experiment, scope string) ([]Form
 	schema := r.schemas[experiment]
 	if schema == nil {
 		var err error
-		if schema, err = serve.SchemaIn(ctx, r.x, experiment); err != nil {
+		if schema, err = sums.SchemaIn(ctx, r.x, experiment); err != nil {
 			return nil, err
 		}
 		r.schemas[experiment] = schema

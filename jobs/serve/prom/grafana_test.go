@@ -43,7 +43,7 @@ func TestDashboards(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	q := newQuerier(x, DefaultLimits())
+	q := newQuerier(x, nil, DefaultLimits())
 	defined, err := os.ReadFile("../../health_metrics.go")
 	if err != nil {
 		t.Fatal(err)

@@ -21,10 +21,14 @@ const (
 	labelExperiment = "experiment"
 	labelVariation  = "variation"
 	labelSource     = "source"
+	labelOver       = "over"
 )
 
+// FormulaName is the Prometheus name of a formula.
+func FormulaName(id string) string { return "formula:" + id }
+
 // reserved are label names that no tag may have: ours, and those that Prometheus or Grafana give a meaning.
-var reserved = []string{labelExperiment, labelVariation, labelSource, "formula", "le", "quantile", "job", "instance"}
+var reserved = []string{labelExperiment, labelVariation, labelSource, labelOver, "formula", "le", "quantile", "job", "instance"}
 
 var toTag = strings.NewReplacer("_", "__", "-", "_d")
 

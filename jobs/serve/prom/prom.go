@@ -7,6 +7,8 @@
 // of 1m; rate and increase would take a smaller minute for a reset. A bare selector shows the last minute only: the engine
 // looks back for one minute.
 //
+// A formula of the tenant's repository is a metric too (formulas.go).
+//
 // Without a matcher on the label source, series are the merged view's. With one they are those of a layer alone,
 // source="batch" or source="stream", the active stream's.
 package prom
@@ -30,6 +32,7 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/util/annotations"
 
+	"tandem/core/formula"
 	"tandem/jobs/serve/read"
 )
 
@@ -60,6 +63,8 @@ type Config struct {
 	// Fail answers them.
 	Resolve func(*http.Request) (*read.Resolved, error)
 	Fail    func(http.ResponseWriter, error)
+	// Formulas is the repository of the request's tenant; nil if it has none.
+	Formulas func(*http.Request) *formula.Repository
 	// Work waits until a request may be worked out; done is called before its answer is sent. Its errors are answered by Fail.
 	Work   func(*http.Request) (done func(), err error)
 	Now    func() time.Time
@@ -125,7 +130,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.Fail(w, err)
 		return
 	}
-	q := newQuerier(x, a.Limits)
+	q := newQuerier(x, a.Formulas(r), a.Limits)
 	if path == "read" {
 		a.remoteRead(w, r, q)
 		return
@@ -478,6 +483,10 @@ func (a *API) metadata(ctx context.Context, r *request) (any, annotations.Annota
 			continue
 		}
 		if _, known := all[f.name]; !known && len(all) < limit {
+			if f.formula != nil {
+				all[f.name] = []map[string]string{about(f.formula)}
+				continue
+			}
 			all[f.name] = []map[string]string{{"type": "gauge", "help": r.q.help(f.metric), "unit": ""}}
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/prometheus/prompb"
 
 	"tandem/batch"
+	"tandem/core/formula"
 	"tandem/core/oracle/worlds"
 	"tandem/core/tenant"
 	"tandem/jobs/embedded"
@@ -42,6 +43,10 @@ type served struct {
 func epoch() time.Time { return time.UnixMilli(0) }
 
 func serveWorld(t testing.TB, seed uint64, l Limits) *served {
+	return serveFormulas(t, seed, l, nil)
+}
+
+func serveFormulas(t testing.TB, seed uint64, l Limits, formulas *formula.Repository) *served {
 	t.Helper()
 	ctx := context.Background()
 	w := worlds.Generate(seed)
@@ -78,7 +83,7 @@ func serveWorld(t testing.TB, seed uint64, l Limits) *served {
 		}
 	}
 	reader := read.New(st, read.Options{Limits: read.DefaultLimits(), Now: epoch})
-	a := New(Config{Limits: l, Work: func(*http.Request) (func(), error) { return func() {}, nil }, Now: time.Now, Resolve: func(r *http.Request) (*read.Resolved, error) { return reader.Resolve(r.Context(), chain) },
+	a := New(Config{Limits: l, Formulas: func(*http.Request) *formula.Repository { return formulas }, Work: func(*http.Request) (func(), error) { return func() {}, nil }, Now: time.Now, Resolve: func(r *http.Request) (*read.Resolved, error) { return reader.Resolve(r.Context(), chain) },
 		Fail: func(w http.ResponseWriter, err error) { http.Error(w, err.Error(), http.StatusTeapot) }})
 	s := httptest.NewServer(a)
 	t.Cleanup(s.Close)

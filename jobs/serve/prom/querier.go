@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/util/annotations"
 
+	"tandem/core/formula"
 	"tandem/core/view"
 	"tandem/jobs/serve/read"
 )
@@ -27,6 +28,9 @@ type querier struct {
 	tags    []tag
 	limits  Limits
 	samples *atomic.Int64 // that were read so far
+
+	formulas   *formula.Repository
+	inX, onAll []*formula.Formula // those that can be evaluated in an experiment, and of the site
 }
 
 // tag is one of the tenant's tags; values are those that a row may have.
@@ -35,8 +39,9 @@ type tag struct {
 	values      []string
 }
 
-func newQuerier(x *read.Resolved, l Limits) *querier {
-	q := &querier{x: x, catalog: x.Catalog(), limits: l, samples: new(atomic.Int64)}
+func newQuerier(x *read.Resolved, formulas *formula.Repository, l Limits) *querier {
+	q := &querier{x: x, catalog: x.Catalog(), limits: l, samples: new(atomic.Int64), formulas: formulas}
+	q.compile()
 	for _, t := range q.catalog.Tags {
 		q.tags = append(q.tags, tag{t.Name, TagLabel(t.Name), append([]string{"none", "other"}, t.Values...)})
 	}
@@ -61,6 +66,7 @@ func (q *ranged) Close() error { return nil }
 type family struct {
 	metric, name, experiment string // name is Prometheus' name of the metric
 	variations               []string
+	formula                  *formula.Formula // what it is, instead of a metric
 }
 
 // selection is what matchers choose of the catalog.
@@ -68,6 +74,8 @@ type selection struct {
 	families []family
 	rest     []*labels.Matcher // on variation and tags
 	sources  []string          // layers: "" is the merged view
+	over     int64             // minutes that a value of a formula is of
+	overText string            // as the matcher says it; empty: there is none
 }
 
 // choose finds the families that the matchers may have series of. Without a matcher on source only the merged view is looked
@@ -77,7 +85,7 @@ func (q *querier) choose(ctx context.Context, matchers []*labels.Matcher) (*sele
 	on := map[string][]*labels.Matcher{}
 	for _, m := range matchers {
 		on[m.Name] = append(on[m.Name], m)
-		if m.Name != labels.MetricName && m.Name != labelExperiment && m.Name != labelSource {
+		if m.Name != labels.MetricName && m.Name != labelExperiment && m.Name != labelSource && m.Name != labelOver {
 			s.rest = append(s.rest, m)
 		}
 	}
@@ -92,10 +100,21 @@ func (q *querier) choose(ctx context.Context, matchers []*labels.Matcher) (*sele
 	if len(s.sources) == 0 {
 		return s, nil
 	}
+	var err error
+	if s.over, s.overText, err = over(on[labelOver]); err != nil {
+		return nil, err
+	}
 	add := func(scope, name, experiment string, variations []string) {
 		stored := scope + "." + name
-		if n := MetricName(stored); all(labels.MetricName, n) {
-			s.families = append(s.families, family{stored, n, experiment, variations})
+		if n := MetricName(stored); s.overText == "" && all(labels.MetricName, n) {
+			s.families = append(s.families, family{stored, n, experiment, variations, nil})
+		}
+	}
+	evaluated := func(some []*formula.Formula, experiment string, variations []string) {
+		for _, f := range some {
+			if n := FormulaName(f.ID); all(labels.MetricName, n) && all(labelExperiment, experiment) {
+				s.families = append(s.families, family{"", n, experiment, variations, f})
+			}
 		}
 	}
 	each := func(scope, experiment string, variations []string) error {
@@ -119,6 +138,7 @@ func (q *querier) choose(ctx context.Context, matchers []*labels.Matcher) (*sele
 	if err := each("site", "", []string{""}); err != nil {
 		return nil, err
 	}
+	evaluated(q.onAll, "", []string{""})
 	for i := range q.catalog.Experiments {
 		e := &q.catalog.Experiments[i]
 		for _, scope := range []string{"assigned", "fm"} {
@@ -126,6 +146,7 @@ func (q *querier) choose(ctx context.Context, matchers []*labels.Matcher) (*sele
 				return nil, err
 			}
 		}
+		evaluated(q.inX, e.Name, e.All)
 	}
 	return s, nil
 }
@@ -178,11 +199,16 @@ func (q *querier) read(ctx context.Context, from, to int64, matchers []*labels.M
 		x := q.layer(source)
 		for lo := 0; lo < len(s.families); {
 			hi := lo + 1
-			for hi < len(s.families) && s.families[hi].experiment == s.families[lo].experiment {
+			for hi < len(s.families) && s.families[hi].experiment == s.families[lo].experiment && (s.families[hi].formula == nil) == (s.families[lo].formula == nil) {
 				hi++
 			}
+			ask, first, last := q.experiment, first, last
+			if s.families[lo].formula != nil {
+				// What is summed is zero where there is no row, so values are of what is complete only.
+				ask, first, last = q.evaluate, max(first, q.catalog.From), min(last, q.catalog.To)
+			}
 			for at := first; at < last; at += piece { // the read path's tables are dense, what is kept of them is not
-				if err := q.experiment(ctx, x, source, s, s.families[lo:hi], at, min(at+piece, last), filter, found); err != nil {
+				if err := ask(ctx, x, source, s, s.families[lo:hi], at, min(at+piece, last), filter, found); err != nil {
 					return nil, err
 				}
 				if len(found) > q.limits.Series {
@@ -251,48 +277,62 @@ func (q *querier) experiment(ctx context.Context, x *read.Resolved, source strin
 	if err != nil {
 		return err
 	}
-	b := labels.NewScratchBuilder(8)
 	for i := range answer.Series {
 		in := &answer.Series[i]
-		b.Reset()
-		add := func(name, value string) {
-			if value != "" {
-				b.Add(name, value)
-			}
+		set := q.labels(names[in.Metric], some[0].experiment, in.Variation, source, s.overText, ask.GroupBy, in.Tags)
+		value := func(i int) (float64, bool) {
+			return float64(in.Values[i]), in.Values[i] != 0 && in.States[i] != read.Unknown
 		}
-		add(labels.MetricName, names[in.Metric])
-		add(labelExperiment, some[0].experiment)
-		add(labelVariation, in.Variation)
-		add(labelSource, source)
-		for i, t := range q.tags {
-			if i < len(in.Tags) {
-				add(t.label, in.Tags[i])
-			}
+		if err := q.add(found, s, set, first, len(in.Values), value); err != nil {
+			return err
 		}
-		b.Sort()
-		set := b.Labels()
-		key := set.String()
-		one := found[key]
-		if one == nil {
-			one = &series{labels: set}
-		}
-		before := len(one.points)
-		if slices.ContainsFunc(s.rest, func(m *labels.Matcher) bool { return !m.Matches(one.labels.Get(m.Name)) }) {
-			continue
-		}
-		for i, v := range in.Values {
-			if v != 0 && in.States[i] != read.Unknown {
-				one.points = append(one.points, point{(first + int64(i) + 1) * 60_000, float64(v)})
-			}
-		}
-		if len(one.points) == before {
-			continue
-		}
-		if n := q.samples.Add(int64(len(one.points) - before)); n > int64(q.limits.Samples) {
-			return &read.LimitError{Name: "samples", Limit: int64(q.limits.Samples), Way: "take a shorter range or name more labels"}
-		}
-		found[key] = one
 	}
+	return nil
+}
+
+// labels are those of a series; what is empty is not there.
+func (q *querier) labels(name, experiment, variation, source, over string, tags, values []string) labels.Labels {
+	b := labels.NewScratchBuilder(8)
+	add := func(name, value string) {
+		if value != "" {
+			b.Add(name, value)
+		}
+	}
+	add(labels.MetricName, name)
+	add(labelExperiment, experiment)
+	add(labelVariation, variation)
+	add(labelSource, source)
+	add(labelOver, over)
+	for i, v := range values {
+		add(TagLabel(tags[i]), v)
+	}
+	b.Sort()
+	return b.Labels()
+}
+
+// add adds the values of n minutes to a series, if it is one that the matchers choose.
+func (q *querier) add(found map[string]*series, s *selection, set labels.Labels, first int64, n int, value func(int) (float64, bool)) error {
+	if slices.ContainsFunc(s.rest, func(m *labels.Matcher) bool { return !m.Matches(set.Get(m.Name)) }) {
+		return nil
+	}
+	key := set.String()
+	one := found[key]
+	if one == nil {
+		one = &series{labels: set}
+	}
+	before := len(one.points)
+	for i := range n {
+		if v, ok := value(i); ok {
+			one.points = append(one.points, point{(first + int64(i) + 1) * 60_000, v})
+		}
+	}
+	if len(one.points) == before {
+		return nil
+	}
+	if n := q.samples.Add(int64(len(one.points) - before)); n > int64(q.limits.Samples) {
+		return &read.LimitError{Name: "samples", Limit: int64(q.limits.Samples), Way: "take a shorter range or name more labels"}
+	}
+	found[key] = one
 	return nil
 }
 
