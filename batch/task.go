@@ -65,7 +65,7 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 }
 
 // runBytes is how large a file of a run gets, about: what a map holds of its run.
-const runBytes = 16 << 20
+const runBytes = 8 << 20
 
 // runWriter keeps the run of a range, in as many files as it takes.
 type runWriter struct {

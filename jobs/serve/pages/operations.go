@@ -18,11 +18,11 @@ type Operations struct {
 // Service is a process.
 type Service struct {
 	Name   string `json:"name"`
-	Kind   string `json:"kind"`
+	Kind   string `json:"kind"` // its stages; empty: not known, or it has no partition
 	Ready  bool   `json:"ready"`
 	Reason string `json:"reason"` // why it is not
-	Lag    int64  `json:"lag"`    // records; -1: not known
-	Behind int64  `json:"behind"` // ms
+	Lag    int64  `json:"lag"`    // records of its partitions that it has still to handle; -1: not known
+	Behind int64  `json:"behind"` // ms, of the partition that is the furthest behind
 }
 
 // Layer is how far a stream layer is.
@@ -57,6 +57,7 @@ type Window struct {
 	Generation  int64 `json:"generation"`
 	Records     int64 `json:"records"`
 	Late        int64 `json:"late"`
+	Conflicts   int64 `json:"conflicts"` // beacons that carried another variation than their session's (SPEC 4), of all experiments
 	Approximate bool  `json:"approximate"`
 }
 
@@ -81,6 +82,7 @@ type Run struct {
 	Beacons    int64  `json:"beacons"`
 	Sessions   int64  `json:"sessions"`
 	Late       int64  `json:"late"`
+	Conflicts  int64  `json:"conflicts"` // as of Window
 	Plan       int64  `json:"plan"`
 	Map        int64  `json:"map"`
 	Reduce     int64  `json:"reduce"`

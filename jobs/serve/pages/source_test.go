@@ -225,8 +225,8 @@ func (m *made) Operations(context.Context, string) (*Operations, error) {
 		Drift:    []Drift{{"order", 48211, 48230}, {"order.revenue", 233018211, 233101876}, {"visit.beta", 981233, 981399}},
 	}
 	for i := range int64(12) {
-		o.Coverage.Windows = append(o.Coverage.Windows, Window{now - (i+2)*1800000, now - (i+1)*1800000, 400 - i, 120000 - 1000*i, 14 + i, i == 9})
-		o.Runs = append(o.Runs, Run{400 - i, now - i*1800000, 12000 + 500*i, 1, now - (i+2)*1800000, now - (i+2)*1800000, 120000 - 1000*i, 31000, 14 + i, 120, 9100, 2400, "2 of 4: 4.1 s, 31 %"})
+		o.Coverage.Windows = append(o.Coverage.Windows, Window{now - (i+2)*1800000, now - (i+1)*1800000, 400 - i, 120000 - 1000*i, 14 + i, 3 * i, i == 9})
+		o.Runs = append(o.Runs, Run{400 - i, now - i*1800000, 12000 + 500*i, 1, now - (i+2)*1800000, now - (i+2)*1800000, 120000 - 1000*i, 31000, 14 + i, 3 * i, 120, 9100, 2400, "2 of 4: 4.1 s, 31 %"})
 	}
 	for i := range int64(24) {
 		o.Ticks = append(o.Ticks, Tick{[]string{"sessionize", "aggregate"}[i%2], int32(i % 3), now - i*20000, now - 11*60000, 4211 + i*13, map[string]float64{"fold": .41 + .02*float64(i%5), "publish": .18, "checkpoint": .07 * float64(i%4)}})

@@ -2,14 +2,10 @@ package pages
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
-	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"tandem/batch"
@@ -36,6 +32,7 @@ type Stored struct {
 	Promoter func(ctx context.Context, tenant, layer string) error
 	// Services are base URLs of the services' health listeners.
 	Services []string
+	services asking
 	// Ticks are those of a pipeline in the same process.
 	Ticks func() []Tick
 	Audit *serve.AuditLog
@@ -277,73 +274,4 @@ func (s *Stored) Promote(ctx context.Context, name, layer string) error {
 		err = errors.Join(err, s.Audit.Note(act))
 	}
 	return err
-}
-
-// services asks each service how it is.
-func (s *Stored) services(ctx context.Context, o *Operations) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	type told struct {
-		service Service
-		ticks   []Tick
-	}
-	answers := make(chan told, len(s.Services))
-	for _, url := range s.Services {
-		go func() {
-			sv := Service{Name: strings.TrimPrefix(strings.TrimPrefix(url, "http://"), "https://"), Lag: -1}
-			body, status, err := fetch(ctx, url+"/readyz")
-			switch {
-			case err != nil:
-				sv.Reason = "it does not answer"
-			case status == http.StatusOK:
-				sv.Ready = true
-			default:
-				sv.Reason = strings.TrimSpace(string(body))
-			}
-			var ticks struct {
-				Ticks []struct {
-					Stage     string
-					At        time.Time
-					Partition int32
-					Watermark *time.Time
-					Rows      int64
-					Seconds   map[string]float64
-				}
-			}
-			t := told{service: sv}
-			if body, _, err := fetch(ctx, url+"/ticks"); err == nil && json.Unmarshal(body, &ticks) == nil {
-				for _, k := range ticks.Ticks {
-					delete(k.Seconds, "total")
-					tick := Tick{Stage: k.Stage, Partition: k.Partition, At: k.At.UnixMilli(), Rows: k.Rows, Seconds: k.Seconds}
-					if k.Watermark != nil {
-						tick.Watermark = k.Watermark.UnixMilli()
-					}
-					t.ticks = append(t.ticks, tick)
-				}
-			}
-			answers <- t
-		}()
-	}
-	for range s.Services {
-		t := <-answers
-		o.Services = append(o.Services, t.service)
-		o.Ticks = append(o.Ticks, t.ticks...)
-	}
-}
-
-// mostTold is how much of an answer of a service is read.
-const mostTold = 4 << 20
-
-func fetch(ctx context.Context, url string) ([]byte, int, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, 0, err
-	}
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return nil, 0, err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, mostTold))
-	return body, resp.StatusCode, err
 }

@@ -48,7 +48,7 @@ func (s *Stored) Operations(ctx context.Context, name string) (*Operations, erro
 	if err := drift(ctx, st, name, x.View.Active, o); err != nil {
 		return nil, err
 	}
-	s.services(ctx, o)
+	s.askServices(o)
 	if s.Ticks != nil {
 		o.Ticks = append(o.Ticks, s.Ticks()...)
 	}
@@ -113,7 +113,7 @@ func coverage(ctx context.Context, st store.Store, name string, known []view.Win
 		}
 		from := c.Window * 60000
 		o.Coverage.Windows = append(o.Coverage.Windows, Window{From: from, To: from + batch.WindowMS, Generation: c.Generation, Records: done.Counts.Records,
-			Late: done.Counts.Late, Approximate: done.Unknown > 0})
+			Late: done.Counts.Late, Conflicts: done.Counts.Conflict, Approximate: done.Unknown > 0})
 		o.Coverage.Before = max(o.Coverage.Before, from+batch.WindowMS)
 		return nil
 	})
@@ -160,7 +160,7 @@ func runs(ctx context.Context, j *batch.Job, st store.Store, o *Operations) erro
 	}
 	for _, r := range reports {
 		run := Run{Generation: r.Generation, Began: r.Began, Took: r.TookMS, Windows: r.Windows, First: r.First, Last: r.Last, Beacons: r.Beacons, Sessions: r.Sessions,
-			Late: r.Counts.Late, Plan: r.Phases.Plan, Map: r.Phases.Map, Reduce: r.Phases.Reduce}
+			Late: r.Counts.Late, Conflicts: r.Counts.Conflict, Plan: r.Phases.Plan, Map: r.Phases.Map, Reduce: r.Phases.Reduce}
 		if w := r.Slowest; w != nil {
 			run.Slowest = fmt.Sprintf("%d of %d: %.1f s, %d %% of map", w.Range, r.Ranges, float64(w.TookMS)/1000, 100*w.TookMS/max(r.Phases.Map, 1))
 		}
