@@ -29,28 +29,13 @@ type Sketch struct {
 	list  []uint32 // the registers that are not zero, sorted: index<<8 | rank
 	regs  []byte   // all registers, once listLimit of them are not zero
 	set   int      // registers that are not zero, in regs
-	wide  bool     // the list is left out
 }
-
-// NewUnion is an empty sketch for unions of many: it takes more memory than others, up to 16 KiB from 100 hashes on, and
-// merges faster. Its bytes and its estimate are those of any other.
-func NewUnion() *Sketch { return &Sketch{wide: true} }
 
 // Empty says whether nothing was added.
 func (s *Sketch) Empty() bool { return len(s.exact)+len(s.list) == 0 && s.regs == nil }
 
 // Reset empties the sketch and keeps its lists' memory.
 func (s *Sketch) Reset() { s.exact, s.list, s.regs, s.set = s.exact[:0], s.list[:0], nil, 0 }
-
-// Copy makes s the same set as o; the two share nothing.
-func (s *Sketch) Copy(o *Sketch) {
-	s.exact, s.list, s.set = append(s.exact[:0], o.exact...), append(s.list[:0], o.list...), o.set
-	if o.regs == nil {
-		s.regs = nil
-	} else {
-		s.regs = append(s.regs[:0], o.regs...)
-	}
-}
 
 // Add adds a hash (uniform over 64 bits) and says whether the sketch changed.
 func (s *Sketch) Add(hash uint64) bool {
@@ -128,7 +113,7 @@ func (s *Sketch) raise(i uint32, rank byte) bool {
 		list[at] = i<<8 | uint32(rank)
 		return true
 	}
-	if s.wide || len(list) == listLimit-1 {
+	if len(list) == listLimit-1 {
 		s.lay()
 		return s.raise(i, rank)
 	}
@@ -159,7 +144,7 @@ func (s *Sketch) Merge(o *Sketch) {
 		return
 	}
 	s.spread()
-	if s.wide || s.regs != nil || !unite(&s.list, o.list, 8, listLimit) {
+	if s.regs != nil || !unite(&s.list, o.list, 8, listLimit) {
 		for _, r := range o.list {
 			s.raise(r>>8, byte(r))
 		}
@@ -171,22 +156,6 @@ func (s *Sketch) Merge(o *Sketch) {
 		s.lay()
 	}
 	s.set = mergeRegisters(s.regs, o.regs)
-}
-
-// mergeRegisters raises the registers of a to those of b, eight at a time, and counts those of a that are not zero then. No
-// rank has the highest bit of its byte, so differences of bytes do not borrow from each other.
-func mergeRegisters(a, b []byte) (set int) {
-	const high = 0x8080808080808080
-	a, b = a[:registers], b[:registers]
-	for i := 0; i < registers; i += 8 {
-		x, y := binary.LittleEndian.Uint64(a[i:]), binary.LittleEndian.Uint64(b[i:])
-		not := (x | high) - y // the high bit stands where x >= y
-		greater := (not & high) >> 7 * 0xff
-		m := x&greater | y&^greater
-		binary.LittleEndian.PutUint64(a[i:], m)
-		set += bits.OnesCount64((m + 0x7f7f7f7f7f7f7f7f) & high)
-	}
-	return set
 }
 
 // unite makes a the union of both, if that has less than limit values; else it leaves a as it is and says so. Both are sorted; of

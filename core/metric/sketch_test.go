@@ -117,45 +117,6 @@ func naive(hs []uint64) []byte {
 	return b
 }
 
-// What is merged into a sketch for unions, of every form into every form, is what is merged into any other.
-func TestAUnionIsAnySketch(t *testing.T) {
-	rng := rand.New(rand.NewPCG(4, 4))
-	for _, n := range sizes {
-		for _, m := range sizes {
-			a, b := hashes(rng, n), hashes(rng, m)
-			b = append(b, a[:n/3]...)
-			want := naive(slices.Concat(a, b))
-			wide := NewUnion()
-			for _, part := range [][]uint64{a, b} {
-				var read Sketch
-				if err := read.UnmarshalBinary(naive(part)); err != nil {
-					t.Fatal(err)
-				}
-				wide.Merge(&read)
-			}
-			if got := wide.AppendBinary(nil); !bytes.Equal(got, want) {
-				t.Fatalf("%d and %d hashes: other bytes", n, m)
-			}
-			if got, want := wide.Estimate(), set(a, b).Estimate(); got != want {
-				t.Fatalf("%d and %d hashes: %d, want %d", n, m, got, want)
-			}
-			copied := set(b, a[:n/2])
-			copied.Copy(wide)
-			if !bytes.Equal(copied.AppendBinary(nil), want) {
-				t.Fatalf("%d and %d hashes, copied: other bytes", n, m)
-			}
-			copied.Add(1)
-			if !bytes.Equal(wide.AppendBinary(nil), want) {
-				t.Fatalf("%d and %d hashes: a copy is not of its own", n, m)
-			}
-			into := union(set(a), wide)
-			if !bytes.Equal(into.AppendBinary(nil), want) {
-				t.Fatalf("%d and %d hashes, merged again: other bytes", n, m)
-			}
-		}
-	}
-}
-
 func TestASketchInBytesIsWhatIsDefined(t *testing.T) {
 	rng := rand.New(rand.NewPCG(4, 1))
 	for _, n := range sizes {

@@ -72,9 +72,13 @@ func startServing(m *month) (*serving, func() error, error) {
 		},
 		Tenants: func() []string { return []string{m.chain.Tenant} },
 		Limits:  limits, Pages: shown, Frame: pages.Frame, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Now: time.Now,
-		Prom: prom.New(prom.Config{Fail: serve.Fail, Now: now, Limits: prom.DefaultLimits(), Resolve: func(r *http.Request) (*read.Resolved, error) {
-			return serve.FromContext(r.Context()).Resolve(r.Context())
-		}}),
+		Prom: prom.New(prom.Config{Fail: serve.Fail, Now: now, Limits: prom.DefaultLimits(),
+			Resolve: func(r *http.Request) (*read.Resolved, error) {
+				return serve.FromContext(r.Context()).Resolve(r.Context())
+			},
+			Formulas: func(*http.Request) *formula.Repository { return formulas },
+			Work:     func(r *http.Request) (func(), error) { return serve.FromContext(r.Context()).Work(r.Context()) },
+		}),
 	})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

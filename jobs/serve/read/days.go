@@ -135,15 +135,15 @@ func (f *fetch) wholeDays(ctx context.Context, name string, pieces []piece) ([][
 
 // daySums are sums and unions of some days by variation and tags.
 type daySums struct {
-	keys     [][2]string
-	index    map[[2]string]int
-	sums     [][]int64          // by day and key
-	sketches [][]*metric.Sketch // the same; only of visitors
+	keys  [][2]string
+	index map[[2]string]int
+	sums  [][]int64 // by day and key
+	seen  []*seen   // by key; only of visitors
 }
 
 // sumDays reads the windows of days that follow each other: runs of one layer in one scan.
 func (f *fetch) sumDays(ctx context.Context, name string, days []piece) (*daySums, error) {
-	d := &daySums{index: map[[2]string]int{}, sums: make([][]int64, len(days)), sketches: make([][]*metric.Sketch, len(days))}
+	d := &daySums{index: map[[2]string]int{}, sums: make([][]int64, len(days))}
 	places := newPlaces(func(variation, tags string) (int, error) {
 		at := [2]string{variation, tags}
 		i, known := d.index[at]
@@ -200,14 +200,13 @@ func (d *daySums) add(day int, value []byte, reader *row.Reader, places *places,
 			d.sums[day][i] += c.Value
 			continue
 		}
-		d.sketches[day] = grown(d.sketches[day], i)
-		if err := one.UnmarshalBinary(c.Sketch); err != nil {
+		d.seen = grown(d.seen, i)
+		if d.seen[i] == nil {
+			d.seen[i] = &seen{parts: make([]*metric.Sketch, len(d.sums))}
+		}
+		if err := d.seen[i].add(day, c.Sketch, one); err != nil {
 			return err
 		}
-		if d.sketches[day][i] == nil {
-			d.sketches[day][i] = &metric.Sketch{}
-		}
-		d.sketches[day][i].Merge(one)
 	}
 	return reader.Err()
 }
@@ -229,10 +228,13 @@ func (d *daySums) row(day int) ([]byte, error) {
 			cells = append(cells, row.Cell{Variation: d.keys[i][0], Tags: d.keys[i][1], Value: v})
 		}
 	}
-	for i, s := range d.sketches[day] {
-		if s != nil {
+	for i, s := range d.seen {
+		if s == nil {
+			continue
+		}
+		if sketch := s.all()[day]; sketch != nil {
 			kind = row.Sketches
-			cells = append(cells, row.Cell{Variation: d.keys[i][0], Tags: d.keys[i][1], Sketch: s.AppendBinary(nil)})
+			cells = append(cells, row.Cell{Variation: d.keys[i][0], Tags: d.keys[i][1], Sketch: sketch.AppendBinary(nil)})
 		}
 	}
 	slices.SortFunc(cells, func(a, b row.Cell) int {

@@ -22,8 +22,8 @@ func (t *table) out(name string) ([]Series, error) {
 		if len(t.f.q.GroupBy) > 0 {
 			s.Tags = strings.Split(t.keys[g.key], ",")
 		}
-		if g.sketches != nil {
-			p.unions(g.sketches, s.Values)
+		if g.seen != nil {
+			p.unions(g.seen.all(), s.Values)
 		} else if g.sums != nil {
 			p.totals(g.sums, s.Values)
 		}
@@ -56,10 +56,10 @@ func (p *plan) totals(parts, out []int64) {
 // the border on from the left (the queue of two stacks).
 func (p *plan) unions(parts []*metric.Sketch, out []int64) {
 	border := 0
-	var left []*metric.Sketch // left[i]: the union of parts[base+i:border]
+	var left []*metric.Union // left[i]: the union of parts[base+i:border]
 	base := 0
-	right, filled := metric.NewUnion(), 0 // the union of parts[border:filled]
-	both := metric.NewUnion()
+	right, filled := &metric.Union{}, 0 // the union of parts[border:filled]
+	both := &metric.Union{}
 	for i := range out {
 		from, to := p.span(i)
 		if from >= border {
@@ -76,7 +76,8 @@ func (p *plan) unions(parts []*metric.Sketch, out []int64) {
 					u.Merge(parts[j])
 				}
 			}
-			right, filled = metric.NewUnion(), to
+			right.Reset()
+			filled = to
 		}
 		for ; filled < to; filled++ {
 			if parts[filled] != nil {
@@ -90,16 +91,16 @@ func (p *plan) unions(parts []*metric.Sketch, out []int64) {
 			out[i] = left[from-base].Estimate()
 		default:
 			both.Copy(left[from-base])
-			both.Merge(right)
+			both.MergeUnion(right)
 			out[i] = both.Estimate()
 		}
 	}
 }
 
-// resized gives a list that length, of sketches whose memory is used again.
-func resized(list []*metric.Sketch, n int) []*metric.Sketch {
+// resized gives a list that length, of unions whose memory is used again.
+func resized(list []*metric.Union, n int) []*metric.Union {
 	for len(list) < n {
-		list = append(list, metric.NewUnion())
+		list = append(list, &metric.Union{})
 	}
 	return list[:n]
 }

@@ -217,8 +217,8 @@ type groupKey struct {
 
 type group struct {
 	groupKey
-	sums     []int64
-	sketches []*metric.Sketch
+	sums []int64
+	seen *seen // of visitors
 }
 
 func newTable(f *fetch) *table {
@@ -248,19 +248,11 @@ func (t *table) row(part int, value []byte) error {
 			g.sums[part] += c.Value
 			continue
 		}
-		if g.sketches == nil {
-			g.sketches = make([]*metric.Sketch, len(t.f.p.sums))
+		if g.seen == nil {
+			g.seen = &seen{parts: make([]*metric.Sketch, len(t.f.p.sums))}
 		}
-		into := &t.scratch
-		if g.sketches[part] == nil {
-			into = &metric.Sketch{}
-			g.sketches[part] = into
-		}
-		if err := into.UnmarshalBinary(c.Sketch); err != nil {
+		if err := g.seen.add(part, c.Sketch, &t.scratch); err != nil {
 			return err
-		}
-		if into == &t.scratch {
-			g.sketches[part].Merge(into)
 		}
 	}
 	return t.reader.Err()
