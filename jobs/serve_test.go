@@ -2,7 +2,9 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,12 +12,15 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 	"golang.org/x/net/netutil"
 
 	"tandem/jobs/serve"
@@ -28,6 +33,10 @@ import (
 // hostileServer serves a tenant to two connections at once, each request for a short time, and one request of the tenant at a time;
 // GET /shop/endless is longer than any buffer.
 func hostileServer(t *testing.T) (address string) {
+	return hostileServerOn(t, func(l net.Listener) net.Listener { return l })
+}
+
+func hostileServerOn(t *testing.T, wrap func(net.Listener) net.Listener) (address string) {
 	t.Helper()
 	st, err := pebblestore.Open("", pebblestore.Options{InMemory: true, Now: time.Now})
 	if err != nil {
@@ -56,7 +65,7 @@ func hostileServer(t *testing.T) (address string) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- serveHTTP(ctx, netutil.LimitListener(l, 2), h, patience{header: 300 * time.Millisecond, body: 600 * time.Millisecond, answer: 900 * time.Millisecond})
+		ended <- serveHTTP(ctx, wrap(netutil.LimitListener(l, 2)), h, patience{header: 300 * time.Millisecond, body: 600 * time.Millisecond, answer: 900 * time.Millisecond})
 	}()
 	t.Cleanup(func() {
 		stop()
@@ -149,6 +158,59 @@ func TestSlowClients(t *testing.T) {
 				t.Error("its connection is not closed")
 			}
 		})
+	}
+}
+
+// An HTTP/2 client that opens no window for what it is answered is cut off too.
+func TestSlowHTTP2(t *testing.T) {
+	t.Parallel()
+	made := httptest.NewUnstartedServer(nil) // for its certificate
+	made.StartTLS()
+	defer made.Close()
+	address := hostileServerOn(t, func(l net.Listener) net.Listener {
+		return tls.NewListener(l, &tls.Config{Certificates: made.TLS.Certificates, NextProtos: []string{"h2", "http/1.1"}})
+	})
+	trust := &tls.Config{RootCAs: made.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs, ServerName: "example.com", NextProtos: []string{"h2"}}
+	slow, err := tls.Dial("tcp", address, trust)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	var header bytes.Buffer
+	fields := hpack.NewEncoder(&header)
+	for _, f := range [][2]string{{":method", "GET"}, {":scheme", "https"}, {":authority", "x"}, {":path", "/shop/endless"}} {
+		if err := fields.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := http2.NewFramer(slow, slow)
+	if _, err := io.WriteString(slow, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.WriteSettings(), f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: header.Bytes(), EndHeaders: true, EndStream: true})); err != nil {
+		t.Fatal(err)
+	}
+	trust = trust.Clone()
+	trust.NextProtos = nil
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: trust}}
+	defer client.CloseIdleConnections()
+	refused := false
+	for until := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("refused %v, and nothing is answered after it", refused)
+		}
+		res, err := client.Post("https://"+address+"/shop", "application/json", strings.NewReader(`{"formulas":[{"id":"visits"}]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode == http.StatusTooManyRequests {
+			refused = true
+		} else if res.StatusCode != http.StatusOK {
+			t.Fatal(res.Status)
+		} else if refused {
+			return
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -410,5 +411,36 @@ func TestAuditLog(t *testing.T) {
 	var act Act
 	if err := json.Unmarshal(b.Bytes(), &act); err != nil || strings.Count(b.String(), "\n") != 1 || act.Who != "a\nb" {
 		t.Errorf("%q %v", b.String(), err)
+	}
+}
+
+// Answers of a tenant are worked out so many at a time; the next waits for its turn, and another tenant does not.
+func TestTurns(t *testing.T) {
+	g := newGates(Limits{Concurrent: 10, Working: 1, PerSecond: 100, Burst: 100})
+	request := func(name string) *Request {
+		work, leave, err := g.enter(name, time.Unix(0, 0))
+		must(t, err)
+		t.Cleanup(leave)
+		return &Request{Tenant: &Tenant{}, work: work}
+	}
+	one, two, other := request("a"), request("a"), request("b")
+	done, err := one.Work(t.Context())
+	must(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := two.Work(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a second one at once: %v", err)
+	}
+	third, err := other.Work(t.Context())
+	must(t, err)
+	third()
+	done()
+	again, err := two.Work(t.Context())
+	must(t, err)
+	again()
+	if done, err := (&Request{}).Work(t.Context()); err != nil {
+		t.Error(err)
+	} else {
+		done()
 	}
 }

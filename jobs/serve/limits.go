@@ -11,7 +11,7 @@ import (
 // Limits are those of a tenant, beside those of each request (read.Limits).
 type Limits struct {
 	Concurrent int     // requests at once, those that wait for Working and those whose answer is being sent included
-	Working    int     // of those, answers of formulas and of Prometheus' API that are worked out at once: each takes memory
+	Working    int     // of those, answers that are worked out at once: each takes memory
 	PerSecond  float64 // on average
 	Burst      float64 // at once beyond that
 	Body       int64   // bytes of a request's body
@@ -42,6 +42,9 @@ const workWait = 20 * time.Second
 // Work waits for the request's turn. The answer is worked out before done is called, and sent after it: a client that reads slowly
 // is in the way of nobody.
 func (q *Request) Work(ctx context.Context) (done func(), err error) {
+	if q.Tenant == nil {
+		return func() {}, nil // of no tenant there is nothing to work out
+	}
 	wait := time.NewTimer(workWait)
 	defer wait.Stop()
 	select {

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"tandem/jobs/serve"
 )
 
 //go:embed static
@@ -148,12 +150,31 @@ func (f *file) serve(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(data) // an error is the client's, who has gone
 }
 
+// inTurn calls fn when it is the request's turn.
+func inTurn(r *http.Request, fn func(*http.Request) (any, error)) (any, error) {
+	q := serve.FromContext(r.Context())
+	if q == nil {
+		return fn(r)
+	}
+	done, err := q.Work(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return fn(r)
+}
+
 // json answers with what fn returns, or with its error as problem+json (RFC 9457).
 func (s *server) json(fn func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Cache-Control", "no-store")
-		v, err := fn(r)
+		v, err := inTurn(r, fn)
+		var refused *serve.Problem
+		if errors.As(err, &refused) {
+			serve.Fail(w, refused)
+			return
+		}
 		status, kind := http.StatusOK, "application/json"
 		if err != nil {
 			kind = "application/problem+json"
