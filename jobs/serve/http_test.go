@@ -276,7 +276,7 @@ func TestLimitsAreOfTheWholeRequest(t *testing.T) {
 	budget := x.Budget()
 	var limit *read.LimitError
 	for n := range 4 {
-		_, err := x.RangeWithin(t.Context(), budget, read.Query{Experiment: "x", Metrics: []string{"fm.order"}, From: w.base, To: w.base + worldMinutes, Step: 60})
+		_, err := x.Ranges(t.Context(), budget, []read.Query{{Experiment: "x", Metrics: []string{"fm.order"}, From: w.base, To: w.base + worldMinutes, Step: 60}})
 		if refused := errors.As(err, &limit); refused != (n == 3) || refused && limit.Name != "series" {
 			t.Errorf("query %d of three series each: %v", n, err)
 		}

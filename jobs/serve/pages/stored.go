@@ -182,6 +182,8 @@ func (r *reader) Read(ctx context.Context, q Query) (*Answer, error) {
 	}
 	from := max(q.From, 0)
 	from += (q.Step - (from-q.From)%q.Step) % q.Step
+	var queries []read.Query
+	var rollings []int64
 	for rolling, metrics := range of {
 		rq := read.Query{Experiment: q.Experiment, Metrics: metrics, From: from, To: q.To, Step: q.Step, Rolling: rolling, Filter: filter}
 		if rolling > 0 && rolling%q.Step != 0 && q.Step%rolling != 0 {
@@ -191,14 +193,18 @@ func (r *reader) Read(ctx context.Context, q Query) (*Answer, error) {
 		if rq.From < 0 || rq.From >= rq.To {
 			continue
 		}
-		got, err := r.x.Range(ctx, rq)
-		if err != nil {
-			var limit *read.LimitError
-			if errors.As(err, &limit) {
-				return nil, fmt.Errorf("%w: %w", ErrRequest, err)
-			}
-			return nil, err
+		queries, rollings = append(queries, rq), append(rollings, rolling)
+	}
+	answers, err := r.x.Ranges(ctx, r.x.Budget(), queries)
+	if err != nil {
+		var limit *read.LimitError
+		if errors.As(err, &limit) {
+			return nil, fmt.Errorf("%w: %w", ErrRequest, err)
 		}
+		return nil, err
+	}
+	for i, got := range answers {
+		rq, rolling := &queries[i], rollings[i]
 		skip := int((rq.From - q.From) / rq.Step)
 		for _, s := range got.Series {
 			k := Key{s.Variation, Base{Metric: s.Metric, Rolling: rolling}}

@@ -1,6 +1,7 @@
 package read
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,30 +96,45 @@ func (x *Resolved) Budget() *Budget {
 
 // Range answers a request of one query.
 func (x *Resolved) Range(ctx context.Context, q Query) (*Answer, error) {
-	return x.RangeWithin(ctx, x.Budget(), q)
-}
-
-// RangeWithin answers a query of a request.
-func (x *Resolved) RangeWithin(ctx context.Context, b *Budget, q Query) (*Answer, error) {
-	if q.From < 0 || q.To <= q.From || q.To > store.MaxMinute+1 || q.Step < 1 {
-		return nil, fmt.Errorf("from minute %d to %d by %d: it must be from < to, in 0 to %d, by at least 1", q.From, q.To, q.Step, int64(store.MaxMinute)+1)
-	}
-	l := b.limits
-	p, err := x.plan(&q, l)
+	a, err := x.Ranges(ctx, x.Budget(), []Query{q})
 	if err != nil {
 		return nil, err
 	}
+	return a[0], nil
+}
+
+// Ranges answers queries of a request, all of them at once.
+func (x *Resolved) Ranges(ctx context.Context, b *Budget, queries []Query) ([]*Answer, error) {
+	l := b.limits
+	fetches, parts := make([]*fetch, len(queries)), make([][][]Series, len(queries))
+	for i := range queries {
+		q := &queries[i]
+		if q.From < 0 || q.To <= q.From || q.To > store.MaxMinute+1 || q.Step < 1 {
+			return nil, fmt.Errorf("from minute %d to %d by %d: it must be from < to, in 0 to %d, by at least 1", q.From, q.To, q.Step, int64(store.MaxMinute)+1)
+		}
+		p, err := x.plan(q, l)
+		if err != nil {
+			return nil, err
+		}
+		fetches[i], parts[i] = &fetch{x: x, q: q, p: p, used: b}, make([][]Series, len(q.Metrics))
+	}
+	// What reads most begins first, so that it is not alone at the end.
+	order := make([]int, len(queries))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(queries[j].Rolling, queries[i].Rolling) })
 	ctx, cancel := context.WithDeadlineCause(ctx, b.until, errLimitTime)
 	defer cancel()
-	f := &fetch{x: x, q: &q, p: p, used: b}
-	parts := make([][]Series, len(q.Metrics))
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(fetchers)
-	for i, m := range q.Metrics {
-		group.Go(func() (err error) {
-			parts[i], err = f.metric(groupCtx, m)
-			return err
-		})
+	for _, i := range order {
+		for k, m := range queries[i].Metrics {
+			group.Go(func() (err error) {
+				parts[i][k], err = fetches[i].metric(groupCtx, m)
+				return err
+			})
+		}
 	}
 	if err := group.Wait(); err != nil {
 		if errors.Is(context.Cause(ctx), errLimitTime) {
@@ -126,7 +142,17 @@ func (x *Resolved) RangeWithin(ctx context.Context, b *Budget, q Query) (*Answer
 		}
 		return nil, err
 	}
-	a := &Answer{From: q.From, To: q.To, Step: q.Step, States: p.sumStates, Seen: p.seenStates, CompleteThrough: x.CompleteThrough, ProvisionalFrom: q.To}
+	out := make([]*Answer, len(queries))
+	for i, f := range fetches {
+		out[i] = f.answer(parts[i])
+	}
+	return out, nil
+}
+
+// answer puts the series of all metrics together.
+func (f *fetch) answer(parts [][]Series) *Answer {
+	q, p := f.q, f.p
+	a := &Answer{From: q.From, To: q.To, Step: q.Step, States: p.sumStates, Seen: p.seenStates, CompleteThrough: f.x.CompleteThrough, ProvisionalFrom: q.To}
 	for _, s := range parts {
 		a.Series = append(a.Series, s...)
 	}
@@ -136,7 +162,7 @@ func (x *Resolved) RangeWithin(ctx context.Context, b *Budget, q Query) (*Answer
 			break
 		}
 	}
-	return a, nil
+	return a
 }
 
 type fetch struct {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -106,19 +107,24 @@ func Fetch(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Qu
 	if len(by) > maxRollings {
 		return nil, &read.LimitError{Name: "rollings", Limit: maxRollings, Way: "ask for fewer lengths of rolling values at once"}
 	}
-	for rolling, metrics := range by {
-		one := q
-		if one.Metrics = metrics; rolling > 0 {
-			one.Rolling = rolling
+	rollings := slices.Sorted(maps.Keys(by))
+	queries := make([]read.Query, len(rollings))
+	for i, rolling := range rollings {
+		queries[i] = q
+		if queries[i].Metrics = by[rolling]; rolling > 0 {
+			queries[i].Rolling = rolling
 		}
-		a, err := x.RangeWithin(ctx, budget, one)
-		if err != nil {
-			var limit *read.LimitError
-			if errors.As(err, &limit) || ctx.Err() != nil {
-				return nil, err
-			}
-			return nil, fmt.Errorf("read: %w", err)
+	}
+	answers, err := x.Ranges(ctx, budget, queries)
+	if err != nil {
+		var limit *read.LimitError
+		if errors.As(err, &limit) || ctx.Err() != nil {
+			return nil, err
 		}
+		return nil, fmt.Errorf("read: %w", err)
+	}
+	for i, rolling := range rollings {
+		a := answers[i]
 		for _, b := range bases {
 			if b.Rolling == rolling {
 				f.values[b] = map[string][]int64{"": withStates(make([]int64, a.Points()), a.StatesOf(b.Metric))}
