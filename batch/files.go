@@ -27,13 +27,14 @@ type openFiles struct {
 	// parked are readers that have stopped at the end of a range.
 	parked map[cursorKey]*cursor
 	// Memory of tasks that are done, for the next ones: new memory takes longer to get than to fill.
-	sums    []*metric.Sums
 	written []*staterun.Writer
 	writers []*writer
 	// results are those of maps of a process that reduces too: they need not be stored. left is how many bytes more of them
 	// are taken.
 	results map[runKey]*rangeResult
 	left    int64
+
+	sums sync.Pool // *metric.Sums of maps that are done; the largest memory of a task, so it is not kept while it has no use
 }
 
 // heldResults bounds the map results in memory. Those beyond are stored, as all are where another process may reduce: whoever
@@ -111,7 +112,7 @@ func give[T any](o *openFiles, to *[]*T, x *T) {
 }
 
 func (o *openFiles) takeSums() *metric.Sums {
-	if s := reuse(o, &o.sums); s != nil {
+	if s, ok := o.sums.Get().(*metric.Sums); ok {
 		return s
 	}
 	return &metric.Sums{}
@@ -119,7 +120,7 @@ func (o *openFiles) takeSums() *metric.Sums {
 
 func (o *openFiles) giveSums(s *metric.Sums) {
 	s.Reset()
-	give(o, &o.sums, s)
+	o.sums.Put(s)
 }
 
 func (o *openFiles) takeWritten() *staterun.Writer {

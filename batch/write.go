@@ -78,6 +78,7 @@ type writer struct {
 	shape  []byte     // scratch: a key of shapes
 	full   []row.Cell // scratch: cells with names
 	sketch []byte     // scratch: sketches of a row
+	value  []byte     // scratch: a row
 
 	tags       []int32 // by tag set: its place in the order of their texts
 	allMetrics map[string][]string
@@ -100,7 +101,39 @@ type cellsOf struct {
 type written struct {
 	put    func(ctx context.Context, rows []store.Row) error
 	rows   []store.Row
-	values []byte // of rows, one after another
+	values slabs // of rows
+}
+
+// slabs hold the values of rows one after another, in pieces that are never moved: one that grew would be there twice, and its
+// former places for as long as rows point to them.
+type slabs struct {
+	all   [][]byte // the first used of them are full, the next one is being filled
+	used  int
+	bytes int // of all values
+}
+
+const slabBytes = 1 << 20 // or one value
+
+// keep copies a value, which is good until reset.
+func (s *slabs) keep(v []byte) []byte {
+	for s.used < len(s.all) && cap(s.all[s.used])-len(s.all[s.used]) < len(v) {
+		s.used++
+	}
+	if s.used == len(s.all) {
+		s.all = append(s.all, make([]byte, 0, max(slabBytes, len(v))))
+	}
+	to := &s.all[s.used]
+	from := len(*to)
+	*to = append(*to, v...)
+	s.bytes += len(v)
+	return (*to)[from:len(*to):len(*to)]
+}
+
+func (s *slabs) reset() {
+	for i := range s.all {
+		s.all[i] = s.all[i][:0]
+	}
+	s.used, s.bytes = 0, 0
 }
 
 // writer makes one, for any number of windows.
@@ -228,12 +261,11 @@ func (w *writer) make(p *metric.Pages, to *written, lines bool) error {
 		if len(cells.pages) == 0 {
 			continue
 		}
-		from := len(to.values)
 		var err error
 		if seen {
-			to.values, err = w.sketches(to.values, p)
+			w.value, err = w.sketches(w.value[:0], p)
 		} else {
-			to.values, err = w.sums(to.values, p, cells)
+			w.value, err = w.sums(w.value[:0], p, cells)
 		}
 		if err != nil {
 			return fmt.Errorf("%s %s minute %d: %w", w.x, w.metrics[c], p.Minute, err)
@@ -242,7 +274,7 @@ func (w *writer) make(p *metric.Pages, to *written, lines bool) error {
 			Series:  store.Series{Tenant: w.job.Chain.Tenant, Experiment: w.x, Metric: w.metrics[c], Layer: w.layer},
 			Minute:  p.Minute,
 			Expires: (p.Minute+1)*60000 + keep,
-			Value:   to.values[from:len(to.values):len(to.values)],
+			Value:   to.values.keep(w.value),
 		})
 		if lines {
 			w.n++
@@ -341,7 +373,7 @@ func (w *writer) gather(ctx context.Context, to *written) error {
 		to.rows = append(to.rows, w.byCell[c]...)
 		w.byCell[c] = w.byCell[c][:0]
 	}
-	if len(to.rows) >= w.job.rowsAtOnce() || len(to.values) >= bytesAtOnce {
+	if len(to.rows) >= w.job.rowsAtOnce() || to.values.bytes >= bytesAtOnce {
 		return w.flush(ctx, to)
 	}
 	return nil
@@ -362,6 +394,7 @@ func (w *writer) flush(ctx context.Context, of *written) error {
 			return err
 		}
 	}
-	of.rows, of.values = of.rows[:0], of.values[:0]
+	of.rows = of.rows[:0]
+	of.values.reset()
 	return nil
 }
