@@ -48,6 +48,8 @@ var stages = []stage{
 	{"parse", "JSON to beacon, strict", parse},
 	{"fold", "parsed beacons of sorted sessions to sums", fold},
 	{"shard", "records in memory: parse, fold, publish (no broker)", shardMemory},
+	{"aggregate", "what the shard published, to rows that nobody keeps", aggregateMemory},
+	{"stream", "records in memory: shard and aggregates, rows in the embedded store", streamMemory},
 	{"shard-kafka", "the same from and to an in-process Kafka over TCP, broker included", shardKafka},
 	{"shard-real", "the same from and to the Kafka of -kafka, which is other processes", shardReal},
 	{"dispatch", "raw records in memory, 43 % of them unused: parse, decide, route (no broker)", dispatchMemory},

@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,10 +35,13 @@ var benchFormulas []byte
 const (
 	asksEach = 200 // requests of each kind, one after another, as many as there is time for
 	asksTime = 20 * time.Second
-	// Readers look at a page and think, 5 to 15 s.
-	readers    = 200
-	thinkLeast = 5 * time.Second
-	thinkMore  = 10 * time.Second
+	// Readers look at an experiment's page, which asks again twice a minute, for some minutes, and then at the list and at
+	// another; one in ten asks by formulas instead.
+	readers       = 200
+	readerRefresh = 30 * time.Second
+	readerStays   = 5 // refreshes
+	// readersMemory is what the process may take, which makes the requests too.
+	readersMemory = 2 << 30
 )
 
 // serving is a server of a month on loopback, and what asks it.
@@ -252,13 +256,26 @@ func (s *serving) crowd(ctx context.Context, length time.Duration, m *meter) err
 	for i := range readers {
 		all.Go(func() {
 			rng := rand.New(rand.NewPCG(2, uint64(i)))
-			for {
+			looked := 0
+			for n := 0; ; n++ {
+				pause := readerRefresh
+				if n == 0 {
+					pause = time.Duration(rng.Int64N(int64(readerRefresh)))
+				}
 				select {
 				case <-ctx.Done():
 					return
-				case <-time.After(thinkLeast + time.Duration(rng.Int64N(int64(thinkMore)))):
+				case <-time.After(pause):
 				}
-				r, err := asks[rng.IntN(len(asks))].make(s, rng.IntN(monthExperiments))
+				what := "experiment page"
+				switch {
+				case n%readerStays == 0:
+					what, looked = "experiments list", rng.IntN(monthExperiments)
+				case i%10 == 0:
+					what = "24 h of 20 formulas"
+				}
+				a := asks[slices.IndexFunc(asks, func(a ask) bool { return a.name == what })]
+				r, err := a.make(s, looked)
 				at := time.Now()
 				if err == nil {
 					_, err = s.do(context.WithoutCancel(ctx), r)
@@ -279,6 +296,9 @@ func (s *serving) crowd(ctx context.Context, length time.Duration, m *meter) err
 	}
 	m.note("%d readers for %s: %d requests, p50 %s, p95 %s, p99 %s; %d failed; peak %d MB", readers, length, len(took), at(took, 50), at(took, 95), at(took, 99),
 		len(failed), peak>>20)
+	if peak > readersMemory {
+		return fmt.Errorf("%d MB of memory, more than %d", peak>>20, readersMemory>>20)
+	}
 	if len(failed) > 0 {
 		return fmt.Errorf("%d requests failed, one of them: %w", len(failed), failed[0])
 	}
