@@ -63,7 +63,7 @@ func (d *demo) serve(ctx context.Context, stderr io.Writer) (*demoServed, error)
 	if err := tenants.look(); err != nil {
 		return nil, err
 	}
-	shown, err := pages.New(d.pagesSource(), demoRefresh)
+	shown, err := pages.New(d.pagesSource(), demoRefresh, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 
@@ -110,7 +111,13 @@ func loopback(address string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
+// serveGC lets garbage come to twice what is held, a few 100 MB at most: requests make much and hold little.
+const serveGC = 200
+
 func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(serveGC)
+	}
 	c := serve.Config{Limits: serve.DefaultLimits(), Log: log, Now: time.Now}
 	going, stop := context.WithCancel(ctx)
 	defer stop()
@@ -139,7 +146,7 @@ func (o *serveOptions) run(ctx context.Context, log *slog.Logger) (err error) {
 	defer func() { err = errors.Join(err, st.Close()) }()
 	c.Reader = read.New(st, read.Options{Limits: read.DefaultLimits(), Now: now})
 	c.Tenant, c.Tenants = tenants.get, tenants.names
-	if c.Pages, err = pages.New(o.source(c.Audit, st, served), pagesRefresh); err != nil {
+	if c.Pages, err = pages.New(o.source(c.Audit, st, served), pagesRefresh, log); err != nil {
 		return err
 	}
 	c.Frame = pages.Frame

@@ -259,8 +259,6 @@ func TestStatus(t *testing.T) {
 		{func(s *Signs) { s.Recent, s.SplitP = 0, 0.0009 }, SRM},
 		{func(s *Signs) { s.SplitP = SplitAlpha }, Running},
 		{func(s *Signs) { s.SplitP, s.Failing = 0.0009, true }, SRM},
-		{func(s *Signs) { s.Conflicts = 9 }, Running},
-		{func(s *Signs) { s.Conflicts = 10 }, Unhealthy},
 		{func(s *Signs) { s.Silent = true }, Unhealthy},
 		{func(s *Signs) { s.Broken = true }, Unhealthy},
 		{func(s *Signs) { s.Failing = true }, Failing},

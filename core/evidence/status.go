@@ -21,8 +21,6 @@ const (
 	SplitWarning = 0.01
 	// SilentAlpha is how improbable a variation's silence must be to be told.
 	SilentAlpha = 1e-6
-	// ConflictShare is the share of sessions that were told two variations from which an experiment is unhealthy.
-	ConflictShare = 0.01
 )
 
 // Signs is what the state of an experiment follows from.
@@ -31,7 +29,6 @@ type Signs struct {
 	Recent         float64 // sessions of the last closed minutes, over all variations
 	Sessions       float64 // since its start
 	SplitP         float64 // running p-value of the split, 0 to 1
-	Conflicts      float64 // sessions that carried two variations
 	Silent         bool    // a variation brings nothing (Silent)
 	Broken         bool    // the break alarm of some guardrail
 	Failing        bool    // some guardrail is worse than the control, with evidence
@@ -48,7 +45,7 @@ func (s Signs) Status() Status {
 		return SRM
 	case !s.Ended && s.Recent == 0:
 		return NoData
-	case s.Silent, s.Broken, s.Conflicts >= ConflictShare*s.Sessions:
+	case s.Silent, s.Broken:
 		return Unhealthy
 	case s.Failing:
 		return Failing

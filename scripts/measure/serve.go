@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -57,10 +58,11 @@ func startServing(m *month) (*serving, func() error, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	begin := time.Now()
 	now := func() time.Time { return m.now.Add(time.Since(begin)) }
 	source := &pages.Stored{Now: now}
-	shown, err := pages.New(source, 10*time.Second)
+	shown, err := pages.New(source, readerRefresh, log)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -75,7 +77,7 @@ func startServing(m *month) (*serving, func() error, error) {
 			return nil
 		},
 		Tenants: func() []string { return []string{m.chain.Tenant} },
-		Limits:  limits, Pages: shown, Frame: pages.Frame, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Now: time.Now,
+		Limits:  limits, Pages: shown, Frame: pages.Frame, Log: log, Now: time.Now,
 		Prom: prom.New(prom.Config{Fail: serve.Fail, Now: now, Limits: prom.DefaultLimits(),
 			Resolve: func(r *http.Request) (*read.Resolved, error) {
 				return serve.FromContext(r.Context()).Resolve(r.Context())
@@ -181,7 +183,8 @@ func serveMonth(ctx context.Context, b *bench, m *meter) error {
 		return err
 	}
 	defer month.store.Close()
-	b.recs = nil // what memory the server takes is its own
+	b.recs = nil                                      // what memory the server takes is its own
+	defer debug.SetGCPercent(debug.SetGCPercent(200)) // as tandem serve sets it
 	s, stop, err := startServing(month)
 	if err != nil {
 		return err

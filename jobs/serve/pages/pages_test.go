@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -16,7 +17,7 @@ import (
 
 func handler(t testing.TB, m *made, refresh time.Duration) http.Handler {
 	t.Helper()
-	h, err := New(m, refresh)
+	h, err := New(m, refresh, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +207,10 @@ func TestErrors(t *testing.T) {
 		}
 	}
 	m.broken.Store(true)
-	get(t, h, "/shop/page/experiments", 500, nil)
+	var problem struct{ Detail string }
+	if get(t, h, "/shop/page/experiments", 500, &problem); strings.Contains(problem.Detail, "yaml") || !strings.Contains(problem.Detail, "log") {
+		t.Errorf("what has failed is told to readers: %q", problem.Detail)
+	}
 }
 
 func TestFrames(t *testing.T) {

@@ -117,7 +117,7 @@ func proved(t *testing.T) http.Handler {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := New(&Stored{Now: func() time.Time { return time.Unix((provedEnd+10)*60, 0) }}, time.Millisecond)
+	h, err := New(&Stored{Now: func() time.Time { return time.Unix((provedEnd+10)*60, 0) }}, time.Millisecond, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"mime"
 	"net/http"
 	"path"
@@ -27,6 +28,7 @@ var embedded embed.FS
 type server struct {
 	src     Source
 	refresh time.Duration
+	log     *slog.Logger
 
 	mu    sync.Mutex
 	lists map[string]*looks // by tenant
@@ -52,8 +54,9 @@ func Frame(path string) bool {
 
 // New returns the handler of the pages, to be mounted at "/". Whoever mounts it guards the data: all paths that are no Frame,
 // and "/" for who asks for JSON. Pages ask again every refresh, 1 s to 10 min.
-func New(src Source, refresh time.Duration) (http.Handler, error) {
-	s := &server{src: src, refresh: refresh, lists: map[string]*looks{}}
+// What fails is told to log.
+func New(src Source, refresh time.Duration, log *slog.Logger) (http.Handler, error) {
+	s := &server{src: src, refresh: refresh, log: log, lists: map[string]*looks{}}
 	mux := http.NewServeMux()
 	shell, err := s.files(mux)
 	if err != nil {
@@ -190,7 +193,13 @@ func (s *server) json(fn func(*http.Request) (any, error)) http.HandlerFunc {
 			default:
 				status = http.StatusInternalServerError
 			}
-			v = map[string]any{"type": "about:blank", "title": http.StatusText(status), "status": status, "detail": err.Error()}
+			detail := err.Error()
+			if status >= http.StatusInternalServerError && r.Context().Err() == nil {
+				// What has failed is for operators; it may name files and hosts.
+				s.log.Error("a page's data could not be read", "path", r.URL.Path, "error", err)
+				detail = "The data could not be read; the service's log says why."
+			}
+			v = map[string]any{"type": "about:blank", "title": http.StatusText(status), "status": status, "detail": detail}
 		}
 		data, err := json.Marshal(v)
 		if err != nil {
