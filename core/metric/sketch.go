@@ -206,19 +206,28 @@ func (s *Sketch) Estimate() int64 {
 			count[byte(r)]++
 		}
 	} else {
-		// Neighbours are counted apart, so that one count does not wait for the other.
-		var n [4][256]uint16
-		regs := s.regs[:registers]
-		for i := 0; i < registers; i += 4 {
-			n[0][regs[i]]++
-			n[1][regs[i+1]]++
-			n[2][regs[i+2]]++
-			n[3][regs[i+3]]++
-		}
-		for k := range count {
-			count[k] = float64(n[0][k]) + float64(n[1][k]) + float64(n[2][k]) + float64(n[3][k])
-		}
+		countRegisters(&count, s.regs)
 	}
+	return estimate(&count)
+}
+
+// countRegisters counts registers by rank. Neighbours are counted apart, so that one count does not wait for the other.
+func countRegisters(count *[maxRank + 1]float64, regs []byte) {
+	var n [4][256]uint16
+	regs = regs[:registers]
+	for i := 0; i < registers; i += 4 {
+		n[0][regs[i]]++
+		n[1][regs[i+1]]++
+		n[2][regs[i+2]]++
+		n[3][regs[i+3]]++
+	}
+	for k := range count {
+		count[k] = float64(n[0][k]) + float64(n[1][k]) + float64(n[2][k]) + float64(n[3][k])
+	}
+}
+
+// estimate is that of registers of which so many have each rank.
+func estimate(count *[maxRank + 1]float64) int64 {
 	const m = float64(registers)
 	z := m * tau(1-count[maxRank]/m)
 	for k := maxRank - 1; k >= 1; k-- {

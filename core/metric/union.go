@@ -19,6 +19,40 @@ func (u *Union) Empty() bool { return u.s.Empty() }
 // Estimate is that of a Sketch.
 func (u *Union) Estimate() int64 { return u.s.Estimate() }
 
+// EstimateWith is that of the union of both, which both stay as they are.
+func (u *Union) EstimateWith(o *Union) int64 {
+	switch {
+	case u.Empty():
+		return o.Estimate()
+	case o.Empty():
+		return u.Estimate()
+	case u.s.regs == nil || o.s.regs == nil:
+		var both Union
+		both.Copy(u)
+		both.MergeUnion(o)
+		return both.Estimate()
+	}
+	// As mergeRegisters, but what comes out is counted at once.
+	var n [4][256]uint16
+	a, b := u.s.regs[:registers], o.s.regs[:registers]
+	for i := 0; i < registers; i += 8 {
+		m := greaterRanks(binary.LittleEndian.Uint64(a[i:]), binary.LittleEndian.Uint64(b[i:]))
+		n[0][byte(m)]++
+		n[1][byte(m>>8)]++
+		n[2][byte(m>>16)]++
+		n[3][byte(m>>24)]++
+		n[0][byte(m>>32)]++
+		n[1][byte(m>>40)]++
+		n[2][byte(m>>48)]++
+		n[3][byte(m>>56)]++
+	}
+	var count [maxRank + 1]float64
+	for k := range count {
+		count[k] = float64(n[0][k]) + float64(n[1][k]) + float64(n[2][k]) + float64(n[3][k])
+	}
+	return estimate(&count)
+}
+
 // Reset empties it and keeps its memory.
 func (u *Union) Reset() {
 	if u.s.regs != nil {
@@ -141,18 +175,23 @@ func (u *Union) MergeBinary(b []byte, one *Sketch) error {
 	return nil
 }
 
-// mergeRegisters raises the registers of a to those of b, eight at a time, and counts those of a that are not zero then. No
-// rank has the highest bit of its byte, so differences of bytes do not borrow from each other.
+// highBits are those of eight registers. No rank has one, so differences of bytes do not borrow from each other.
+const highBits = 0x8080808080808080
+
+// greaterRanks gives the greater rank of each two of eight registers.
+func greaterRanks(x, y uint64) uint64 {
+	not := (x | highBits) - y // the high bit stands where x >= y
+	greater := (not & highBits) >> 7 * 0xff
+	return x&greater | y&^greater
+}
+
+// mergeRegisters raises the registers of a to those of b, and counts those of a that are not zero then.
 func mergeRegisters(a, b []byte) (set int) {
-	const high = 0x8080808080808080
 	a, b = a[:registers], b[:registers]
 	for i := 0; i < registers; i += 8 {
-		x, y := binary.LittleEndian.Uint64(a[i:]), binary.LittleEndian.Uint64(b[i:])
-		not := (x | high) - y // the high bit stands where x >= y
-		greater := (not & high) >> 7 * 0xff
-		m := x&greater | y&^greater
+		m := greaterRanks(binary.LittleEndian.Uint64(a[i:]), binary.LittleEndian.Uint64(b[i:]))
 		binary.LittleEndian.PutUint64(a[i:], m)
-		set += bits.OnesCount64((m + 0x7f7f7f7f7f7f7f7f) & high)
+		set += bits.OnesCount64((m + 0x7f7f7f7f7f7f7f7f) & highBits)
 	}
 	return set
 }

@@ -46,6 +46,12 @@ func TestAUnionIsAnySketch(t *testing.T) {
 					t.Fatalf("%d and %d hashes, way %d: %d, want %d", n, m, way, got, estimate)
 				}
 			}
+			var left, right Union
+			left.Merge(set(a))
+			right.Merge(set(b))
+			if got := left.EstimateWith(&right); got != estimate || left.Estimate() != set(a).Estimate() {
+				t.Fatalf("%d and %d hashes: %d of both, want %d", n, m, got, estimate)
+			}
 			copied.Copy(&u)
 			grown := copied.Sketch()
 			grown.Add(1)

@@ -8,24 +8,26 @@ import (
 	"tandem/core/metric"
 )
 
-// out brings the table to series of points, by variation and tags.
-func (t *table) out(name string) ([]Series, error) {
-	p := t.f.p
-	states := p.sumStates
+// out brings the table to series of the points of a plan, by variation and tags. The plan's parts are the table's last ones.
+func (t *table) out(name string, p *plan) []Series {
+	states, first := p.sumStates, t.f.p.lead-p.lead
 	if isVisitors(name) {
 		states = p.seenStates
 	}
 	var all []Series
 	for i := range t.groups {
 		g := &t.groups[i]
+		if first > 0 && !g.since(first) {
+			continue
+		}
 		s := Series{Metric: name, Variation: g.variation, Tags: []string{}, Values: make([]int64, p.points), States: states}
 		if len(t.f.q.GroupBy) > 0 {
 			s.Tags = strings.Split(t.keys[g.key], ",")
 		}
 		if g.seen != nil {
-			p.unions(g.seen.all(), s.Values)
+			p.unions(g.seen.all()[first:], s.Values)
 		} else if g.sums != nil {
-			p.totals(g.sums, s.Values)
+			p.totals(g.sums[first:], s.Values)
 		}
 		for i, st := range states {
 			if st == Unknown {
@@ -37,7 +39,15 @@ func (t *table) out(name string) ([]Series, error) {
 	slices.SortFunc(all, func(a, b Series) int {
 		return cmp.Or(strings.Compare(a.Variation, b.Variation), slices.Compare(a.Tags, b.Tags))
 	})
-	return all, nil
+	return all
+}
+
+// since says whether a group has anything from a part on.
+func (g *group) since(part int) bool {
+	if g.seen != nil {
+		return slices.ContainsFunc(g.seen.all()[part:], func(s *metric.Sketch) bool { return s != nil })
+	}
+	return slices.ContainsFunc(g.sums[part:], func(v int64) bool { return v != 0 })
 }
 
 func (p *plan) totals(parts, out []int64) {
@@ -59,7 +69,6 @@ func (p *plan) unions(parts []*metric.Sketch, out []int64) {
 	var left []*metric.Union // left[i]: the union of parts[base+i:border]
 	base := 0
 	right, filled := &metric.Union{}, 0 // the union of parts[border:filled]
-	both := &metric.Union{}
 	for i := range out {
 		from, to := p.span(i)
 		if from >= border {
@@ -84,15 +93,10 @@ func (p *plan) unions(parts []*metric.Sketch, out []int64) {
 				right.Merge(parts[filled])
 			}
 		}
-		switch {
-		case from >= border || left[from-base].Empty():
+		if from >= border {
 			out[i] = right.Estimate()
-		case right.Empty():
-			out[i] = left[from-base].Estimate()
-		default:
-			both.Copy(left[from-base])
-			both.MergeUnion(right)
-			out[i] = both.Estimate()
+		} else {
+			out[i] = left[from-base].EstimateWith(right)
 		}
 	}
 }

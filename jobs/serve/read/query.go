@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -128,13 +129,18 @@ func (x *Resolved) Ranges(ctx context.Context, b *Budget, queries []Query) ([]*A
 	defer cancel()
 	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(fetchers)
-	for _, i := range order {
-		for k, m := range queries[i].Metrics {
-			group.Go(func() (err error) {
-				parts[i][k], err = fetches[i].metric(groupCtx, m)
+	for _, s := range scans(fetches, order) {
+		group.Go(func() error {
+			t, err := s.fetch.metric(groupCtx, s.metric)
+			if err != nil {
 				return err
-			})
-		}
+			}
+			for _, u := range s.of {
+				f := fetches[u.query]
+				parts[u.query][u.place] = t.out(s.metric, f.p)
+			}
+			return nil
+		})
 	}
 	if err := group.Wait(); err != nil {
 		if errors.Is(context.Cause(ctx), errLimitTime) {
@@ -147,6 +153,39 @@ func (x *Resolved) Ranges(ctx context.Context, b *Budget, queries []Query) ([]*A
 		out[i] = f.answer(parts[i])
 	}
 	return out, nil
+}
+
+// scan reads a metric once for all queries that it serves.
+type scan struct {
+	metric string
+	fetch  *fetch // the one of them that reads most
+	of     []use
+}
+
+// use is a metric of a query.
+type use struct{ query, place int }
+
+// scans are what is to be read for the queries, in this order: those that reach back furthest are first, and serve others too.
+func scans(fetches []*fetch, order []int) []scan {
+	var all []scan
+	for _, i := range order {
+		for k, m := range fetches[i].q.Metrics {
+			at := slices.IndexFunc(all, func(s scan) bool { return s.metric == m && s.fetch.serves(fetches[i]) })
+			if at < 0 {
+				at = len(all)
+				all = append(all, scan{metric: m, fetch: fetches[i]})
+			}
+			all[at].of = append(all[at].of, use{i, k})
+		}
+	}
+	return all
+}
+
+// serves says whether the parts of another's query are the last ones of this one's.
+func (f *fetch) serves(o *fetch) bool {
+	a, b := *f.q, *o.q
+	a.Metrics, b.Metrics, a.Rolling, b.Rolling = nil, nil, 0, 0
+	return f.p.part == o.p.part && f.p.to == o.p.to && f.p.lead >= o.p.lead && reflect.DeepEqual(a, b)
 }
 
 // answer puts the series of all metrics together.
@@ -173,7 +212,7 @@ type fetch struct {
 }
 
 // metric reads a metric.
-func (f *fetch) metric(ctx context.Context, name string) ([]Series, error) {
+func (f *fetch) metric(ctx context.Context, name string) (*table, error) {
 	t := newTable(f)
 	for i := 0; i < len(f.p.pieces); i++ {
 		c := &f.p.pieces[i]
@@ -200,7 +239,7 @@ func (f *fetch) metric(ctx context.Context, name string) ([]Series, error) {
 			return nil, err
 		}
 	}
-	return t.out(name)
+	return t, nil
 }
 
 func (f *fetch) row(t *table, s store.Series, minute int64, value []byte) error {
