@@ -272,7 +272,7 @@ func (b *Batch) asURL() string {
 // is final only if the batch has covered all of it.
 func TestFormulasEqualExport(t *testing.T) {
 	compared := 0
-	for seed := range uint64(devstack.Count(3, 60)) {
+	for seed := range uint64(devstack.Count(3, 20)) {
 		rnd := rand.New(rand.NewPCG(seed, 21))
 		h, w, tokens := testServerOf(t, rnd, DefaultLimits())
 		v, err := batch.View(t.Context(), w.st, "shop")
@@ -368,7 +368,7 @@ func TestFormulasEqualExport(t *testing.T) {
 // layer alone.
 func TestPrometheusEqualsExport(t *testing.T) {
 	compared := 0
-	for seed := range uint64(devstack.Count(3, 60)) {
+	for seed := range uint64(devstack.Count(3, 20)) {
 		rnd := rand.New(rand.NewPCG(seed, 22))
 		h, w, tokens := testServerOf(t, rnd, DefaultLimits())
 		for n := range devstack.Count(10, 30) {
@@ -460,7 +460,7 @@ func TestPrometheusEqualsExport(t *testing.T) {
 // complete, and none elsewhere.
 func TestFormulasAsMetricsEqualExport(t *testing.T) {
 	compared := 0
-	for seed := range uint64(devstack.Count(3, 60)) {
+	for seed := range uint64(devstack.Count(3, 20)) {
 		rnd := rand.New(rand.NewPCG(seed, 23))
 		h, w, tokens := testServerOf(t, rnd, DefaultLimits())
 		x, err := read.New(w.st, read.Options{Limits: read.DefaultLimits(), Now: never}).Resolve(t.Context(), testChain(t))

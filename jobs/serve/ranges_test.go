@@ -11,7 +11,7 @@ import (
 
 // Queries that are answered at once are answered as each alone, whichever of them read for the others.
 func TestQueriesAtOnce(t *testing.T) {
-	for seed := range uint64(devstack.Count(8, 100)) {
+	for seed := range uint64(devstack.Count(8, 50)) {
 		rnd := rand.New(rand.NewPCG(seed, 9))
 		w := newWorld(t, rnd)
 		x, err := read.New(w.st, read.Options{Limits: read.DefaultLimits(), Now: never}).Resolve(t.Context(), testChain(t))

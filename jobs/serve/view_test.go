@@ -359,7 +359,7 @@ func randomQuery(rnd *rand.Rand, base int64) read.Query {
 // What is read equals what export tells of the same store, whatever is asked.
 func TestReadEqualsExport(t *testing.T) {
 	chain := testChain(t)
-	for seed := range uint64(devstack.Count(4, 60)) {
+	for seed := range uint64(devstack.Count(4, 20)) {
 		rnd := rand.New(rand.NewPCG(seed, 7))
 		w := newWorld(t, rnd)
 		x, err := read.New(w.st, read.Options{Limits: read.DefaultLimits(), Now: never}).Resolve(context.Background(), chain)
