@@ -352,14 +352,7 @@ func TestCollectAtAnyTime(t *testing.T) {
 			case 0:
 				run(t, j)
 			case 1: // stopped somewhere
-				ctx, stop := context.WithCancel(context.Background())
-				j.Ranges = 1 + rng.IntN(3)
-				j.Done = func(*Covered) { stop() }
-				if err := j.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
-					t.Fatal(err)
-				}
-				j.Done = nil
-				stop()
+				interrupted(t, j, 1+rng.IntN(3))
 			}
 			for range rng.IntN(3) {
 				now += rng.Int64N(hour)
@@ -376,4 +369,16 @@ func TestCollectAtAnyTime(t *testing.T) {
 	if deleted == 0 {
 		t.Error("nothing was ever deleted in between")
 	}
+}
+
+// interrupted runs a job until it has covered a window, with so many hash ranges from now on.
+func interrupted(t *testing.T, j *Job, ranges int) {
+	t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	j.Ranges, j.Done = ranges, func(*Covered) { stop() }
+	if err := j.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	j.Done = nil
 }

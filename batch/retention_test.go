@@ -156,14 +156,8 @@ func TestRetentionAtAnyTime(t *testing.T) {
 			case 0:
 				run(t, j)
 			case 1: // stopped somewhere
-				ctx, stop := context.WithCancel(context.Background())
-				j.Ranges = 1 + rng.IntN(3)
-				j.Done = func(*Covered) { stop() }
-				if err := j.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
-					t.Fatal(err)
-				}
-				j.Done, j.Ranges = nil, 0
-				stop()
+				interrupted(t, j, 1+rng.IntN(3))
+				j.Ranges = 0
 			case 2: // a window is covered hours before its files go
 				run(t, j)
 				retire(t, blobs, (progress-keptFor)/WindowMS*WindowMS)

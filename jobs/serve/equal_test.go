@@ -364,6 +364,25 @@ func TestFormulasEqualExport(t *testing.T) {
 	}
 }
 
+// promSeries is a series as Prometheus' API gives it.
+type promSeries struct {
+	Metric map[string]string
+	Values [][2]any
+}
+
+// queryRange asks for a query over the points of q.
+func queryRange(h http.Handler, token, query string, q *read.Query) ([]promSeries, error) {
+	v := url.Values{"query": {query}, "start": {fmt.Sprint((q.From + q.Step) * 60)}, "end": {fmt.Sprint(q.To * 60)}, "step": {fmt.Sprint(q.Step * 60)}}
+	got := call(h, "GET", "/shop/api/v1/query_range?"+v.Encode(), token, "")
+	var out struct {
+		Data struct{ Result []promSeries }
+	}
+	if err := json.Unmarshal(got.Body.Bytes(), &out); err != nil || got.Code != http.StatusOK {
+		return nil, fmt.Errorf("%d %v %.300s", got.Code, err, got.Body)
+	}
+	return out.Data.Result, nil
+}
+
 // Prometheus' API gives what export tells: sums over any step by any labels, and each minute of each series, of the view and of a
 // layer alone.
 func TestPrometheusEqualsExport(t *testing.T) {
@@ -405,25 +424,16 @@ func TestPrometheusEqualsExport(t *testing.T) {
 			if !each {
 				query = fmt.Sprintf("sum by (%s) (sum_over_time(%s[%dm]))", strings.Join(append([]string{"variation"}, q.GroupBy...), ","), selector, q.Step)
 			}
-			v := url.Values{"query": {query}, "start": {fmt.Sprint((q.From + q.Step) * 60)}, "end": {fmt.Sprint(q.To * 60)}, "step": {fmt.Sprint(q.Step * 60)}}
 			fail := func(format string, args ...any) {
 				t.Helper()
-				t.Fatalf("seed %d, query %d, %s: %s", seed, n, v, fmt.Sprintf(format, args...))
+				t.Fatalf("seed %d, query %d, %s of %+v: %s", seed, n, query, q, fmt.Sprintf(format, args...))
 			}
-			got := call(h, "GET", "/shop/api/v1/query_range?"+v.Encode(), tokens["one"], "")
-			var out struct {
-				Data struct {
-					Result []struct {
-						Metric map[string]string
-						Values [][2]any
-					}
-				}
-			}
-			if err := json.Unmarshal(got.Body.Bytes(), &out); err != nil || got.Code != http.StatusOK {
-				fail("%d %v %.300s", got.Code, err, got.Body)
+			result, err := queryRange(h, tokens["one"], query, &q)
+			if err != nil {
+				fail("%v", err)
 			}
 			want := w.naiveOf(t, q, layer)
-			for _, s := range out.Data.Result {
+			for _, s := range result {
 				var group []string
 				for _, tag := range q.GroupBy {
 					group = append(group, s.Metric[tag])
@@ -496,22 +506,13 @@ func TestFormulasAsMetricsEqualExport(t *testing.T) {
 				matchers = append(matchers, fmt.Sprintf(`over="%dm"`, q.Rolling))
 			}
 			query := fmt.Sprintf("formula:%s{%s}", f.ask.ID, strings.Join(matchers, ","))
-			v := url.Values{"query": {query}, "start": {fmt.Sprint((q.From + q.Step) * 60)}, "end": {fmt.Sprint(q.To * 60)}, "step": {fmt.Sprint(q.Step * 60)}}
 			fail := func(format string, args ...any) {
 				t.Helper()
-				t.Fatalf("seed %d, query %d, %s: %s", seed, n, v, fmt.Sprintf(format, args...))
+				t.Fatalf("seed %d, query %d, %s of %+v: %s", seed, n, query, q, fmt.Sprintf(format, args...))
 			}
-			got := call(h, "GET", "/shop/api/v1/query_range?"+v.Encode(), tokens["one"], "")
-			var out struct {
-				Data struct {
-					Result []struct {
-						Metric map[string]string
-						Values [][2]any
-					}
-				}
-			}
-			if err := json.Unmarshal(got.Body.Bytes(), &out); err != nil || got.Code != http.StatusOK {
-				fail("%d %v %.300s", got.Code, err, got.Body)
+			result, err := queryRange(h, tokens["one"], query, &q)
+			if err != nil {
+				fail("%v", err)
 			}
 			have, keys := values{}, map[[2]string]bool{}
 			if len(q.GroupBy) == 0 { // every variation is there, whether it has a row or not
@@ -519,7 +520,7 @@ func TestFormulasAsMetricsEqualExport(t *testing.T) {
 					keys[[2]string{v, ""}] = true
 				}
 			}
-			for _, s := range out.Data.Result {
+			for _, s := range result {
 				var group []string
 				for _, tag := range q.GroupBy {
 					group = append(group, s.Metric[tag])
