@@ -267,7 +267,10 @@ type Message struct {
 	rows   []byte
 }
 
-// Row is one row, or a part of one. Its cells are read by Cells.
+// Names are the strings of the message's rows, each once.
+func (m *Message) Names() []string { return m.dict }
+
+// Row is one row, or a part of one.
 type Row struct {
 	Scope       byte
 	Experiment  string
@@ -275,7 +278,14 @@ type Row struct {
 	Part, Parts int
 	Sketch      bool
 	Cells       []Cell
+
+	// The same by their places in Names.
+	ExperimentAt, MetricAt uint32
+	CellsAt                []CellAt
 }
+
+// CellAt are the places of a cell's names.
+type CellAt struct{ Variation, Tags uint32 }
 
 // ErrCorrupt marks a metrics message that is not what was written.
 var ErrCorrupt = errors.New("metrics message is corrupt")
@@ -357,35 +367,39 @@ func ReadMessage(b []byte) (*Message, error) {
 func (m *Message) Rows(fn func(*Row) error) error {
 	c := cursor{b: m.rows}
 	var r Row
-	str := func() string {
+	name := func() (string, uint32) {
 		i := c.u()
 		if i >= uint64(len(m.dict)) {
 			c.bad = true
-			return ""
+			return "", 0
 		}
-		return m.dict[i]
+		return m.dict[i], uint32(i)
 	}
 	for len(c.b) > 0 && !c.bad {
 		r.Scope = c.b[0] &^ sketchBit
 		r.Sketch = c.b[0]&sketchBit != 0
 		c.b = c.b[1:]
-		r.Experiment, r.Metric = str(), str()
+		r.Experiment, r.ExperimentAt = name()
+		r.Metric, r.MetricAt = name()
 		r.Part, r.Parts = int(c.upTo(maxParts)), int(c.upTo(maxParts))
 		n := c.u()
 		if n > uint64(len(c.b)) || r.Part >= r.Parts || r.Scope > maxScope {
 			c.bad = true
 			break
 		}
-		r.Cells = r.Cells[:0]
+		r.Cells, r.CellsAt = r.Cells[:0], r.CellsAt[:0]
 		for range n {
-			cell := Cell{Variation: str(), Tags: str()}
+			var cell Cell
+			var at CellAt
+			cell.Variation, at.Variation = name()
+			cell.Tags, at.Tags = name()
 			if r.Sketch {
 				cell.Sketch = c.bytes()
 			} else {
 				u := c.u()
 				cell.Value = int64(u>>1) ^ -int64(u&1)
 			}
-			r.Cells = append(r.Cells, cell)
+			r.Cells, r.CellsAt = append(r.Cells, cell), append(r.CellsAt, at)
 		}
 		if c.bad {
 			break

@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 
-	"tandem/core/metric"
-	"tandem/schemas/row"
 	"tandem/schemas/store"
 	"tandem/schemas/wire"
 )
@@ -42,8 +40,12 @@ type Counts struct {
 type State struct {
 	cfg     Config
 	tenants map[string]*tenantState
-	names   map[string]uint32 // interned variations, tag sets
+	names   map[string]uint32 // interned experiments, metrics, variations, tag sets
 	texts   []string
+	metrics [][3]string // by a metric's name: with each scope, once it is asked for
+	ids     []uint32    // scratch: the names of a message
+	all     []cell      // scratch: the cells of a row
+	forms   forms
 	bases   map[int64]int64 // by minute: offset of its first message, of any tenant
 
 	Offset int64 // of the next message
@@ -98,14 +100,17 @@ type minuteState struct {
 	touched []rowID
 }
 
-type rowID struct{ experiment, metric string }
+// rowID is a row's name: interned, and its scope.
+type rowID struct {
+	experiment, metric uint32
+	scope              byte
+}
 
 type rowState struct {
-	shards  []contribution
-	last    int64 // offset of the last message that touched it
-	dirty   bool
-	sketch  bool
-	scratch []cell
+	shards []contribution
+	last   int64 // offset of the last message that touched it
+	dirty  bool
+	sketch bool
 }
 
 type contribution struct {
@@ -179,6 +184,10 @@ func (s *State) Take(offset int64, value []byte) error {
 		ms = &minuteState{rows: map[rowID]*rowState{}}
 		t.minutes[m.Minute] = ms
 	}
+	s.ids = s.ids[:0]
+	for _, name := range m.Names() {
+		s.ids = append(s.ids, s.intern(name))
+	}
 	err = m.Rows(func(r *wire.Row) error {
 		s.row(ms, shard, t.generations[shard], m, r, offset)
 		return nil
@@ -245,7 +254,7 @@ func (s *State) row(ms *minuteState, shard int, known generations, m *wire.Messa
 	if !known.counts(m.Generation, m.Minute) {
 		return
 	}
-	id := rowID{r.Experiment, scopes[r.Scope] + r.Metric}
+	id := rowID{s.ids[r.ExperimentAt], s.ids[r.MetricAt], r.Scope}
 	rs := ms.rows[id]
 	if rs == nil {
 		rs = &rowState{sketch: r.Sketch}
@@ -259,13 +268,13 @@ func (s *State) row(ms *minuteState, shard int, known generations, m *wire.Messa
 		return // a former owner writes while parts of a greater version are on their way
 	}
 	if r.Parts == 1 {
-		c.cells = s.cells(c.cells[:0], r.Cells)
+		c.cells = s.cells(c.cells[:0], r)
 		c.parts = nil
 	} else {
 		if c.parts == nil || c.partsGen != m.Generation || c.partsOf != m.Offset || len(c.parts) != r.Parts {
 			c.partsGen, c.partsOf, c.parts = m.Generation, m.Offset, make([][]cell, r.Parts)
 		}
-		c.parts[r.Part] = s.cells([]cell{}, r.Cells)
+		c.parts[r.Part] = s.cells([]cell{}, r)
 		for _, p := range c.parts {
 			if p == nil {
 				return // a version counts only when all of it is there
@@ -294,16 +303,29 @@ func (r *rowState) of(shard int) *contribution {
 	return &r.shards[len(r.shards)-1]
 }
 
-func (s *State) cells(dst []cell, from []wire.Cell) []cell {
-	for i := range from {
-		c := &from[i]
-		x := cell{variation: s.intern(c.Variation), tags: s.intern(c.Tags), value: c.Value}
+func (s *State) cells(dst []cell, r *wire.Row) []cell {
+	dst = slices.Grow(dst, len(r.Cells))
+	for i := range r.Cells {
+		c, at := &r.Cells[i], r.CellsAt[i]
+		x := cell{variation: s.ids[at.Variation], tags: s.ids[at.Tags], value: c.Value}
 		if c.Sketch != nil {
 			x.sketch = slices.Clone(c.Sketch)
 		}
 		dst = append(dst, x)
 	}
 	return dst
+}
+
+// metric is a metric's name with its scope.
+func (s *State) metric(id rowID) string {
+	for int(id.metric) >= len(s.metrics) {
+		s.metrics = append(s.metrics, [3]string{})
+	}
+	name := &s.metrics[id.metric][id.scope]
+	if *name == "" {
+		*name = scopes[id.scope] + s.texts[id.metric]
+	}
+	return *name
 }
 
 // Due returns the rows touched since the last call, as they are to be written.
@@ -320,11 +342,12 @@ func (s *State) Due() ([]store.Row, error) {
 				r := ms.rows[id]
 				r.dirty = false
 				value, err := s.encode(r)
+				experiment, name := s.texts[id.experiment], s.metric(id)
 				if err != nil {
-					return nil, fmt.Errorf("metrics partition %d: %s %s minute %d: %w", s.cfg.Partition, id.experiment, id.metric, minute, err)
+					return nil, fmt.Errorf("metrics partition %d: %s %s minute %d: %w", s.cfg.Partition, experiment, name, minute, err)
 				}
 				rows = append(rows, store.Row{
-					Series:  store.Series{Tenant: t.Name, Experiment: id.experiment, Metric: id.metric, Layer: s.cfg.Layer},
+					Series:  store.Series{Tenant: t.Name, Experiment: experiment, Metric: name, Layer: s.cfg.Layer},
 					Minute:  minute,
 					Version: r.last - first,
 					Expires: (minute+1)*60000 + t.RetentionMS,
@@ -345,63 +368,6 @@ func sortedMinutes(t *tenantState) []int64 {
 	}
 	slices.Sort(minutes)
 	return minutes
-}
-
-// encode adds up the shards of a row. Zeros are left out: absent means zero.
-func (s *State) encode(r *rowState) ([]byte, error) {
-	all := r.scratch[:0]
-	for i := range r.shards {
-		all = append(all, r.shards[i].cells...)
-	}
-	r.scratch = all
-	slices.SortStableFunc(all, func(a, b cell) int {
-		if a.variation == b.variation && a.tags == b.tags {
-			return 0
-		}
-		return cmp.Or(strings.Compare(s.texts[a.variation], s.texts[b.variation]), strings.Compare(s.texts[a.tags], s.texts[b.tags]))
-	})
-	cells := make([]row.Cell, 0, len(all))
-	for i := 0; i < len(all); {
-		j := i + 1
-		for j < len(all) && all[j].variation == all[i].variation && all[j].tags == all[i].tags {
-			j++
-		}
-		c := row.Cell{Variation: s.texts[all[i].variation], Tags: s.texts[all[i].tags]}
-		if r.sketch {
-			union, err := unite(all[i:j])
-			if err != nil {
-				return nil, err
-			}
-			c.Sketch = union
-		} else {
-			for _, x := range all[i:j] {
-				c.Value += x.value
-			}
-		}
-		if c.Value != 0 || c.Sketch != nil {
-			cells = append(cells, c)
-		}
-		i = j
-	}
-	kind := row.Sums
-	if r.sketch {
-		kind = row.Sketches
-	}
-	return row.Append(nil, kind, cells)
-}
-
-func unite(cells []cell) ([]byte, error) {
-	if len(cells) == 1 {
-		return cells[0].sketch, nil
-	}
-	var union, one metric.Sketch
-	for _, c := range cells {
-		if err := one.UnmarshalBinary(c.sketch); err != nil {
-			return nil, err
-		}
-		union.Merge(&one)
-	}
-	return union.AppendBinary(nil), nil
 }
 
 // Close closes the minutes that all markers have passed, once their rows (Due) are acknowledged, and returns the
