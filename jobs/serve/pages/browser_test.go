@@ -246,7 +246,7 @@ func TestBrowser(t *testing.T) {
 	t.Run("errors", func(t *testing.T) {
 		b.load("/shop")
 		m.broken.Store(true)
-		b.until(`document.querySelector('[role="alert"]')?.textContent.includes('formulas/shop.yaml:7')`)
+		b.until(`document.querySelector('[role="alert"]')?.textContent.includes('log says why')`)
 		b.accessible("error")
 		m.broken.Store(false)
 		b.run(chromedp.Click(`//button[text()="Try again"]`, chromedp.BySearch))
