@@ -74,14 +74,13 @@ func (u *Union) Sketch() *Sketch {
 		return s
 	}
 	s.list = make([]uint32, 0, s.set)
+	regs := u.s.regs[:registers]
 	for i := 0; i < registers; i += 8 {
-		if binary.LittleEndian.Uint64(u.s.regs[i:]) == 0 {
-			continue
-		}
-		for k := i; k < i+8; k++ {
-			if r := u.s.regs[k]; r != 0 {
-				s.list = append(s.list, uint32(k)<<8|uint32(r))
-			}
+		// A bit stands for each register that is not zero.
+		some := (binary.LittleEndian.Uint64(regs[i:]) + 0x7f7f7f7f7f7f7f7f) & highBits
+		for ; some != 0; some &= some - 1 {
+			k := i + bits.TrailingZeros64(some)>>3
+			s.list = append(s.list, uint32(k)<<8|uint32(regs[k]))
 		}
 	}
 	s.set = 0
