@@ -55,16 +55,16 @@ func runArchive(ctx context.Context, args []string, stdout, stderr io.Writer) in
 	return follow(ctx, flags, s, log, func(ctx context.Context, s *site.Site, fresh func() bool) int {
 		health, err := flags.health()
 		if err != nil {
-			return failed(stderr, "archive", err)
+			return notBegun(ctx, stderr, "archive", err)
 		}
 		defer health.close()
 		w, err := find(ctx, s, flags.layer, log)
 		if err != nil {
-			return failed(stderr, "archive", err)
+			return notBegun(ctx, stderr, "archive", err)
 		}
 		blobs, err := s.OpenBlobs()
 		if err != nil {
-			return failed(stderr, "archive", err)
+			return notBegun(ctx, stderr, "archive", err)
 		}
 		topics, names := w.beacons()
 		partitions := int64(0)

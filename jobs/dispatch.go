@@ -47,16 +47,16 @@ func runDispatch(ctx context.Context, args []string, _, stderr io.Writer) int {
 	return follow(ctx, flags, s, log, func(ctx context.Context, s *site.Site, fresh func() bool) int {
 		health, err := flags.health()
 		if err != nil {
-			return failed(stderr, "dispatch", err)
+			return notBegun(ctx, stderr, "dispatch", err)
 		}
 		defer health.close()
 		w, err := find(ctx, s, flags.layer, log)
 		if err != nil {
-			return failed(stderr, "dispatch", err)
+			return notBegun(ctx, stderr, "dispatch", err)
 		}
 		list, err := w.sources()
 		if err != nil {
-			return failed(stderr, "dispatch", err)
+			return notBegun(ctx, stderr, "dispatch", err)
 		}
 		var raw []string
 		for _, r := range s.Raw {

@@ -100,7 +100,9 @@ func runFailover(ctx context.Context, args []string, stdout, stderr io.Writer) i
 			return wrongUsage(stderr, "failover", "%q is no layer of a stream: stream.NAME", l)
 		}
 	}
-	if j.store, err = s.OpenStore(ctx); err != nil {
+	if j.store, err = s.OpenStore(ctx); err != nil && what == "auto" {
+		return notBegun(ctx, stderr, "failover", err)
+	} else if err != nil {
 		return failed(stderr, "failover", err)
 	}
 	defer j.store.Close()

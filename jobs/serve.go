@@ -95,10 +95,7 @@ func runServe(ctx context.Context, args []string, _, stderr io.Writer) int {
 	case o.tokens == "" && !loopback(o.listen):
 		return wrongUsage(stderr, "serve", "--listen %s is not of loopback, and without --tokens everybody could read everything", o.listen)
 	}
-	if err := o.run(ctx, slog.New(slog.NewTextHandler(stderr, nil))); err != nil {
-		return failed(stderr, "serve", err)
-	}
-	return 0
+	return ended(stderr, "serve", o.run(ctx, slog.New(slog.NewTextHandler(stderr, nil))))
 }
 
 // loopback says whether an address to listen on can be reached from this machine only.

@@ -176,3 +176,12 @@ func ended(stderr io.Writer, command string, err error) int {
 	}
 	return 0
 }
+
+// notBegun returns the exit code of a service that could not begin. To be stopped while it waits for a server is no failure,
+// whatever it was just trying; follow may begin it again then.
+func notBegun(ctx context.Context, stderr io.Writer, command string, err error) int {
+	if ctx.Err() != nil {
+		return 0
+	}
+	return failed(stderr, command, err)
+}

@@ -57,18 +57,18 @@ func runStream(ctx context.Context, args []string, _, stderr io.Writer) int {
 	return follow(ctx, flags, s, log, func(ctx context.Context, s *site.Site, fresh func() bool) int {
 		health, err := flags.health()
 		if err != nil {
-			return failed(stderr, "stream", err)
+			return notBegun(ctx, stderr, "stream", err)
 		}
 		defer health.close()
 		w, err := find(ctx, s, flags.layer, log)
 		if err != nil {
-			return failed(stderr, "stream", err)
+			return notBegun(ctx, stderr, "stream", err)
 		}
 		var run []func(context.Context) error
 		if *stage != 2 {
 			one, err := w.sessionize(flags, *cold, log)
 			if err != nil {
-				return failed(stderr, "stream", err)
+				return notBegun(ctx, stderr, "stream", err)
 			}
 			one.Host.Fresh = fresh
 			health.sessionize(one)
@@ -77,12 +77,12 @@ func runStream(ctx context.Context, args []string, _, stderr io.Writer) int {
 		if *stage != 1 {
 			st, err := s.OpenStore(ctx)
 			if err != nil {
-				return failed(stderr, "stream", err)
+				return notBegun(ctx, stderr, "stream", err)
 			}
 			defer st.Close()
 			two, err := w.aggregate(ctx, flags, st, *cold, *standby, log)
 			if err != nil {
-				return failed(stderr, "stream", err)
+				return notBegun(ctx, stderr, "stream", err)
 			}
 			health.aggregate(two)
 			run = append(run, two.Run)
