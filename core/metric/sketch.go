@@ -199,35 +199,33 @@ func (s *Sketch) Estimate() int64 {
 	if s.regs == nil && len(s.list) == 0 {
 		return int64(len(s.exact))
 	}
-	var count [maxRank + 1]float64
+	var n tally
 	if s.regs == nil {
-		count[0] = float64(registers - len(s.list))
+		n[0][0] = uint16(registers - len(s.list))
 		for _, r := range s.list {
-			count[byte(r)]++
+			n[0][byte(r)]++
 		}
 	} else {
-		countRegisters(&count, s.regs)
+		regs := s.regs[:registers]
+		for i := 0; i < registers; i += 4 {
+			n[0][regs[i]]++
+			n[1][regs[i+1]]++
+			n[2][regs[i+2]]++
+			n[3][regs[i+3]]++
+		}
 	}
-	return estimate(&count)
+	return n.estimate()
 }
 
-// countRegisters counts registers by rank. Neighbours are counted apart, so that one count does not wait for the other.
-func countRegisters(count *[maxRank + 1]float64, regs []byte) {
-	var n [4][256]uint16
-	regs = regs[:registers]
-	for i := 0; i < registers; i += 4 {
-		n[0][regs[i]]++
-		n[1][regs[i+1]]++
-		n[2][regs[i+2]]++
-		n[3][regs[i+3]]++
-	}
+// tally counts registers by rank. Neighbours are counted apart, so that one count does not wait for the other.
+type tally [4][256]uint16
+
+// estimate is that of the registers counted, of which there are all.
+func (n *tally) estimate() int64 {
+	var count [maxRank + 1]float64
 	for k := range count {
 		count[k] = float64(n[0][k]) + float64(n[1][k]) + float64(n[2][k]) + float64(n[3][k])
 	}
-}
-
-// estimate is that of registers of which so many have each rank.
-func estimate(count *[maxRank + 1]float64) int64 {
 	const m = float64(registers)
 	z := m * tau(1-count[maxRank]/m)
 	for k := maxRank - 1; k >= 1; k-- {

@@ -33,7 +33,7 @@ func (u *Union) EstimateWith(o *Union) int64 {
 		return both.Estimate()
 	}
 	// As mergeRegisters, but what comes out is counted at once.
-	var n [4][256]uint16
+	var n tally
 	a, b := u.s.regs[:registers], o.s.regs[:registers]
 	for i := 0; i < registers; i += 8 {
 		m := greaterRanks(binary.LittleEndian.Uint64(a[i:]), binary.LittleEndian.Uint64(b[i:]))
@@ -46,11 +46,7 @@ func (u *Union) EstimateWith(o *Union) int64 {
 		n[2][byte(m>>48)]++
 		n[3][byte(m>>56)]++
 	}
-	var count [maxRank + 1]float64
-	for k := range count {
-		count[k] = float64(n[0][k]) + float64(n[1][k]) + float64(n[2][k]) + float64(n[3][k])
-	}
-	return estimate(&count)
+	return n.estimate()
 }
 
 // Reset empties it and keeps its memory.
@@ -76,9 +72,7 @@ func (u *Union) Sketch() *Sketch {
 	s.list = make([]uint32, 0, s.set)
 	regs := u.s.regs[:registers]
 	for i := 0; i < registers; i += 8 {
-		// A bit stands for each register that is not zero.
-		some := (binary.LittleEndian.Uint64(regs[i:]) + 0x7f7f7f7f7f7f7f7f) & highBits
-		for ; some != 0; some &= some - 1 {
+		for some := notZero(binary.LittleEndian.Uint64(regs[i:])); some != 0; some &= some - 1 {
 			k := i + bits.TrailingZeros64(some)>>3
 			s.list = append(s.list, uint32(k)<<8|uint32(regs[k]))
 		}
@@ -177,6 +171,9 @@ func (u *Union) MergeBinary(b []byte, one *Sketch) error {
 // highBits are those of eight registers. No rank has one, so differences of bytes do not borrow from each other.
 const highBits = 0x8080808080808080
 
+// notZero has the highest bit of each of eight registers that is not zero.
+func notZero(x uint64) uint64 { return (x + ^uint64(highBits)) & highBits }
+
 // greaterRanks gives the greater rank of each two of eight registers.
 func greaterRanks(x, y uint64) uint64 {
 	not := (x | highBits) - y // the high bit stands where x >= y
@@ -190,7 +187,7 @@ func mergeRegisters(a, b []byte) (set int) {
 	for i := 0; i < registers; i += 8 {
 		m := greaterRanks(binary.LittleEndian.Uint64(a[i:]), binary.LittleEndian.Uint64(b[i:]))
 		binary.LittleEndian.PutUint64(a[i:], m)
-		set += bits.OnesCount64((m + 0x7f7f7f7f7f7f7f7f) & highBits)
+		set += bits.OnesCount64(notZero(m))
 	}
 	return set
 }

@@ -66,9 +66,9 @@ func aggregateMemory(ctx context.Context, b *bench, m *meter) error {
 	if err := inPolls(ctx, beaconsLog(b, "beacons"), w.Handle); err != nil {
 		return err
 	}
-	n := 0
-	for _, of := range out.of {
-		n += len(of)
+	n := int64(0)
+	for _, next := range out.next {
+		n += next
 	}
 	rows := &counted{}
 	all := aggregates(b, rows)

@@ -11,6 +11,7 @@ import (
 
 	"tandem/batch"
 	"tandem/core/tenant"
+	"tandem/jobs/serve/read"
 	"tandem/schemas/blob"
 	"tandem/schemas/store"
 	"tandem/schemas/store/pebblestore"
@@ -59,7 +60,7 @@ func openMonth(ctx context.Context, b *bench, dir string) (*month, error) {
 	if err != nil {
 		return nil, err
 	}
-	first := b.recs[0].Ingest/batch.WindowMS*batch.WindowMS/60_000 + windowMinutes // the first window is not whole
+	first := b.recs[0].Ingest/batch.WindowMS*batch.WindowMS/60_000 + read.WindowMinutes // the first window is not whole
 	end := first + 60
 	m := &month{chain: chain, now: time.UnixMilli((end + monthOpen) * 60_000)}
 	if m.store, err = pebblestore.Open(dir, pebblestore.Options{Now: func() time.Time { return m.now }}); err != nil {
@@ -82,8 +83,6 @@ func openMonth(ctx context.Context, b *bench, dir string) (*month, error) {
 	m.note = fmt.Sprintf("%d rows and rollups written in %s", n, time.Since(at).Round(time.Second))
 	return m, err
 }
-
-const windowMinutes = batch.WindowMS / 60_000
 
 // hourSeries are the rows and rollups of a series in an hour.
 type hourSeries struct {
@@ -177,8 +176,9 @@ func (m *month) fill(ctx context.Context, hour []hourSeries, layer string, first
 		}
 	}
 	experiments := m.chain.Revs[0].Config.Experiments
+	sources := sourcesOf(hour)
 	for i := range experiments {
-		source := fmt.Sprintf("exp_%02d", i%(len(m.sources(hour))))
+		source := sources[i%len(sources)]
 		for _, one := range hour {
 			name := experiments[i].Name
 			if one.Experiment == "" {
@@ -215,7 +215,7 @@ func (m *month) fill(ctx context.Context, hour []hourSeries, layer string, first
 		return n, err
 	}
 	end := first + 60
-	for w := end - 60*monthHours; w < end; w += windowMinutes {
+	for w := end - 60*monthHours; w < end; w += read.WindowMinutes {
 		if err := m.store.PutCoverage(ctx, store.Coverage{Tenant: m.chain.Tenant, Window: w, Generation: generation}); err != nil {
 			return n, err
 		}
@@ -223,8 +223,8 @@ func (m *month) fill(ctx context.Context, hour []hourSeries, layer string, first
 	return n, m.store.PutProgress(ctx, store.Progress{Layer: monthLayer, Tenant: m.chain.Tenant, ClosedBefore: end + monthOpen, Version: 1})
 }
 
-// sources are the experiments that the hour has.
-func (m *month) sources(hour []hourSeries) []string {
+// sourcesOf are the experiments that the hour has.
+func sourcesOf(hour []hourSeries) []string {
 	var out []string
 	for _, one := range hour {
 		if one.Experiment != "" && !slices.Contains(out, one.Experiment) {

@@ -50,6 +50,7 @@ type serving struct {
 	url    string
 	client *http.Client
 	now    time.Time
+	asked  []serve.Ask // formulas
 }
 
 // startServing serves a month as tandem serve does, without tokens. The clock goes on from the month's end.
@@ -96,6 +97,9 @@ func startServing(m *month) (*serving, func() error, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = readers
 	s := &serving{url: "http://" + l.Addr().String(), client: &http.Client{Timeout: time.Minute, Transport: transport}, now: m.now}
+	for _, f := range formulas.Formulas[:20] {
+		s.asked = append(s.asked, serve.Ask{ID: f.ID})
+	}
 	return s, func() error {
 		err := server.Close()
 		if served := <-ended; !errors.Is(served, http.ErrServerClosed) {
@@ -118,14 +122,7 @@ func page(path string) func(*serving, int) (*http.Request, error) {
 }
 
 func (s *serving) formulas(i int, span time.Duration, step string) (*http.Request, error) {
-	var b serve.Batch
-	all, err := formula.Load("formulas.yaml", benchFormulas)
-	if err != nil {
-		return nil, err
-	}
-	for _, f := range all.Formulas[:20] {
-		b.Formulas = append(b.Formulas, serve.Ask{ID: f.ID})
-	}
+	b := serve.Batch{Formulas: s.asked}
 	to := s.now.Truncate(time.Hour)
 	b.Experiment, b.Step, b.Compare = monthName(i), step, true
 	b.From, b.To = to.Add(-span).UTC().Format(time.RFC3339), to.UTC().Format(time.RFC3339)

@@ -18,9 +18,8 @@ const (
 	// recent is how many closed minutes health looks at, silence those of a variation without sessions.
 	recent  = 60
 	silence = 15
-	// From briefDays on a brief evaluation goes by days (in minutes): the read path holds their sums.
+	// From briefDays on a brief evaluation goes by days: the read path holds their sums.
 	briefDays = 2
-	day       = 24 * 60
 	// points is the most points of a series over an experiment's whole time.
 	points = 240
 )
@@ -106,8 +105,8 @@ func evaluate(ctx context.Context, rd Reader, x *tenant.Experiment, formulas []F
 		return e, nil
 	}
 	e.step = stepOf(e.to-from, points)
-	if brief && e.to-from > briefDays*day {
-		e.step = day
+	if brief && e.to-from > briefDays*read.DayMinutes {
+		e.step = read.DayMinutes
 	}
 	q.Bases, q.From, q.To, q.Step = judged, from, e.to, e.step
 	if e.whole, err = readFrom(ctx, rd, q); err != nil {

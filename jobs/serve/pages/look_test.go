@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"tandem/core/evidence"
+	"tandem/jobs/serve/read"
 )
 
 // In brief an evaluation comes to the same but for the curve of the split, which has fewer points: its least p is of fewer.
 func TestBriefEvaluationsComeToTheSame(t *testing.T) {
-	m := &made{now: madeNow + 3*day}
+	m := &made{now: madeNow + 3*read.DayMinutes}
 	ctx := context.Background()
 	rd, err := m.Open(ctx, "shop")
 	if err != nil {
@@ -22,7 +23,7 @@ func TestBriefEvaluationsComeToTheSame(t *testing.T) {
 	long := 0
 	for i := range c.Experiments {
 		x := c.Experiments[i]
-		x.Start -= 5 * day * 60000
+		x.Start -= 5 * read.DayMinutes * 60000
 		formulas, err := rd.Formulas(ctx, x.Name, "fm")
 		if err != nil {
 			t.Fatal(err)

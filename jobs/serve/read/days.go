@@ -11,13 +11,12 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
-	"tandem/core/metric"
 	"tandem/schemas/row"
 	"tandem/schemas/store"
 )
 
-// dayMinutes is the length of a day, which begins at midnight UTC.
-const dayMinutes = 24 * 60
+// DayMinutes is the length of a day, which begins at midnight UTC.
+const DayMinutes = 24 * 60
 
 // daysBytes bounds the memory of the days that are held: some 100,000 rows of usual size.
 const daysBytes = 64 << 20
@@ -79,8 +78,8 @@ func (p *plan) joinDays() {
 	var out []piece
 	for i := 0; i < len(p.pieces); {
 		first := &p.pieces[i]
-		from, end := first.from, first.from+dayMinutes
-		if !first.rollup || from%dayMinutes != 0 || (from-p.from)/p.part != (end-1-p.from)/p.part {
+		from, end := first.from, first.from+DayMinutes
+		if !first.rollup || from%DayMinutes != 0 || (from-p.from)/p.part != (end-1-p.from)/p.part {
 			out = append(out, *first)
 			i++
 			continue
@@ -135,16 +134,15 @@ func (f *fetch) wholeDays(ctx context.Context, name string, pieces []piece) ([][
 
 // daySums are sums and unions of some days by variation and tags.
 type daySums struct {
-	keys  [][2]string
-	index map[[2]string]int
-	sums  [][]int64 // by day and key
-	seen  []*seen   // by key; only of visitors
+	gathered // by key; a part is a day
+	keys     [][2]string
+	index    map[[2]string]int
 }
 
 // sumDays reads the windows of days that follow each other: runs of one layer in one scan.
 func (f *fetch) sumDays(ctx context.Context, name string, days []piece) (*daySums, error) {
-	d := &daySums{index: map[[2]string]int{}, sums: make([][]int64, len(days))}
-	places := newPlaces(func(variation, tags string) (int, error) {
+	d := &daySums{index: map[[2]string]int{}}
+	d.gathered = gathered{parts: len(days), places: newPlaces(func(variation, tags string) (int, error) {
 		at := [2]string{variation, tags}
 		i, known := d.index[at]
 		if !known {
@@ -153,7 +151,7 @@ func (f *fetch) sumDays(ctx context.Context, name string, days []piece) (*daySum
 			d.keys = append(d.keys, at)
 		}
 		return i, nil
-	})
+	})}
 	var runs []piece
 	for i := range days {
 		for _, w := range days[i].windows {
@@ -164,16 +162,13 @@ func (f *fetch) sumDays(ctx context.Context, name string, days []piece) (*daySum
 			}
 		}
 	}
-	var reader row.Reader
-	var one metric.Sketch
 	for _, run := range runs {
 		s := store.Series{Tenant: f.x.Chain.Tenant, Experiment: f.q.Experiment, Metric: name, Layer: run.layer}
 		err := f.x.r.store.Rollups(ctx, s, run.from, run.to, func(minute, _ int64, value []byte) error {
 			if err := f.count(len(value)); err != nil {
 				return err
 			}
-			day := (minute - days[0].from) / dayMinutes
-			if err := d.add(int(day), value, &reader, places, &one); err != nil {
+			if err := d.add(int((minute-days[0].from)/DayMinutes), value); err != nil {
 				return fmt.Errorf("%s, window of minute %d: %w", s, minute, err)
 			}
 			return nil
@@ -185,56 +180,19 @@ func (f *fetch) sumDays(ctx context.Context, name string, days []piece) (*daySum
 	return d, nil
 }
 
-func (d *daySums) add(day int, value []byte, reader *row.Reader, places *places, one *metric.Sketch) error {
-	if err := reader.Reset(value); err != nil {
-		return err
-	}
-	for reader.Next() {
-		i, err := places.at(reader)
-		if err != nil {
-			return err
-		}
-		c := reader.Cell()
-		if c.Sketch == nil {
-			d.sums[day] = grown(d.sums[day], i)
-			d.sums[day][i] += c.Value
-			continue
-		}
-		d.seen = grown(d.seen, i)
-		if d.seen[i] == nil {
-			d.seen[i] = &seen{parts: make([]*metric.Sketch, len(d.sums))}
-		}
-		if err := d.seen[i].add(day, c.Sketch, one); err != nil {
-			return err
-		}
-	}
-	return reader.Err()
-}
-
-// grown is a list that has a place.
-func grown[T any](list []T, at int) []T {
-	if at < len(list) {
-		return list
-	}
-	return append(list, make([]T, at+1-len(list))...)
-}
-
 // row is a day's row.
 func (d *daySums) row(day int) ([]byte, error) {
 	var cells []row.Cell
 	kind := row.Sums
-	for i, v := range d.sums[day] {
-		if v != 0 {
-			cells = append(cells, row.Cell{Variation: d.keys[i][0], Tags: d.keys[i][1], Value: v})
+	for i, have := range d.at {
+		cell := row.Cell{Variation: d.keys[i][0], Tags: d.keys[i][1]}
+		if have.seen == nil {
+			cell.Value = have.sums[day]
+		} else if kind = row.Sketches; have.seen.all()[day] != nil {
+			cell.Sketch = have.seen.all()[day].AppendBinary(nil)
 		}
-	}
-	for i, s := range d.seen {
-		if s == nil {
-			continue
-		}
-		if sketch := s.all()[day]; sketch != nil {
-			kind = row.Sketches
-			cells = append(cells, row.Cell{Variation: d.keys[i][0], Tags: d.keys[i][1], Sketch: sketch.AppendBinary(nil)})
+		if cell.Value != 0 || cell.Sketch != nil {
+			cells = append(cells, cell)
 		}
 	}
 	slices.SortFunc(cells, func(a, b row.Cell) int {

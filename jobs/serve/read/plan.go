@@ -84,7 +84,7 @@ func (x *Resolved) plan(q *Query, l Limits) (*plan, error) {
 		mark(c.from, min(c.to, oldestSeen), Unknown, p.seen)
 		if n := len(p.pieces); n > 0 {
 			last := &p.pieces[n-1]
-			if last.layer == c.layer && last.rollup == c.rollup && last.to == c.from && !(c.rollup && c.from%dayMinutes == 0) {
+			if last.layer == c.layer && last.rollup == c.rollup && last.to == c.from && !(c.rollup && c.from%DayMinutes == 0) {
 				last.to = c.to
 				return
 			}

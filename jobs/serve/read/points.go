@@ -16,18 +16,18 @@ func (t *table) out(name string, p *plan) []Series {
 	}
 	var all []Series
 	for i := range t.groups {
-		g := &t.groups[i]
-		if first > 0 && !g.since(first) {
+		g, have := t.groups[i], &t.at[i]
+		if first > 0 && !have.since(first) {
 			continue
 		}
 		s := Series{Metric: name, Variation: g.variation, Tags: []string{}, Values: make([]int64, p.points), States: states}
 		if len(t.f.q.GroupBy) > 0 {
 			s.Tags = strings.Split(t.keys[g.key], ",")
 		}
-		if g.seen != nil {
-			p.unions(g.seen.all()[first:], s.Values)
-		} else if g.sums != nil {
-			p.totals(g.sums[first:], s.Values)
+		if have.seen != nil {
+			p.unions(have.seen.all()[first:], s.Values)
+		} else {
+			p.totals(have.sums[first:], s.Values)
 		}
 		for i, st := range states {
 			if st == Unknown {
@@ -40,14 +40,6 @@ func (t *table) out(name string, p *plan) []Series {
 		return cmp.Or(strings.Compare(a.Variation, b.Variation), slices.Compare(a.Tags, b.Tags))
 	})
 	return all
-}
-
-// since says whether a group has anything from a part on.
-func (g *group) since(part int) bool {
-	if g.seen != nil {
-		return slices.ContainsFunc(g.seen.all()[part:], func(s *metric.Sketch) bool { return s != nil })
-	}
-	return slices.ContainsFunc(g.sums[part:], func(v int64) bool { return v != 0 })
 }
 
 func (p *plan) totals(parts, out []int64) {

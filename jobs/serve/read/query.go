@@ -13,8 +13,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"tandem/core/metric"
-	"tandem/schemas/row"
 	"tandem/schemas/store"
 )
 
@@ -246,7 +244,7 @@ func (f *fetch) row(t *table, s store.Series, minute int64, value []byte) error 
 	if err := f.count(len(value)); err != nil {
 		return err
 	}
-	err := t.row(int((minute-f.p.from)/f.p.part), value)
+	err := t.add(int((minute-f.p.from)/f.p.part), value)
 	var limit *LimitError
 	if err != nil && !errors.As(err, &limit) {
 		err = fmt.Errorf("%s, minute %d: %w", s, minute, err)
@@ -264,15 +262,12 @@ func (f *fetch) count(n int) error {
 
 // table sums the cells of one metric by group and part.
 type table struct {
-	f      *fetch
-	reader row.Reader
-	groups []group
-	index  map[groupKey]int
-	sets   map[string]int // tag set -> index into keys, -1: filtered out
-	keys   []string       // joined values of the tags grouped by
-	places *places
-
-	scratch metric.Sketch // of the cell at hand
+	gathered // by group
+	f        *fetch
+	groups   []groupKey
+	index    map[groupKey]int
+	sets     map[string]int // tag set -> index into keys, -1: filtered out
+	keys     []string       // joined values of the tags grouped by
 }
 
 type groupKey struct {
@@ -280,47 +275,10 @@ type groupKey struct {
 	key       int
 }
 
-type group struct {
-	groupKey
-	sums []int64
-	seen *seen // of visitors
-}
-
 func newTable(f *fetch) *table {
 	t := &table{f: f, index: map[groupKey]int{}, sets: map[string]int{}}
-	t.places = newPlaces(t.group)
+	t.gathered = gathered{places: newPlaces(t.group), parts: len(f.p.sums)}
 	return t
-}
-
-func (t *table) row(part int, value []byte) error {
-	if err := t.reader.Reset(value); err != nil {
-		return err
-	}
-	for t.reader.Next() {
-		at, err := t.places.at(&t.reader)
-		if err != nil {
-			return err
-		}
-		if at < 0 {
-			continue
-		}
-		c := t.reader.Cell()
-		g := &t.groups[at]
-		if c.Sketch == nil {
-			if g.sums == nil {
-				g.sums = make([]int64, len(t.f.p.sums))
-			}
-			g.sums[part] += c.Value
-			continue
-		}
-		if g.seen == nil {
-			g.seen = &seen{parts: make([]*metric.Sketch, len(t.f.p.sums))}
-		}
-		if err := g.seen.add(part, c.Sketch, &t.scratch); err != nil {
-			return err
-		}
-	}
-	return t.reader.Err()
 }
 
 // group is the place of a cell's group, -1 if the filter leaves the cell out.
@@ -345,7 +303,7 @@ func (t *table) group(variation, tags string) (int, error) {
 			return 0, &LimitError{"points", l.Points, "take a larger step, a shorter range, fewer metrics or fewer tags"}
 		}
 		i = len(t.groups)
-		t.groups = append(t.groups, group{groupKey: k})
+		t.groups = append(t.groups, k)
 		t.index[k] = i
 	}
 	return i, nil
