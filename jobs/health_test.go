@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"math"
-	"net"
 	"net/http"
 	"os"
 	"regexp"
@@ -33,17 +32,6 @@ import (
 	"tandem/stream/broker"
 	"tandem/stream/service"
 )
-
-// address is one that nobody listens on.
-func address(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
 
 func get(t *testing.T, at, path string) (code int, body string) {
 	t.Helper()
@@ -165,7 +153,7 @@ func TestHealth(t *testing.T) {
 	_, end := replayed(t, ctx, chain, raws)
 	_, want := streamed(t, chain, 3, raws)
 
-	addresses := []string{address(t), address(t), address(t)}
+	addresses := []string{devstack.Address(t), devstack.Address(t), devstack.Address(t)}
 	s.start(t, "dispatch", "--id", "d1", "--listen", addresses[0])
 	s.start(t, "stream", "--id", "a1", "--listen", addresses[1])
 	s.start(t, "archive", "--id", "r1", "--listen", addresses[2])

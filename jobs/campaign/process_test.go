@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -16,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"tandem/scripts/devstack"
 )
 
 // process is a service that is kept running: like an init system, it starts the service again when it has ended, unless
@@ -39,25 +40,13 @@ type process struct {
 // start starts a service under its name, which is its static member id as well.
 func startProcess(t testing.TB, bin, logs, name string, args ...string) *process {
 	t.Helper()
-	addr, err := freeAddress()
-	if err != nil {
-		t.Fatal(err)
-	}
+	addr := devstack.Address(t)
 	p := &process{t: t, name: name, bin: bin, addr: addr, log: filepath.Join(logs, name+".log")}
 	p.args = append(args, "--id", name, "--listen", addr)
 	if err := p.start(); err != nil {
 		t.Fatal(err)
 	}
 	return p
-}
-
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 // start starts it; it must not be running.

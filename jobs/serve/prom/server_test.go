@@ -3,7 +3,6 @@ package prom
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,12 +24,7 @@ func TestPrometheus(t *testing.T) {
 		t.Skip("there is no prometheus here: apt-get install prometheus")
 	}
 	s := serveWorld(t, 1, DefaultLimits())
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := l.Addr().String()
-	l.Close()
+	address := devstack.Address(t)
 	dir := t.TempDir()
 	config := filepath.Join(dir, "prometheus.yml")
 	if err := os.WriteFile(config, fmt.Appendf(nil, "remote_read:\n  - url: %s/api/v1/read\n    read_recent: true\n", s.url), 0o600); err != nil {
