@@ -51,7 +51,8 @@ func (c *Compaction) check() error {
 }
 
 // Compactions reads a partition's compactions for its chain of manifests. One that does not end where a manifest ends, or
-// has other rows, is ErrCorrupt.
+// has other rows, is ErrCorrupt. One that reaches beyond the chain was made after the chain was read: it and those behind it are
+// left out, since the files that it replaced stay for CompactionGrace.
 func Compactions(b blob.Store, chain []Manifest) ([]Compaction, error) {
 	var all []Compaction
 	for at := 0; at < len(chain); {
@@ -66,6 +67,16 @@ func Compactions(b blob.Store, chain []Manifest) ([]Compaction, error) {
 		err := c.check()
 		if err == nil && (c.Topic != m.Topic || c.TopicID != m.TopicID || c.Partition != m.Partition || c.First != m.First) {
 			err = fmt.Errorf("it is that of topic %s (%s), partition %d, offset %d", c.Topic, c.TopicID, c.Partition, c.First)
+		}
+		if end := chain[len(chain)-1].Next; err == nil && c.Next > end {
+			if _, err = ReadManifest(b, c.Topic, c.Partition, end); err == nil {
+				break
+			}
+			if errors.Is(err, blob.ErrNotFound) {
+				err = fmt.Errorf("it ends at offset %d, and the manifests at %d", c.Next, end)
+			} else {
+				return nil, err
+			}
 		}
 		rows := -c.rows()
 		for ; err == nil && at < len(chain) && chain[at].Next <= c.Next; at++ {

@@ -136,6 +136,32 @@ func TestCompaction(t *testing.T) {
 	}
 }
 
+// A reader may have read the chain before a compactor went on that had a longer one.
+func TestCompactionsOfALongerChain(t *testing.T) {
+	b := blob.NewMem()
+	chain, rows := archived(t, b, rand.New(rand.NewPCG(7, 7)), 20)
+	mustCompact(t, b, chain, 1000)
+	compactions, err := Compactions(b, chain)
+	if err != nil || len(compactions) != 3 {
+		t.Fatal(compactions, err)
+	}
+	for n := 1; n < len(chain); n++ {
+		end := chain[n-1].Next
+		want := slices.DeleteFunc(sorted(rows), func(r Row) bool { return r.Offset >= end })
+		wantRows(t, "before", readSources(t, b, chain[:n], 0, math.MaxInt64), want)
+		if got, err := Compactions(b, chain[:n]); err != nil || len(got) > 0 && got[len(got)-1].Next > end {
+			t.Errorf("of %d manifests: %+v, %v", n, got, err)
+		}
+	}
+	// Manifests that are gone are another matter.
+	if err := b.Delete(ManifestName("beacons", 0, chain[3].First)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Compactions(b, chain[:3]); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("a chain that ends within a compaction: %v", err)
+	}
+}
+
 // A compactor that died after it wrote files left them; the next one uses them as they are.
 func TestCompactionKilledBeforeItCommits(t *testing.T) {
 	b := blob.NewMem()
