@@ -152,7 +152,8 @@ func (k *kafka) truncate(p broker.Partition, at int64) {
 	}
 }
 
-// tail implements service.Tail for the owner of a partition. It waits for the first record.
+// tail implements service.Tail for the owner of a partition. It waits for the first record that tells the time, as those who
+// ask would.
 func (t *tenure) tail(_ context.Context, p broker.Partition) (first, next int64, last []broker.Record, err error) {
 	k := t.c.kafka
 	if err := k.s.step("tail"); err != nil {
@@ -161,7 +162,12 @@ func (t *tenure) tail(_ context.Context, p broker.Partition) (first, next int64,
 	if k.s.fault("poll", .003) {
 		return 0, 0, nil, fmt.Errorf("tail %s: %w", p.Topic, errInjected)
 	}
-	some := func() bool { return k.has(p, k.starts[p]) }
+	some := func() bool {
+		return p.Topic != metricsTopic && k.has(p, k.starts[p]) || slices.ContainsFunc(k.logs[p][k.starts[p]:], func(r broker.Record) bool {
+			m, err := wire.ReadMessage(r.Value)
+			return err == nil && m.Minute > 0
+		})
+	}
 	if !some() {
 		if err := k.s.wait(func() bool { return t.leaving || some() }, 1<<62); err != nil {
 			return 0, 0, nil, err
@@ -280,6 +286,14 @@ func (p *plant) lossy(c *centre, part broker.Partition, next int64, closed map[s
 		from := p.metrics.progress[progressKey{x.name, c.layer, part.Partition}].ClosedBefore
 		c.holes = append(c.holes, hole{x.name, from, max(last[x.name]+1, closed[x.name])})
 	}
+}
+
+// untold says whether stage 2 of a layer may tell of a minute after it has told that all before a later one is closed: after a cold
+// start, as a former owner that does not know yet that it is one.
+func (p *plant) untold(tenant, layer string, minute int64) bool {
+	return slices.ContainsFunc(p.centres, func(c *centre) bool {
+		return c.layer == layer && slices.ContainsFunc(c.holes, func(g hole) bool { return g.tenant == tenant && minute >= g.from && minute < g.to })
+	})
 }
 
 // isCold says whether anything of a tenant in a data centre began without state.

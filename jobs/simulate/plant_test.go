@@ -543,6 +543,7 @@ func (p *plant) watch() {
 		c.blobs.changed = func(name string, is, other []byte) { p.checks.recreated(p.sim, c, name, is, other) }
 	}
 	p.metrics.covered = p.snapshot
+	p.metrics.untold = p.untold
 }
 
 // message checks a metrics message as it is appended: equal version, equal value.

@@ -19,19 +19,22 @@ func (h *Host) tail(ctx context.Context, p broker.Partition) (first, next int64,
 	return broker.Tail(ctx, h.Connection, p)
 }
 
-// wait waits for a log's first record: what the log's moment is, only a record tells.
-func (t Tail) wait(ctx context.Context, p broker.Partition, log *slog.Logger) (next int64, last []broker.Record, err error) {
+// wait waits until a log's last records tell the time: what the log's moment is, only they know. momentOf is 0 if they do not.
+func (t Tail) wait(ctx context.Context, p broker.Partition, log *slog.Logger, momentOf func(last []broker.Record) (int64, error)) (next, moment int64, err error) {
 	for warned := false; ; warned = true {
-		_, next, last, err = t(ctx, p)
-		if err != nil || len(last) > 0 {
-			return next, last, err
+		var last []broker.Record
+		if _, next, last, err = t(ctx, p); err != nil {
+			return 0, 0, err
+		}
+		if moment, err = momentOf(last); err != nil || moment > 0 {
+			return next, moment, err
 		}
 		if !warned {
-			log.Warn("cold start: the log is empty; waiting for a record that tells the time", "topic", p.Topic, "partition", p.Partition)
+			log.Warn("cold start: waiting for a record that tells the time", "topic", p.Topic, "partition", p.Partition)
 		}
 		select {
 		case <-ctx.Done():
-			return 0, nil, ctx.Err()
+			return 0, 0, ctx.Err()
 		case <-time.After(time.Second):
 		}
 	}
@@ -48,13 +51,14 @@ func ColdShard(ctx context.Context, tail Tail, cfg sessionize.Config, chain *ten
 	if err != nil || ok && from >= first && from <= next {
 		return err
 	}
-	next, last, err := tail.wait(ctx, p, log)
+	next, moment, err := tail.wait(ctx, p, log, func(last []broker.Record) (moment int64, err error) {
+		for i := range last {
+			moment = max(moment, last[i].Time)
+		}
+		return moment, nil
+	})
 	if err != nil {
 		return err
-	}
-	moment := int64(0)
-	for i := range last {
-		moment = max(moment, last[i].Time)
 	}
 	minute, err := sessionize.ClaimCold(cfg, chain, blobs, next, moment)
 	if err != nil {
@@ -72,17 +76,21 @@ func ColdAggregate(ctx context.Context, tail Tail, tenants []aggregate.Tenant, p
 	if err != nil || from >= first && from <= next {
 		return from, err
 	}
-	next, last, err := tail.wait(ctx, p, log)
+	next, moment, err := tail.wait(ctx, p, log, func(last []broker.Record) (moment int64, err error) {
+		for i := range last {
+			m, err := wire.ReadMessage(last[i].Value)
+			if err != nil {
+				return 0, describe(p, err)
+			}
+			// The marker of a shard that does not know all sources yet is of minute 0, and says nothing of rows told with it.
+			if m.Minute > 0 {
+				moment = max(moment, (m.Minute+1)*60_000)
+			}
+		}
+		return moment, nil
+	})
 	if err != nil {
 		return 0, err
-	}
-	moment := int64(0)
-	for i := range last {
-		m, err := wire.ReadMessage(last[i].Value)
-		if err != nil {
-			return 0, describe(p, err)
-		}
-		moment = max(moment, (m.Minute+1)*60_000)
 	}
 	for _, t := range tenants {
 		closed[t.Name] = max(closed[t.Name], sessionize.FirstColdMinute(t.LeadMS, moment))

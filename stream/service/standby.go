@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -267,7 +268,7 @@ func (p *GatePart) holds(tenant string) bool {
 	return false
 }
 
-// rows are those held of some minutes. They stay held until they are written. The caller has the lock.
+// rows are those held of some minutes, in order. They stay held until they are written. The caller has the lock.
 func (p *GatePart) rows(minutes []heldMinute) (rows []store.Row) {
 	for _, m := range minutes {
 		for name, v := range p.held[m] {
@@ -275,6 +276,9 @@ func (p *GatePart) rows(minutes []heldMinute) (rows []store.Row) {
 				Minute: m.minute, Version: v.version, Expires: v.expires, Value: v.value})
 		}
 	}
+	slices.SortFunc(rows, func(a, b store.Row) int {
+		return cmp.Or(cmp.Compare(a.Minute, b.Minute), strings.Compare(a.Tenant, b.Tenant), strings.Compare(a.Experiment, b.Experiment), strings.Compare(a.Metric, b.Metric))
+	})
 	return rows
 }
 
