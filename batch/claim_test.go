@@ -103,6 +103,46 @@ func must(t *testing.T, err error) {
 	}
 }
 
+// Two schedulers at once, each with a plan of its own: what the later plan has covered is reduced for the earlier one too, whose next
+// windows read its own run.
+func TestReduceBesideALaterPlan(t *testing.T) {
+	chain, configs := compiled(t)
+	ctx := context.Background()
+	records := traffic(30)
+	rows, _ := wanted(t, configs, records, false)
+	blobs := blob.NewMem()
+	put(t, blobs, chain, records, 1)
+	j, st := job(t, chain, blobs, 3)
+	p, a := planOf(t, j)
+	must(t, j.MapAll(ctx, p, a))
+	other := *j
+	other.Ranges = 2
+	q, b := planOf(t, &other)
+	if q.Generation == p.Generation {
+		t.Fatal("one plan for both")
+	}
+	must(t, other.MapAll(ctx, q, b))
+	must(t, other.ReduceWindow(ctx, q, q.Windows[0].Window))
+	if err := j.ReduceWindow(ctx, p, p.Windows[1].Window); err == nil || !strings.Contains(err.Error(), "reduce that one first") {
+		t.Errorf("the second window first: %v", err)
+	}
+	for i := range p.Windows {
+		must(t, j.ReduceWindow(ctx, p, p.Windows[i].Window))
+	}
+	for i := range q.Windows {
+		must(t, other.ReduceWindow(ctx, q, q.Windows[i].Window))
+	}
+	must(t, j.ReduceWindow(ctx, p, p.Windows[1].Window)) // it was reduced, and the later plan has covered it since
+	sameLines(t, "rows", outcomeOf(t, j, st).rows, rows)
+	covered, err := j.Covered(ctx)
+	must(t, err)
+	for _, c := range covered {
+		if c.Generation != q.Generation {
+			t.Errorf("window %s is covered by generation %d, not %d", windowName(c.Window), c.Generation, q.Generation)
+		}
+	}
+}
+
 // The steps of a scheduler come to what one run comes to, in any order that is allowed, and refuse the others.
 func TestParts(t *testing.T) {
 	chain, _ := compiled(t)

@@ -20,8 +20,9 @@ type describer struct {
 	out   staterun.About
 }
 
-// newDescriber names the totals: of a name that began anew the last, and of those that begin at several times the first.
-func newDescriber(chain *tenant.Chain) describer {
+// newDescriber names the totals: of a name that began anew the last, and of those that begin at several times the first. It goes by
+// what there is before end, ms, alone: what a run says of a window must not change when a later revision becomes known.
+func newDescriber(chain *tenant.Chain, end int64) describer {
 	d := describer{chain: chain, keys: make([]string, len(chain.Slots))}
 	for i := range chain.XNames {
 		x, heads := &chain.XNames[i], []string(nil)
@@ -30,8 +31,19 @@ func newDescriber(chain *tenant.Chain) describer {
 		}
 		d.heads = append(d.heads, heads)
 	}
+	there := make([]bool, len(chain.Points))
+	for i := range chain.Revs {
+		if r := &chain.Revs[i]; r.From < end {
+			for p := range there {
+				there[p] = there[p] || r.Point(p) != nil
+			}
+		}
+	}
 	at := map[string]int{}
 	for i, s := range chain.Slots {
+		if !there[s.Point] || s.From >= end {
+			continue
+		}
 		name := chain.Points[s.Point].Name
 		if s.Value != "" {
 			name += "." + s.Value

@@ -107,18 +107,16 @@ func TestRunsDescribeSessions(t *testing.T) {
 	}
 }
 
-// Of a definition that begins anew its last one is told.
+// Of a definition that begins anew its last one is told, and of windows before that the one before.
 func TestDescribeWhatBeganAnew(t *testing.T) {
 	chain := compile(t, "points: {home: {stats: true}}\nexperiments: {x: {variations: [a, b]}}\n",
 		"from: "+at(10)+"\npoints: {home: {kind: page, stats: true}}\nexperiments: {x: {variations: [a, b], qualify: ['point == \"home\"']}}\n")
-	d := newDescriber(chain)
-	var keys []string
-	for _, k := range d.keys {
-		if k != "" {
-			keys = append(keys, k)
-		}
+	anew := t0 + 10*minute
+	if d := newDescriber(chain, anew); !slices.Equal(d.keys, []string{`"home":`, ""}) {
+		t.Errorf("before: keys of totals %q", d.keys)
 	}
-	if !slices.Equal(keys, []string{`"home":`}) || d.keys[0] != "" {
+	d := newDescriber(chain, anew+1)
+	if !slices.Equal(d.keys, []string{"", `"home":`}) {
 		t.Errorf("keys of totals %q", d.keys)
 	}
 	s := session.State{FirstTS: t0, LastTS: t0, Marks: []session.Mark{{Inst: 0, Variation: 1, Assigned: t0, Qualified: t0, IsQualified: true},

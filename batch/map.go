@@ -80,7 +80,7 @@ func newMapper(chain *tenant.Chain, window int64, digest ParseDigest, sums *metr
 	// A run that is due itself may still speak of visits that ended before the window: their ends belong to windows that
 	// will be run again.
 	m.folder = session.Folder{Chain: chain, Sums: sums, Beacons: true, Ends: true, Sign: 1, Floor: window / 60000}
-	m.describer = newDescriber(chain)
+	m.describer = newDescriber(chain, window+WindowMS)
 	return m
 }
 

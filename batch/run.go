@@ -127,7 +127,7 @@ func (j *Job) MapPart(ctx context.Context, p *Plan, a Archive, i, n int) error {
 	return j.voided(p, j.line(p, a, windows, ranges).run(ctx))
 }
 
-// ReduceWindow covers one window of a plan, whose maps have run and whose earlier windows are covered. What is covered already
+// ReduceWindow covers one window of a plan, whose maps have run and whose earlier windows are reduced. What is reduced already
 // is left. The one that covers the last window of the plan keeps its report.
 func (j *Job) ReduceWindow(ctx context.Context, p *Plan, window int64) error {
 	began := time.Now()
@@ -136,8 +136,10 @@ func (j *Job) ReduceWindow(ctx context.Context, p *Plan, window int64) error {
 		return err
 	}
 	for i := range p.Windows {
-		c := covered[p.Windows[i].Window]
-		done := c != nil && c.Generation >= p.Generation
+		done, err := j.reduced(p, i, covered)
+		if err != nil {
+			return err
+		}
 		switch {
 		case p.Windows[i].Window == window && done:
 			return nil
@@ -156,11 +158,25 @@ func (j *Job) ReduceWindow(ctx context.Context, p *Plan, window int64) error {
 			_, err := j.keepReport(ctx, p, l, began, 0)
 			return err
 		case !done:
-			return fmt.Errorf("window %s of plan %d comes after that of %s, which is not covered: reduce that one first",
+			return fmt.Errorf("window %s of plan %d comes after that of %s, which is not reduced: reduce that one first",
 				windowName(window), p.Generation, windowName(p.Windows[i].Window))
 		}
 	}
 	return fmt.Errorf("plan %d of %s has no window %s", p.Generation, p.Tenant, windowName(window))
+}
+
+// reduced says whether window i of a plan is reduced: by the plan itself. That a plan claimed later has covered it is not enough,
+// for the plan's next windows read the plan's own run.
+func (j *Job) reduced(p *Plan, i int, covered map[int64]*Covered) (bool, error) {
+	c := covered[p.Windows[i].Window]
+	if c == nil || c.Generation <= p.Generation {
+		return c != nil && c.Generation == p.Generation, nil
+	}
+	_, err := j.readRun(runKey{p.Generation, c.Window, wholeRun})
+	if errors.Is(err, blob.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func windowName(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.RFC3339) }
