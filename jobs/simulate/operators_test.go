@@ -334,21 +334,34 @@ func (p *plant) lastRuns(x *shop) error {
 	return err
 }
 
-// collected checks that nothing is left that nobody needs. What a plan makes is kept for as long as one of its windows is not
-// covered in its generation or a later one, even if none will ever be: nobody knows that its tasks are gone.
+// collected checks that nothing is left that nobody needs. What a plan makes and reads is kept for as long as one of its windows
+// is not covered in its generation or a later one, even if none will ever be: nobody knows that its tasks are gone.
 func (p *plant) collected(c *centre, x *shop) {
 	needed := p.needed(x.name)
-	names, _ := quietBlobs{c.blobs}.List("batch/" + x.name + "/out/")
-	for _, name := range names {
-		_, r, ok := made(name)
-		if ok && needed[r] {
+	j := c.job(x)
+	plans, _ := quietBlobs{c.blobs}.List("batch/" + x.name + "/plans/")
+	for g := int64(1); g <= int64(len(plans)); g++ {
+		plan, err := j.ReadPlan(g)
+		if err != nil {
+			p.found("collector: plan %d of %d: %v", g, len(plans), err)
+			return
+		}
+		if !slices.ContainsFunc(plan.Windows, func(w batch.WindowPlan) bool {
+			is, ok := p.metrics.coverage[windowKey{x.name, w.Window / 60_000}]
+			return !ok || is.Generation < g
+		}) {
 			continue
 		}
-		plan, err := c.job(x).ReadPlan(r.Generation)
-		if err != nil || !slices.ContainsFunc(plan.Windows, func(w batch.WindowPlan) bool {
-			is, ok := p.metrics.coverage[windowKey{x.name, w.Window / 60_000}]
-			return !ok || is.Generation < r.Generation
-		}) {
+		for _, w := range plan.Windows {
+			needed[ref{Generation: g, Window: w.Window}] = true
+			for _, r := range w.Before {
+				needed[ref{Generation: r.Generation, Window: r.Window}] = true
+			}
+		}
+	}
+	names, _ := quietBlobs{c.blobs}.List("batch/" + x.name + "/out/")
+	for _, name := range names {
+		if _, r, ok := made(name); !ok || !needed[r] {
 			p.found("collector: %s is left, and no coverage names it", name)
 			return
 		}
