@@ -237,14 +237,7 @@ func (p *plant) claimMade(c *centre, name string, data []byte) {
 	if is.FirstMinute*60_000 <= moment+skew+60_000 {
 		p.found("cold: %s begins with minute %s, and a beacon before it is of %s", name, minuteText(is.FirstMinute), clock(moment))
 	}
-	told := int64(0)
-	for part := range p.opt.Metrics {
-		for _, r := range c.kafka.logs[broker.Partition{Topic: metricsTopic, Partition: part}] {
-			if m, err := wire.ReadMessage(r.Value); err == nil && m.Marker && m.Topic == topic && m.Partition == n {
-				told = max(told, m.Minute)
-			}
-		}
-	}
+	told := p.toldWhole(c, topic, n)
 	incarnation := 0
 	for _, s := range c.seats {
 		if s.kind == "shard" && s.p == part {
@@ -254,6 +247,36 @@ func (p *plant) claimMade(c *centre, name string, data []byte) {
 	p.met["cold starts"]++
 	p.tell("%s begins without state at %d with minute %s; before %s all was told", name, is.Start, minuteText(is.FirstMinute), minuteText(told))
 	p.checks.colds[k] = append(known, coldStart{generation, is.Start, is.FirstMinute, told, incarnation})
+}
+
+// toldWhole is the minute before which a shard has told all. What a generation tells after a later one counts only before the later
+// one's first minute.
+func (p *plant) toldWhole(c *centre, topic string, n int32) (whole int64) {
+	for part := range p.opt.Metrics {
+		told, newest := int64(0), int64(0)
+		firsts := map[int64]int64{}
+		for _, r := range c.kafka.logs[broker.Partition{Topic: metricsTopic, Partition: part}] {
+			m, err := wire.ReadMessage(r.Value)
+			if err != nil || m.Topic != topic || m.Partition != n {
+				continue
+			}
+			if m.Generation > newest {
+				newest = m.Generation
+				firsts[newest] = max(m.FirstMinute, told)
+			}
+			if m.Marker {
+				minute := m.Minute
+				for g, first := range firsts {
+					if g > m.Generation {
+						minute = min(minute, first)
+					}
+				}
+				told = max(told, minute)
+			}
+		}
+		whole = max(whole, told)
+	}
+	return whole
 }
 
 func (p *plant) shopOf(topic string) *shop {
