@@ -161,7 +161,7 @@ func newCentre(s *sim, i int, shops []*shop, m *metrics) *centre {
 	}
 	for _, x := range c.seats {
 		if s.opt.Slow && s.r.IntN(3) == 0 { // nobody is there for it yet
-			s.at(s.now+s.r.Int64N(pick(s.r, c.tickMS, 5*c.tickMS, horizonMS)), func() { c.take(x) })
+			s.at(s.now+s.r.Int64N(pick(s.r, c.tickMS, 5*c.tickMS, horizonMS)), func() { c.begin(x) })
 			continue
 		}
 		c.take(x)
@@ -215,6 +215,13 @@ func (c *centre) names() (all []string) {
 		all = append(all, x.name)
 	}
 	return all
+}
+
+// begin gives a seat that nobody has had to one of the processes.
+func (c *centre) begin(x *seat) {
+	if x.epoch == 0 {
+		c.take(x)
+	}
 }
 
 // take gives a seat to one of the processes.

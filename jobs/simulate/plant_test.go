@@ -84,6 +84,7 @@ func draw(seed uint64, horizon int64) options {
 	}
 	if r.IntN(4) == 0 {
 		o.Cold = pick(r, 1, 2, 4)
+		o.CheckpointTicks = max(o.CheckpointTicks, 1) // as above: two owners may both begin without state
 	}
 	o.Rebuild, o.FromRaw = r.IntN(6) == 0, r.IntN(2) == 0
 	return o
@@ -480,6 +481,7 @@ func (p *plant) drain() {
 			proc.beat = 0
 		}
 		for _, x := range c.seats { // some begin anew without any fault
+			c.begin(x)
 			if x.now != nil && s.r.IntN(3) == 0 {
 				x.now.leaving = true
 			}
