@@ -31,17 +31,9 @@ func newDescriber(chain *tenant.Chain, end int64) describer {
 		}
 		d.heads = append(d.heads, heads)
 	}
-	there := make([]bool, len(chain.Points))
-	for i := range chain.Revs {
-		if r := &chain.Revs[i]; r.From < end {
-			for p := range there {
-				there[p] = there[p] || r.Point(p) != nil
-			}
-		}
-	}
 	at := map[string]int{}
 	for i, s := range chain.Slots {
-		if !there[s.Point] || s.From >= end {
+		if s.From >= end {
 			continue
 		}
 		name := chain.Points[s.Point].Name

@@ -232,7 +232,7 @@ func (s *serviceRig) committed(ctx context.Context, group, topic string, partiti
 	defer o.Close()
 	for p := range partitions {
 		if at, ok, err := o.Committed(ctx, broker.Partition{Topic: topic, Partition: p}); ok && err == nil {
-			n += at
+			n += at.Offset
 		}
 	}
 	return n

@@ -134,7 +134,7 @@ func (w *world) aggregate(ctx context.Context, flags *serviceFlags, st store.Sto
 			return nil, err
 		}
 	}
-	return &service.Aggregate{Host: h, Layer: w.layer, Tenants: tenants(w.site), Store: st, Cold: cold, Standby: standby,
+	return &service.Aggregate{Host: h, Layer: w.layer, Tenants: w.tenants(), Store: st, Cold: cold, Standby: standby,
 		Window: batch.WindowMS / 60000}, nil
 }
 
@@ -156,14 +156,20 @@ func firstActive(ctx context.Context, st store.Store, s *site.Site) error {
 }
 
 // tenants is what stage 2 knows of the tenants.
-func tenants(s *site.Site) []aggregate.Tenant {
+func (w *world) tenants() []aggregate.Tenant {
+	topics, _ := w.beacons()
 	var all []aggregate.Tenant
-	for i := range s.Tenants {
-		t := &s.Tenants[i]
+	for i := range w.site.Tenants {
+		t := &w.site.Tenants[i]
 		a := aggregate.Tenant{Name: t.Chain.Tenant, Shards: int(t.Partitions) * t.Groups}
 		for r := range t.Chain.Revs {
 			cfg := t.Chain.Revs[r].Config
 			a.RetentionMS, a.LeadMS = cfg.Retention, max(a.LeadMS, cfg.MaxSkew+cfg.Lateness+maxAhead.Milliseconds())
+		}
+		for _, b := range topics {
+			if b.Chain == t.Chain {
+				a.Topics = append(a.Topics, b.ID)
+			}
 		}
 		all = append(all, a)
 	}

@@ -165,7 +165,11 @@ func (p *Pipeline) openAggregate(ctx context.Context, i int32, offset int64) err
 			closed[name] = c.ClosedBefore
 		}
 	}
-	p.aggregates = set(p.aggregates, int(i), &aggregate.Worker{State: aggregate.New(cfg, offset, closed), Store: p.Store})
+	state, err := aggregate.New(cfg, offset, closed, "")
+	if err != nil {
+		return err
+	}
+	p.aggregates = set(p.aggregates, int(i), &aggregate.Worker{State: state, Store: p.Store})
 	return nil
 }
 

@@ -20,13 +20,13 @@ type kafka struct {
 	starts map[broker.Partition]int64 // where a log begins by now
 	// clock gives the broker's time for a partition whose records get the append time; nil: the writer's time stands.
 	clock   map[broker.Partition]func() int64
-	commits map[broker.Partition]int64 // by the group's name before the topic
+	commits map[broker.Partition]broker.Committed // by the group's name before the topic
 	checked func(p broker.Partition, r *broker.Record)
 	told    map[string]*wire.Progress // by the record's value: the same goes to many partitions
 }
 
 func newKafka(s *sim, name string) *kafka {
-	return &kafka{s: s, name: name, logs: map[broker.Partition][]broker.Record{}, starts: map[broker.Partition]int64{}, clock: map[broker.Partition]func() int64{}, commits: map[broker.Partition]int64{}, told: map[string]*wire.Progress{}}
+	return &kafka{s: s, name: name, logs: map[broker.Partition][]broker.Record{}, starts: map[broker.Partition]int64{}, clock: map[broker.Partition]func() int64{}, commits: map[broker.Partition]broker.Committed{}, told: map[string]*wire.Progress{}}
 }
 
 // progress reads a progress record; what it gives is not to be changed.
@@ -234,13 +234,13 @@ func group(name string, p broker.Partition) broker.Partition {
 }
 
 // commit commits an offset, soon, if its owner is still the group's.
-func (k *kafka) commit(g broker.Partition, offset int64, fenced func() bool) {
+func (k *kafka) commit(g broker.Partition, to broker.Committed, fenced func() bool) {
 	s := k.s
 	do := func() {
 		if !fenced() {
-			k.commits[g] = offset
+			k.commits[g] = to
 			s.note("commit", g.Topic)
-			s.tell("committed %s/%d: %d", g.Topic, g.Partition, offset)
+			s.tell("committed %s/%d: %d", g.Topic, g.Partition, to.Offset)
 		}
 	}
 	if s.quiet || s.r.IntN(3) > 0 {
@@ -249,19 +249,19 @@ func (k *kafka) commit(g broker.Partition, offset int64, fenced func() bool) {
 	}
 	if s.r.IntN(2) == 0 { // else the process ends before
 		s.at(s.now+s.r.Int64N(s.opt.TickMS+1), func() {
-			if offset >= k.commits[g] {
+			if to.Offset >= k.commits[g].Offset {
 				do()
 			}
 		})
 	}
 }
 
-func (k *kafka) committed(g broker.Partition) (int64, bool, error) {
+func (k *kafka) committed(g broker.Partition) (broker.Committed, bool, error) {
 	if err := k.s.step("committed"); err != nil {
-		return 0, false, err
+		return broker.Committed{}, false, err
 	}
 	if k.s.fault("committed", .02) {
-		return 0, false, fmt.Errorf("committed: %w", errInjected)
+		return broker.Committed{}, false, fmt.Errorf("committed: %w", errInjected)
 	}
 	n, ok := k.commits[g]
 	return n, ok, nil

@@ -363,10 +363,11 @@ func (t *tenure) shard() error {
 func (t *tenure) aggregate() error {
 	c, s := t.c, t.c.s
 	g := group("stream", t.p)
-	from, _, err := c.kafka.committed(g)
+	at, _, err := c.kafka.committed(g)
 	if err != nil {
 		return err
 	}
+	from := at.Offset
 	closed := map[string]int64{}
 	cfg := aggregate.Config{Layer: c.layer, Partition: t.p.Partition}
 	for _, shop := range c.shops {
@@ -383,7 +384,7 @@ func (t *tenure) aggregate() error {
 		for i := range revs {
 			most = max(most, revs[i].Config.MaxSkew+revs[i].Config.Lateness+s.opt.AheadMS)
 		}
-		cfg.Tenants = append(cfg.Tenants, aggregate.Tenant{Name: shop.name, Shards: int(s.opt.Shards), RetentionMS: revs[len(revs)-1].Config.Retention, LeadMS: most})
+		cfg.Tenants = append(cfg.Tenants, aggregate.Tenant{Name: shop.name, Topics: []string{shop.topic}, Shards: int(s.opt.Shards), RetentionMS: revs[len(revs)-1].Config.Retention, LeadMS: most})
 		s.tell("aggregate %d begins at %d, %s is closed before %s", t.n, from, shop.name, minuteText(closed[shop.name]))
 	}
 	told := maps.Clone(closed)
@@ -395,12 +396,16 @@ func (t *tenure) aggregate() error {
 		if next != from {
 			s.plant.lossy(c, t.p, next, closed)
 			s.tell("aggregate %d begins without what came before %d: %v", t.n, next, closed)
+			at = broker.Committed{Offset: next}
 		}
-		from = next
 	}
-	part := t.of.gate.Part(t.p.Partition, told, maps.Clone(closed), func(offset int64) { c.kafka.commit(g, offset, t.fenced) })
+	part := t.of.gate.Part(t.p.Partition, told, maps.Clone(closed), func(to broker.Committed) { c.kafka.commit(g, to, t.fenced) })
 	defer part.Close()
-	w := &aggregate.Worker{Store: part, Commits: part, State: aggregate.New(cfg, from, closed)}
+	state, err := aggregate.New(cfg, at.Offset, closed, at.Note)
+	if err != nil {
+		return err
+	}
+	w := &aggregate.Worker{Store: part, Commits: part, State: state}
 	for !t.leaving {
 		recs, err := t.feed(w.State.Offset)
 		if err != nil || len(recs) == 0 {

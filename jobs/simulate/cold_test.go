@@ -64,7 +64,7 @@ func (p *plant) disaster(c *centre, x *seat) {
 	s.met["disasters"]++
 	s.tell("%s %s/%d: its owner is gone, and with it", c.name, x.kind, x.n)
 	if x.kind == "aggregate" {
-		from := c.kafka.commits[group("stream", x.p)]
+		from := c.kafka.commits[group("stream", x.p)].Offset
 		c.kafka.truncate(x.p, from+s.r.Int64N(max(p.lastMarkers(c, x.p)-from, 0)+1))
 	} else {
 		p.loseShard(c, x)
@@ -229,8 +229,9 @@ func (p *plant) claimMade(c *centre, name string, data []byte) {
 	for _, cfg := range x.configs {
 		skew = max(skew, cfg.MaxSkew)
 	}
-	for _, r := range log[:is.Start] {
-		if _, ok := r.Header(wire.HeaderProgress); !ok {
+	again := c.comesAgain(log[:is.Start])
+	for i := range log[:is.Start] {
+		if r := &log[i]; !again(r) {
 			moment = max(moment, r.Time)
 		}
 	}
@@ -247,6 +248,34 @@ func (p *plant) claimMade(c *centre, name string, data []byte) {
 	p.met["cold starts"]++
 	p.tell("%s begins without state at %d with minute %s; before %s all was told", name, is.Start, minuteText(is.FirstMinute), minuteText(told))
 	p.checks.colds[k] = append(known, coldStart{generation, is.Start, is.FirstMinute, told, incarnation})
+}
+
+// comesAgain says of the records of a log which are no beacons, or ones that dispatch is to send again: it had begun further back
+// in their source before the log's end.
+func (c *centre) comesAgain(log []broker.Record) func(r *broker.Record) bool {
+	told := map[int]int64{}
+	for i := range log {
+		if _, ok := log[i].Header(wire.HeaderProgress); !ok {
+			continue
+		}
+		progress, err := c.kafka.progress(log[i].Value)
+		if err != nil {
+			c.s.found("cold: %v", err)
+			break
+		}
+		for _, a := range progress.At {
+			told[a.Source] = a.Offset
+		}
+	}
+	return func(r *broker.Record) bool {
+		if _, ok := r.Header(wire.HeaderProgress); ok {
+			return true
+		}
+		o, _ := r.Header(wire.HeaderOrigin)
+		origin, err := wire.ReadOrigin(o)
+		next, known := told[origin.Source]
+		return err == nil && known && origin.Offset >= next
+	}
 }
 
 // toldWhole is the minute before which a shard has told all. What a generation tells after a later one counts only before the later

@@ -131,10 +131,11 @@ func (p *process) pump(t *tenure) (int, error) {
 	c, s := p.c, p.c.s
 	g := group("dispatch", t.p)
 	if t.next < 0 {
-		from, known, err := c.kafka.committed(g)
+		at, known, err := c.kafka.committed(g)
 		if err != nil {
 			return 0, err
 		}
+		from := at.Offset
 		if known && from > 0 {
 			p.teller.Read(t.n, c.kafka.logs[t.p][from-1].Time, from)
 		}
@@ -157,6 +158,6 @@ func (p *process) pump(t *tenure) (int, error) {
 		return 0, err
 	}
 	t.next += int64(n)
-	c.kafka.commit(g, t.next, t.fenced)
+	c.kafka.commit(g, broker.Committed{Offset: t.next}, t.fenced)
 	return n, nil
 }

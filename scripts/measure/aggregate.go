@@ -36,14 +36,18 @@ func (m *messages) Write(_ context.Context, recs []broker.Record) error {
 }
 
 // aggregates are those of all partitions, with one store.
-func aggregates(b *bench, st aggregate.Rows) (all [metricsPartitions]*aggregate.Worker) {
+func aggregates(b *bench, st aggregate.Rows) (all [metricsPartitions]*aggregate.Worker, err error) {
 	rev := b.chain.Revs[0].Config
 	tenants := []aggregate.Tenant{{Name: b.chain.Tenant, Shards: 1, RetentionMS: rev.Retention, LeadMS: time.Hour.Milliseconds()}}
 	for p := range all {
 		cfg := aggregate.Config{Layer: "stream.bench", Partition: int32(p), Tenants: tenants}
-		all[p] = &aggregate.Worker{State: aggregate.New(cfg, 0, map[string]int64{}), Store: st}
+		state, err := aggregate.New(cfg, 0, map[string]int64{}, "")
+		if err != nil {
+			return all, err
+		}
+		all[p] = &aggregate.Worker{State: state, Store: st}
 	}
-	return all
+	return all, nil
 }
 
 // counted counts rows and drops them.
@@ -71,7 +75,10 @@ func aggregateMemory(ctx context.Context, b *bench, m *meter) error {
 		n += next
 	}
 	rows := &counted{}
-	all := aggregates(b, rows)
+	all, err := aggregates(b, rows)
+	if err != nil {
+		return err
+	}
 	err = m.run(func() error {
 		for p := range all {
 			for part := range slices.Chunk(out.of[p], 64) {
@@ -107,7 +114,11 @@ func streamMemory(ctx context.Context, b *bench, m *meter) error {
 		return err
 	}
 	defer st.Close()
-	out, all := &messages{}, aggregates(b, st)
+	out := &messages{}
+	all, err := aggregates(b, st)
+	if err != nil {
+		return err
+	}
 	w, err := openWorker(b, out, 10)
 	if err != nil {
 		return err

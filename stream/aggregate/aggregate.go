@@ -17,8 +17,9 @@ import (
 // Tenant is what stage 2 knows of a tenant: how many shards there are must be known before they are heard of.
 type Tenant struct {
 	Name        string
-	Shards      int   // partitions of all its beacons topics
-	RetentionMS int64 // rows expire this long after their minute
+	Shards      int      // partitions of all its beacons topics
+	Topics      []string // their ids: what a commit's note says of others is passed over
+	RetentionMS int64    // rows expire this long after their minute
 	// LeadMS is how far ahead of the last markers minutes may be of which rows were told: max_skew, lateness, and by how much
 	// sources are read ahead of each other.
 	LeadMS int64
@@ -47,6 +48,7 @@ type State struct {
 	all     []cell      // scratch: the cells of a row
 	forms   forms
 	bases   map[int64]int64 // by minute: offset of its first message, of any tenant
+	changes []change        // of shards, by offset: those that no commit has passed yet
 
 	Offset int64 // of the next message
 	Counts Counts
@@ -63,7 +65,8 @@ type tenantState struct {
 	marks       []int64       // by shard: minutes before it are final there
 	generations []generations // by shard
 	minutes     map[int64]*minuteState
-	closed      int64 // minutes before it are done, and the store knows or is about to be told
+	closed      int64  // minutes before it are done, and the store knows or is about to be told
+	past        []past // by shard: as of the last commit
 }
 
 // generations are those heard of a shard, ascending, each with the first minute of which its rows stand: that of its
@@ -129,15 +132,19 @@ type cell struct {
 	sketch          []byte
 }
 
-// New makes the state that begins at the given offset; closed: what the store knows of each tenant.
-func New(cfg Config, offset int64, closed map[string]int64) *State {
+// New makes the state that begins at the given offset; closed: what the store knows of each tenant. note is that of the commit with
+// this offset, empty if there is none. An error says that it is damaged: without it a version may come to stand for two values.
+func New(cfg Config, offset int64, closed map[string]int64, note string) (*State, error) {
 	s := &State{cfg: cfg, tenants: map[string]*tenantState{}, names: map[string]uint32{"": 0}, texts: []string{""},
 		bases: map[int64]int64{}, Offset: offset}
 	for _, t := range cfg.Tenants {
 		s.tenants[t.Name] = &tenantState{Tenant: t, shards: map[shardID]int{}, minutes: map[int64]*minuteState{},
 			closed: closed[t.Name]}
 	}
-	return s
+	if err := s.recall(note); err != nil {
+		return nil, fmt.Errorf("metrics partition %d: the note to commit %d: %w", cfg.Partition, offset, err)
+	}
+	return s, nil
 }
 
 func (s *State) intern(text string) uint32 {
@@ -166,10 +173,17 @@ func (s *State) Take(offset int64, value []byte) error {
 	if t == nil {
 		return fmt.Errorf("metrics partition %d, message %d: tenant %q is not configured", s.cfg.Partition, offset, m.Tenant)
 	}
-	shard := t.shard(shardID{m.Topic, m.Partition})
-	t.raise(s, shard, generation{m.Generation, m.FirstMinute}, offset)
+	id := shardID{m.Topic, m.Partition}
+	_, known := t.shards[id]
+	shard := t.shard(id)
+	if t.raise(s, shard, generation{m.Generation, m.FirstMinute}, offset) || !known {
+		s.hear(t, shard, offset)
+	}
 	if m.Marker {
-		t.marks[shard] = max(t.marks[shard], t.generations[shard].stands(m.Generation, m.Minute))
+		if mark := t.generations[shard].stands(m.Generation, m.Minute); mark > t.marks[shard] {
+			t.marks[shard] = mark
+			s.hear(t, shard, offset)
+		}
 		return nil
 	}
 	if _, ok := s.bases[m.Minute]; !ok {
@@ -209,11 +223,11 @@ func (t *tenantState) shard(id shardID) int {
 	return i
 }
 
-// raise notes a shard's generation. Rows held of lower ones go, from its first minute on.
-func (t *tenantState) raise(s *State, shard int, g generation, offset int64) {
+// raise notes a shard's generation, and says whether it is new. Rows held of lower ones go, from its first minute on.
+func (t *tenantState) raise(s *State, shard int, g generation, offset int64) bool {
 	known := t.generations[shard]
 	if g.n <= known[len(known)-1].n {
-		return
+		return false
 	}
 	g.first = max(g.first, t.marks[shard])
 	t.generations[shard] = append(known, g)
@@ -231,6 +245,7 @@ func (t *tenantState) raise(s *State, shard int, g generation, offset int64) {
 			}
 		}
 	}
+	return true
 }
 
 // passed is the least marker of all shards, or 0 while some have not been heard.
@@ -392,10 +407,7 @@ func (s *State) Close() []store.Progress {
 // Commit is the least offset of any message of a minute that is open for some tenant: from there a restarted aggregate
 // must read again. To be asked once the progress of Close is acknowledged.
 func (s *State) Commit() int64 {
-	least := int64(math.MaxInt64)
-	for _, t := range s.tenants {
-		least = min(least, t.closed)
-	}
+	least := s.least()
 	commit := s.Offset
 	for minute, first := range s.bases {
 		if minute < least {
@@ -405,4 +417,13 @@ func (s *State) Commit() int64 {
 		commit = min(commit, first)
 	}
 	return commit
+}
+
+// least is the minute before which all is closed of every tenant.
+func (s *State) least() int64 {
+	least := int64(math.MaxInt64)
+	for _, t := range s.tenants {
+		least = min(least, t.closed)
+	}
+	return least
 }

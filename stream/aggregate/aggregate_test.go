@@ -16,7 +16,16 @@ import (
 )
 
 func config(shards int) Config {
-	return Config{Layer: "stream.a", Tenants: []Tenant{{Name: "shop", Shards: shards, RetentionMS: 1000}}}
+	return Config{Layer: "stream.a", Tenants: []Tenant{{Name: "shop", Topics: []string{"id"}, Shards: shards, RetentionMS: 1000}}}
+}
+
+func begin(t testing.TB, cfg Config, offset int64, closed map[string]int64, note string) *State {
+	t.Helper()
+	s, err := New(cfg, offset, closed, note)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 func head(shard int, generation, offset int64) wire.Head {
@@ -113,14 +122,15 @@ func (s *fakeStore) PutProgress(_ context.Context, p store.Progress) error {
 
 type commits struct {
 	at    int64
+	note  string
 	store *fakeStore
 }
 
-func (c *commits) Commit(_ context.Context, _ int32, offset int64) error {
-	if offset < c.at {
-		return fmt.Errorf("the commit goes back from %d to %d", c.at, offset)
+func (c *commits) Commit(_ context.Context, _ int32, to broker.Committed) error {
+	if to.Offset < c.at {
+		return fmt.Errorf("the commit goes back from %d to %d", c.at, to.Offset)
 	}
-	c.at = offset
+	c.at, c.note = to.Offset, to.Note
 	c.store.events = append(c.store.events, "commit")
 	return nil
 }
@@ -155,7 +165,7 @@ func (s *fakeStore) cellsOf(t testing.TB, metricName string, minute int64) map[s
 func (l *log) run(shards, poll int) (*fakeStore, *Worker) {
 	l.t.Helper()
 	st := newStore()
-	w := &Worker{State: New(config(shards), 0, nil), Store: st, Commits: &commits{store: st}}
+	w := &Worker{State: begin(l.t, config(shards), 0, nil, ""), Store: st, Commits: &commits{store: st}}
 	for at := 0; at < len(l.msgs); at += poll {
 		if err := w.Handle(context.Background(), l.records(at, min(at+poll, len(l.msgs)))); err != nil {
 			l.t.Fatal(err)
@@ -328,7 +338,7 @@ func TestRestartFromTheCommit(t *testing.T) {
 			for read < len(l.msgs) {
 				if w == nil || crashes < 10 && rng.IntN(8) == 0 {
 					crashes++
-					w = &Worker{State: New(config(3), at.at, map[string]int64{"shop": st.closed["shop"]}), Store: st, Commits: at}
+					w = &Worker{State: begin(t, config(3), at.at, map[string]int64{"shop": st.closed["shop"]}, at.note), Store: st, Commits: at}
 					w.commit = at.at
 					read = int(at.at)
 				}
@@ -361,7 +371,7 @@ func TestRowsThenProgressThenCommit(t *testing.T) {
 }
 
 func TestWhatIsNotOfThisTopicStops(t *testing.T) {
-	s := New(config(1), 5, nil)
+	s := begin(t, config(1), 5, nil, "")
 	h := head(0, 0, 1)
 	good := wire.AppendMarker(&h, 1)
 	h.Tenant = "stranger"
@@ -410,14 +420,14 @@ func TestARowThatIsZeroAgainIsWritten(t *testing.T) {
 	l.add(rowsOf(t, head(0, 0, 9), 10, "home")...)
 	l.marker(0, 0, 9, 11)
 	st := newStore()
-	former := &Worker{State: New(config(1), 0, nil), Store: st}
+	former := &Worker{State: begin(t, config(1), 0, nil, ""), Store: st}
 	if err := former.Handle(t.Context(), l.records(0, 1)); err != nil {
 		t.Fatal(err)
 	}
 	if got := st.cellsOf(t, "site.home", 10); fmt.Sprint(got) != fmt.Sprint(one(1)) {
 		t.Fatalf("the former owner has written %v", got)
 	}
-	next := &Worker{State: New(config(1), 0, nil), Store: st}
+	next := &Worker{State: begin(t, config(1), 0, nil, ""), Store: st}
 	if err := next.Handle(t.Context(), l.records(0, len(l.msgs))); err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 // order, and what was written before stays as it was.
 func TestRowsAreSumsInOrder(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 3))
-	s := New(Config{}, 0, nil)
+	s := begin(t, Config{}, 0, nil, "")
 	var names []uint32
 	for i := range 12 {
 		names = append(names, s.intern(fmt.Sprint("n", rng.IntN(1000), i)))

@@ -14,9 +14,9 @@ type Rows interface {
 	PutProgress(ctx context.Context, p store.Progress) error
 }
 
-// Commits keeps how far a partition must be read again after a restart.
+// Commits keeps from where a partition must be read again after a restart, and what New is to know of the messages before.
 type Commits interface {
-	Commit(ctx context.Context, partition int32, offset int64) error
+	Commit(ctx context.Context, partition int32, to broker.Committed) error
 }
 
 // Worker drives the aggregate of one partition: rows, then how far they are complete, then the commit, each after the
@@ -51,7 +51,7 @@ func (w *Worker) Handle(ctx context.Context, recs []broker.Record) error {
 		}
 	}
 	if at := w.State.Commit(); w.Commits != nil && at > w.commit {
-		if err := w.Commits.Commit(ctx, w.State.cfg.Partition, at); err != nil {
+		if err := w.Commits.Commit(ctx, w.State.cfg.Partition, broker.Committed{Offset: at, Note: w.State.Heard(at)}); err != nil {
 			return fmt.Errorf("commit: %w", err)
 		}
 		w.commit = at

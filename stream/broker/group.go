@@ -79,35 +79,51 @@ func partitions(m map[string][]int32) []Partition {
 	return parts
 }
 
+// Committed is what a group remembers of a partition.
+type Committed struct {
+	Offset int64
+	Note   string // what a reader must know of the records before the offset; it may be empty, and brokers take 4,096 bytes
+}
+
 // Committed returns what the group has committed of a partition, and whether anything.
-func (g *Group) Committed(ctx context.Context, p Partition) (int64, bool, error) {
+func (g *Group) Committed(ctx context.Context, p Partition) (Committed, bool, error) {
 	return committed(ctx, g.admin, g.name, p)
 }
 
-func committed(ctx context.Context, admin *kadm.Client, group string, p Partition) (int64, bool, error) {
+func committed(ctx context.Context, admin *kadm.Client, group string, p Partition) (Committed, bool, error) {
 	all, err := admin.FetchOffsetsForTopics(ctx, group, p.Topic)
 	if err != nil {
-		return 0, false, fmt.Errorf("kafka: offsets of group %s: %w", group, err)
+		return Committed{}, false, fmt.Errorf("kafka: offsets of group %s: %w", group, err)
 	}
 	o, ok := all.Lookup(p.Topic, p.Partition)
 	if !ok {
-		return 0, false, nil
+		return Committed{}, false, nil
 	}
 	if o.Err != nil {
-		return 0, false, fmt.Errorf("kafka: offset of group %s, %s/%d: %w", group, p.Topic, p.Partition, o.Err)
+		return Committed{}, false, fmt.Errorf("kafka: offset of group %s, %s/%d: %w", group, p.Topic, p.Partition, o.Err)
 	}
-	return o.At, o.At >= 0, nil
+	return Committed{o.At, o.Metadata}, o.At >= 0, nil
 }
 
 // Commit commits offsets as this member: a member that has been replaced is refused.
-func (g *Group) Commit(ctx context.Context, offsets map[Partition]int64) error {
+func (g *Group) Commit(ctx context.Context, offsets map[Partition]Committed) error {
 	m := map[string]map[int32]kgo.EpochOffset{}
-	for p, at := range offsets {
+	for p, c := range offsets {
 		if m[p.Topic] == nil {
 			m[p.Topic] = map[int32]kgo.EpochOffset{}
 		}
-		m[p.Topic][p.Partition] = kgo.EpochOffset{Epoch: -1, Offset: at}
+		m[p.Topic][p.Partition] = kgo.EpochOffset{Epoch: -1, Offset: c.Offset}
 	}
+	ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error {
+		for i := range req.Topics {
+			t := &req.Topics[i]
+			for k := range t.Partitions {
+				note := offsets[Partition{t.Topic, t.Partitions[k].Partition}].Note
+				t.Partitions[k].Metadata = &note
+			}
+		}
+		return nil
+	})
 	var failed error
 	g.client.CommitOffsetsSync(ctx, m, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
 		if err != nil {
@@ -147,15 +163,15 @@ func NewOffsets(to Connection, group string) (*Offsets, error) {
 }
 
 // Committed returns what the group has committed of a partition, and whether anything.
-func (o *Offsets) Committed(ctx context.Context, p Partition) (int64, bool, error) {
+func (o *Offsets) Committed(ctx context.Context, p Partition) (Committed, bool, error) {
 	return committed(ctx, o.admin, o.group, p)
 }
 
 // Commit commits nothing while the group has members: they do.
-func (o *Offsets) Commit(ctx context.Context, offsets map[Partition]int64) error {
+func (o *Offsets) Commit(ctx context.Context, offsets map[Partition]Committed) error {
 	all := kadm.Offsets{}
-	for p, at := range offsets {
-		all.AddOffset(p.Topic, p.Partition, at, -1)
+	for p, c := range offsets {
+		all.Add(kadm.Offset{Topic: p.Topic, Partition: p.Partition, At: c.Offset, LeaderEpoch: -1, Metadata: c.Note})
 	}
 	resp, err := o.admin.CommitOffsets(ctx, o.group, all)
 	if err == nil {

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"tandem/schemas/wire"
@@ -30,4 +31,25 @@ func TestAColdAggregateBeginsAfterWhatWasTold(t *testing.T) {
 			t.Errorf("at %d it begins at %d, %v, with %v closed", at, from, err, closed)
 		}
 	}
+}
+
+// TestAColdAggregateWaitsForATime: the marker of a shard that does not know all sources yet says nothing of the rows that were told.
+func TestAColdAggregateWaitsForATime(t *testing.T) {
+	const marker = 1000
+	h := wire.Head{Tenant: "shop", Topic: topic, Offset: 7}
+	last := []broker.Record{{Offset: 41, Value: wire.AppendMarker(&h, 0)}}
+	looks := 0
+	tail := func(context.Context, broker.Partition) (first, next int64, recs []broker.Record, err error) {
+		if looks++; looks == 4 {
+			last = append(last, broker.Record{Offset: 42, Value: wire.AppendMarker(&h, marker)})
+		}
+		return 41, 41 + int64(len(last)), last, nil
+	}
+	synctest.Test(t, func(t *testing.T) {
+		closed := map[string]int64{}
+		from, err := ColdAggregate(t.Context(), tail, []aggregate.Tenant{{Name: "shop", Shards: 1}}, broker.Partition{Topic: "metrics"}, 40, closed, host(broker.Connection{}, "a", nil).Log)
+		if err != nil || from != 43 || closed["shop"] <= marker {
+			t.Errorf("it begins at %d, %v, with %v closed", from, err, closed)
+		}
+	})
 }

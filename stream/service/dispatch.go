@@ -100,10 +100,11 @@ func (d *Dispatch) open(ctx context.Context, s *Seat) (Owner, int64, error) {
 	if src < 0 {
 		return nil, 0, errors.New("it is not listed as a source: run tandem topics apply")
 	}
-	from, known, err := s.Committed(ctx)
+	at, known, err := s.Committed(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
+	from := max(at.Offset, 0)
 	if known && from > 0 {
 		// Everything before the commit is acknowledged, so how far the source is can be told at once. Otherwise one that
 		// is silent would be unknown until it speaks, and hold back the others.
@@ -116,7 +117,7 @@ func (d *Dispatch) open(ctx context.Context, s *Seat) (Owner, int64, error) {
 		}
 	}
 	return &rawOwner{d: d, seat: s, source: src,
-		Dispatcher: &dispatch.Dispatcher{Teller: d.teller, DeadTopic: d.DeadTopic, Out: d.writer}}, max(from, 0), nil
+		Dispatcher: &dispatch.Dispatcher{Teller: d.teller, DeadTopic: d.DeadTopic, Out: d.writer}}, from, nil
 }
 
 // Handle waits where the partition is too far ahead of others, and commits once all that it wrote is acknowledged.

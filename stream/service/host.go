@@ -67,7 +67,7 @@ type Host struct {
 
 	mu      sync.Mutex
 	seats   map[broker.Partition]*Seat
-	commits map[broker.Partition]int64
+	commits map[broker.Partition]broker.Committed
 	failed  error
 	stop    context.CancelFunc
 	joined  bool           // which partitions are this process's is known
@@ -101,8 +101,8 @@ func (c connected) Join(m broker.Membership) (offsets, error) { return broker.Jo
 
 // offsets is a group's memory, as a member or from outside.
 type offsets interface {
-	Committed(ctx context.Context, p broker.Partition) (int64, bool, error)
-	Commit(ctx context.Context, offsets map[broker.Partition]int64) error
+	Committed(ctx context.Context, p broker.Partition) (broker.Committed, bool, error)
+	Commit(ctx context.Context, offsets map[broker.Partition]broker.Committed) error
 	Close()
 }
 
@@ -111,7 +111,7 @@ func (h *Host) Run(ctx context.Context) error {
 	ctx, h.stop = context.WithCancel(ctx)
 	defer h.stop()
 	h.mu.Lock()
-	h.seats, h.commits = map[broker.Partition]*Seat{}, map[broker.Partition]int64{}
+	h.seats, h.commits = map[broker.Partition]*Seat{}, map[broker.Partition]broker.Committed{}
 	h.mu.Unlock()
 	h.commands, h.wake = make(chan func()), make(chan context.CancelFunc, 1)
 	var err error
@@ -257,7 +257,7 @@ func (h *Host) release(parts []broker.Partition, lost bool) {
 func (h *Host) commit(ctx context.Context) {
 	h.mu.Lock()
 	todo := h.commits
-	h.commits = map[broker.Partition]int64{}
+	h.commits = map[broker.Partition]broker.Committed{}
 	h.mu.Unlock()
 	if len(todo) == 0 {
 		return

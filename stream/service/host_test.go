@@ -214,13 +214,17 @@ func TestPartitionsMoveWithTheirCommits(t *testing.T) {
 	from := map[string]map[int32]int64{"a": {}, "b": {}}
 	open := func(name string) func(ctx context.Context, s *Seat) (Owner, int64, error) {
 		return func(ctx context.Context, s *Seat) (Owner, int64, error) {
-			at, _, err := s.Committed(ctx)
+			c, _, err := s.Committed(ctx)
+			at := c.Offset
 			if err != nil {
 				return nil, 0, err
 			}
 			mu.Lock()
 			defer mu.Unlock()
 			p := s.Partition.Partition
+			if c.Offset > 0 && c.Note != fmt.Sprint("before ", c.Offset) {
+				t.Errorf("%s finds the note %q beside a commit to %d", name, c.Note, c.Offset)
+			}
 			from[name][p] = max(at, 0)
 			return closer{ownerFunc(func(_ context.Context, recs []broker.Record) error {
 				mu.Lock()
@@ -229,7 +233,8 @@ func TestPartitionsMoveWithTheirCommits(t *testing.T) {
 					t.Errorf("partition %d is worked on by %s and %s", p, w, name)
 				}
 				working[p] = name
-				s.Commit(recs[len(recs)-1].Offset + 1)
+				next := recs[len(recs)-1].Offset + 1
+				s.CommitTo(broker.Committed{Offset: next, Note: fmt.Sprint("before ", next)})
 				return nil
 			}), func() {
 				mu.Lock()

@@ -47,15 +47,18 @@ func (s *Seat) Owner() Owner {
 }
 
 // Committed returns what the group remembers of the partition, and whether anything.
-func (s *Seat) Committed(ctx context.Context) (int64, bool, error) {
+func (s *Seat) Committed(ctx context.Context) (broker.Committed, bool, error) {
 	return s.host.group.Committed(ctx, s.Partition)
 }
 
 // Commit has an offset committed soon, with those of other partitions.
-func (s *Seat) Commit(offset int64) {
+func (s *Seat) Commit(offset int64) { s.CommitTo(broker.Committed{Offset: offset}) }
+
+// CommitTo is Commit with a note.
+func (s *Seat) CommitTo(to broker.Committed) {
 	s.host.mu.Lock()
 	defer s.host.mu.Unlock()
-	s.host.commits[s.Partition] = offset
+	s.host.commits[s.Partition] = to
 }
 
 // leave tells the owner to let go; at once if others may work on the partition already.

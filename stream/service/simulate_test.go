@@ -456,26 +456,27 @@ func (m *member) Join(x broker.Membership) (offsets, error) {
 }
 
 // Committed implements offsets.
-func (m *member) Committed(ctx context.Context, part broker.Partition) (int64, bool, error) {
+func (m *member) Committed(ctx context.Context, part broker.Partition) (broker.Committed, bool, error) {
 	time.Sleep(m.p.upTo(time.Second / 10))
 	m.p.mu.Lock()
 	defer m.p.mu.Unlock()
 	if m.p.chance(.1) {
-		return 0, false, errors.New("not now")
+		return broker.Committed{}, false, errors.New("not now")
 	}
 	at := m.p.commits[part.Partition]
-	return at, at >= 0, ctx.Err()
+	return broker.Committed{Offset: at}, at >= 0, ctx.Err()
 }
 
 // Commit implements offsets.
-func (m *member) Commit(ctx context.Context, at map[broker.Partition]int64) error {
+func (m *member) Commit(ctx context.Context, at map[broker.Partition]broker.Committed) error {
 	time.Sleep(m.p.upTo(time.Second / 10))
 	m.p.mu.Lock()
 	defer m.p.mu.Unlock()
 	if m.p.chance(.1) || m.fenced || m.closed || m.dead || ctx.Err() != nil {
 		return errors.New("refused")
 	}
-	for part, offset := range at {
+	for part, c := range at {
+		offset := c.Offset
 		if offset > m.p.done[part.Partition] {
 			m.p.found("%s commits %d of partition %d, of which all before %d is published", m.name, offset, part.Partition, m.p.done[part.Partition])
 		}
@@ -503,7 +504,7 @@ func (m *member) Close() {
 
 // open opens an owner.
 func (m *member) open(ctx context.Context, s *Seat) (Owner, int64, error) {
-	at, _, err := s.Committed(ctx)
+	c, _, err := s.Committed(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -521,7 +522,7 @@ func (m *member) open(ctx context.Context, s *Seat) (Owner, int64, error) {
 	if m.working[n] != nil {
 		m.p.found("%s opens partition %d, and works on it already", m.name, n)
 	}
-	w := &work{m: m, n: n, next: max(at, 0)}
+	w := &work{m: m, n: n, next: max(c.Offset, 0)}
 	m.working[n] = w
 	return closer{ownerFunc(func(ctx context.Context, recs []broker.Record) error { return w.handle(ctx, s, recs) }), func() {
 		m.p.mu.Lock()

@@ -142,12 +142,12 @@ func (a *Aggregate) Run(ctx context.Context) error {
 
 func (a *Aggregate) open(ctx context.Context, seat *Seat) (Owner, int64, error) {
 	p := seat.Partition
-	from, known, err := seat.Committed(ctx)
+	at, known, err := seat.Committed(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
 	if !known {
-		from = 0
+		at = broker.Committed{}
 	}
 	closed := map[string]int64{}
 	for _, t := range a.Tenants {
@@ -163,13 +163,20 @@ func (a *Aggregate) open(ctx context.Context, seat *Seat) (Owner, int64, error) 
 	}
 	told := maps.Clone(closed)
 	if a.Cold {
-		if from, err = ColdAggregate(ctx, a.Host.tail, a.Tenants, p, from, closed, a.Host.Log); err != nil {
+		from, err := ColdAggregate(ctx, a.Host.tail, a.Tenants, p, at.Offset, closed, a.Host.Log)
+		if err != nil {
 			return nil, 0, err
 		}
+		if from != at.Offset {
+			at = broker.Committed{Offset: from}
+		}
 	}
-	state := aggregate.New(aggregate.Config{Layer: a.Layer, Partition: p.Partition, Tenants: a.Tenants}, from, closed)
-	part := a.gate.Part(p.Partition, told, closed, seat.Commit)
-	return a.watched(seat, &aggregateOwner{aggregate.Worker{State: state, Store: part, Commits: part}, part}, closed), from, nil
+	state, err := aggregate.New(aggregate.Config{Layer: a.Layer, Partition: p.Partition, Tenants: a.Tenants}, at.Offset, closed, at.Note)
+	if err != nil {
+		return nil, 0, err
+	}
+	part := a.gate.Part(p.Partition, told, closed, seat.CommitTo)
+	return a.watched(seat, &aggregateOwner{aggregate.Worker{State: state, Store: part, Commits: part}, part}, closed), at.Offset, nil
 }
 
 type aggregateOwner struct {

@@ -13,6 +13,7 @@ import (
 
 	"tandem/schemas/store"
 	"tandem/stream/aggregate"
+	"tandem/stream/broker"
 	"tandem/stream/failover"
 )
 
@@ -71,7 +72,7 @@ type Gate struct {
 type GatePart struct {
 	gate      *Gate
 	partition int32
-	commit    func(offset int64)
+	commit    func(to broker.Committed)
 
 	bytes    int             // held
 	totals   map[string]Held // by tenant; Minutes is not kept
@@ -95,7 +96,10 @@ type heldValue struct {
 }
 
 // mark says that all messages before an offset are of minutes before one.
-type mark struct{ offset, minute int64 }
+type mark struct {
+	broker.Committed
+	minute int64
+}
 
 // NewGate makes the gate of a process; standby says that it is shut. window is how many minutes a coverage covers.
 func NewGate(st Metrics, layer string, tenants []string, standby bool, window int64, log *slog.Logger) *Gate {
@@ -340,7 +344,7 @@ func (g *Gate) cover(ctx context.Context, tenant string) error {
 
 // Part is the gate of a partition whose progress the store knows to be told, and stage 2 begins with closed. commit takes
 // the offset from which a restart is to read. The caller closes it.
-func (g *Gate) Part(partition int32, told, closed map[string]int64, commit func(offset int64)) *GatePart {
+func (g *Gate) Part(partition int32, told, closed map[string]int64, commit func(to broker.Committed)) *GatePart {
 	p := &GatePart{gate: g, partition: partition, commit: commit, totals: map[string]Held{}, held: map[heldMinute]map[rowName]heldValue{},
 		closed: map[string]store.Progress{}, told: map[string]int64{}, answered: map[string]int64{}}
 	for _, t := range g.tenants {
@@ -474,16 +478,16 @@ func (p *GatePart) PutProgress(ctx context.Context, progress store.Progress) err
 }
 
 // Commit implements aggregate.Commits: it commits the last offset before which everything is written or covered.
-func (p *GatePart) Commit(ctx context.Context, _ int32, offset int64) error {
+func (p *GatePart) Commit(ctx context.Context, _ int32, to broker.Committed) error {
 	p.gate.mu.Lock()
 	minute := int64(math.MaxInt64) // all messages before the offset are of minutes before it
 	for _, c := range p.closed {
 		minute = min(minute, c.ClosedBefore)
 	}
 	if n := len(p.marks); n > 0 && p.marks[n-1].minute == minute {
-		p.marks[n-1].offset = offset
+		p.marks[n-1].Committed = to
 	} else {
-		p.marks = append(p.marks, mark{offset, minute})
+		p.marks = append(p.marks, mark{to, minute})
 	}
 	oldest := int64(math.MaxInt64)
 	for m := range p.held {
@@ -502,7 +506,7 @@ func (p *GatePart) Commit(ctx context.Context, _ int32, offset int64) error {
 	var progress []store.Progress
 	for tenant, c := range p.closed {
 		if !p.gate.open[tenant] {
-			c.ClosedBefore, c.Version = done.minute, done.offset
+			c.ClosedBefore, c.Version = done.minute, done.Offset
 		}
 		progress = append(progress, c)
 	}
@@ -512,6 +516,6 @@ func (p *GatePart) Commit(ctx context.Context, _ int32, offset int64) error {
 			return err
 		}
 	}
-	p.commit(done.offset)
+	p.commit(done.Committed)
 	return nil
 }

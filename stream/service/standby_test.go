@@ -72,9 +72,19 @@ func tenantName(n int) string { return fmt.Sprint("shop", n) }
 func testTenantList() (names []string, all []aggregate.Tenant) {
 	for n := range testTenants {
 		names = append(names, tenantName(n))
-		all = append(all, aggregate.Tenant{Name: tenantName(n), Shards: testShards, RetentionMS: 1e9})
+		all = append(all, aggregate.Tenant{Name: tenantName(n), Topics: []string{"id"}, Shards: testShards, RetentionMS: 1e9})
 	}
 	return names, all
+}
+
+// newState begins at offset 0.
+func newState(t testing.TB, tenants []aggregate.Tenant) *aggregate.State {
+	t.Helper()
+	s, err := aggregate.New(aggregate.Config{Layer: ownLayer, Tenants: tenants}, 0, map[string]int64{}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 // randomLog is a partition of the metrics topic: shards tell rows of open minutes again and again, and move on at their own pace.
@@ -151,6 +161,7 @@ type standby struct {
 	part   *GatePart
 	worker *aggregate.Worker
 	commit int64
+	note   string
 	msgs   [][]byte
 }
 
@@ -177,14 +188,11 @@ func (s *standby) open() {
 			closed[n] = p.ClosedBefore
 		}
 	}
-	s.part = s.gate.Part(0, closed, closed, func(offset int64) {
-		if offset < s.commit {
-			s.commit = offset // a former owner reads again
-			return
-		}
-		s.commit = offset
-	})
-	state := aggregate.New(aggregate.Config{Layer: ownLayer, Tenants: tenants}, s.commit, closed)
+	s.part = s.gate.Part(0, closed, closed, func(to broker.Committed) { s.commit, s.note = to.Offset, to.Note })
+	state, err := aggregate.New(aggregate.Config{Layer: ownLayer, Tenants: tenants}, s.commit, closed, s.note)
+	if err != nil {
+		s.t.Fatal(err)
+	}
 	s.worker = &aggregate.Worker{State: state, Store: s.part, Commits: s.part}
 }
 
@@ -239,7 +247,7 @@ func TestStandby(t *testing.T) {
 			}
 			values[k][r.Version] = string(r.Value)
 		}
-		straight := aggregate.Worker{State: aggregate.New(aggregate.Config{Layer: ownLayer, Tenants: tenants}, 0, map[string]int64{}), Store: direct}
+		straight := aggregate.Worker{State: newState(t, tenants), Store: direct}
 
 		st := newRecording(t)
 		limit := heldBytes
@@ -377,7 +385,7 @@ func put(t *testing.T, limit int) (*recording, *Gate, *GatePart) {
 	st := newRecording(t)
 	g := NewGate(st, ownLayer, []string{"shop0", "shop1"}, true, testWindow, slog.New(slog.NewTextHandler(io.Discard, nil)))
 	g.Limit = limit
-	return st, g, g.Part(0, nil, nil, func(int64) {})
+	return st, g, g.Part(0, nil, nil, func(broker.Committed) {})
 }
 
 func rowOf(minute, version int64) store.Row {
@@ -408,7 +416,7 @@ func TestAStandbyAtItsLimit(t *testing.T) {
 	if len(written) != 3 || p.bytes != 6*(heldRow+2) {
 		t.Errorf("%d rows are written and %d bytes are held, want 3 and %d", len(written), p.bytes, 6*(heldRow+2))
 	}
-	g.Part(1, nil, nil, func(int64) {}) // the limit is for both
+	g.Part(1, nil, nil, func(broker.Committed) {}) // the limit is for both
 	if err := p.PutRows(ctx, []store.Row{rowOf(30, 2)}); err != nil {
 		t.Fatal(err)
 	}
@@ -500,7 +508,7 @@ func TestPromotedWhileItReads(t *testing.T) {
 		msgs := randomLog(t, r, 200)
 		_, tenants := testTenantList()
 		direct := newRecording(t)
-		straight := aggregate.Worker{State: aggregate.New(aggregate.Config{Layer: ownLayer, Tenants: tenants}, 0, map[string]int64{}), Store: direct}
+		straight := aggregate.Worker{State: newState(t, tenants), Store: direct}
 		if err := straight.Handle(context.Background(), records(msgs, 0, int64(len(msgs)))); err != nil {
 			t.Fatal(err)
 		}
