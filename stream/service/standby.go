@@ -504,7 +504,8 @@ func (p *GatePart) Commit(ctx context.Context, _ int32, to broker.Committed) err
 	done := p.marks[n-1]
 	p.marks = slices.Delete(p.marks, 0, n)
 	var progress []store.Progress
-	for tenant, c := range p.closed {
+	for _, tenant := range p.gate.tenants {
+		c := p.closed[tenant]
 		if !p.gate.open[tenant] {
 			c.ClosedBefore, c.Version = done.minute, done.Offset
 		}
