@@ -137,7 +137,7 @@ func told1(t testing.TB, h wire.Head, minute int64, metric string, v int64) []by
 
 func marker(h wire.Head, watermark int64) []byte {
 	h.Tenant, h.Topic = "shop", "id"
-	return wire.AppendMarker(&h, watermark)
+	return wire.AppendMarker(&h, watermark, 0)
 }
 
 func TestPrefixes(t *testing.T) {

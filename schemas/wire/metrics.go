@@ -19,6 +19,7 @@ import (
 //	byte version (1)  8 bytes xxhash64 of all that follows
 //	byte kind (1 rows, 2 marker)  len+tenant  len+shard topic id  shard partition  generation  first minute
 //	input offset  minute (rows) or watermark (marker), in minutes
+//	marker: until, in minutes; in messages of before it is missing
 //	rows: u n  n * len+string (the dictionary)
 //	      until the end: byte scope  u experiment  u metric  u part  u parts  u n
 //	      n * (u variation, u tags, zigzag value | u len+sketch)
@@ -253,9 +254,9 @@ func (e *Encoder) Flush() error {
 }
 
 // AppendMarker appends a marker: this shard has published, at this version, all that it will of minutes before the
-// watermark (in minutes).
-func AppendMarker(h *Head, watermark int64) []byte {
-	return seal(appendHead(nil, kindMarker, h, watermark))
+// watermark (in minutes), and has told of none from until on.
+func AppendMarker(h *Head, watermark, until int64) []byte {
+	return seal(binary.AppendUvarint(appendHead(nil, kindMarker, h, watermark), uint64(until)))
 }
 
 // Message is a message that was read. Its strings and cells alias the bytes.
@@ -263,6 +264,7 @@ type Message struct {
 	Head
 	Marker bool
 	Minute int64 // of the rows; for a marker the watermark
+	Until  int64 // of a marker: the shard has told of no minute from this one on; 0: it is not known
 	dict   []string
 	rows   []byte
 }
@@ -345,6 +347,9 @@ func ReadMessage(b []byte) (*Message, error) {
 		*v = int64(c.upTo(math.MaxInt64))
 	}
 	if m.Marker {
+		if len(c.b) > 0 {
+			m.Until = int64(c.upTo(math.MaxInt64))
+		}
 		c.bad = c.bad || len(c.b) > 0
 	} else {
 		n := c.u()

@@ -144,8 +144,8 @@ func TestARowLargerThanAMessageIsCutIntoParts(t *testing.T) {
 
 func TestMarker(t *testing.T) {
 	h := head()
-	m, err := wire.ReadMessage(wire.AppendMarker(&h, 42))
-	if err != nil || !m.Marker || m.Minute != 42 || m.Head != h {
+	m, err := wire.ReadMessage(wire.AppendMarker(&h, 42, 57))
+	if err != nil || !m.Marker || m.Minute != 42 || m.Until != 57 || m.Head != h {
 		t.Fatalf("%+v, %v", m, err)
 	}
 }
@@ -154,7 +154,7 @@ func TestMarker(t *testing.T) {
 func TestEveryFlippedBitIsFound(t *testing.T) {
 	h := head()
 	rows := encode(t, 5, []input{{metric: "home", cells: []wire.Cell{{Tags: "device=none", Value: 3}}}})
-	for _, b := range [][]byte{rows[0], wire.AppendMarker(&h, 42)} {
+	for _, b := range [][]byte{rows[0], wire.AppendMarker(&h, 42, 0)} {
 		for i := range b {
 			for bit := range 8 {
 				bad := bytes.Clone(b)
@@ -199,7 +199,7 @@ func TestNonsenseBehindARightDigest(t *testing.T) {
 	huge := binary.AppendUvarint(nil, math.MaxUint64)
 	for name, b := range map[string][]byte{
 		"kind":                   cat([]byte{3}, head[1:]),
-		"bytes after a marker":   cat([]byte{2}, head[1:], []byte{0}),
+		"bytes after a marker":   cat([]byte{2}, head[1:], []byte{0, 0}),
 		"partition above int32":  cat([]byte{1, 1, 't', 1, 'x'}, huge, []byte{0, 0, 0, 0}, dict),
 		"minute below 0":         cat(head[:9], huge, dict),
 		"dictionary too long":    cat(head, huge),
@@ -215,6 +215,9 @@ func TestNonsenseBehindARightDigest(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	if m, err := wire.ReadMessage(cat([]byte{2}, head[1:])); err != nil || m.Until != 0 {
+		t.Errorf("a marker of before: %v", err)
+	}
 	if err := read(cat(head, dict, []byte{2, 0, 0, 0, 1, 1, 0, 0, 6})); err != nil {
 		t.Errorf("a good row: %v", err)
 	}
@@ -226,7 +229,7 @@ func FuzzMessage(f *testing.F) {
 		{2, "x", "visitors", true, []wire.Cell{{Sketch: []byte{1, 0}}}}}) {
 		f.Add(b[9:])
 	}
-	f.Add(wire.AppendMarker(&h, 42)[9:])
+	f.Add(wire.AppendMarker(&h, 42, 0)[9:])
 	f.Fuzz(func(t *testing.T, content []byte) {
 		if err := read(sealed(content)); err != nil && !errors.Is(err, wire.ErrCorrupt) {
 			t.Fatal(err)

@@ -75,7 +75,7 @@ func (l *log) add(msgs ...[]byte) { l.msgs = append(l.msgs, msgs...) }
 
 func (l *log) marker(shard int, generation, offset, watermark int64) {
 	h := head(shard, generation, offset)
-	l.add(wire.AppendMarker(&h, watermark))
+	l.add(wire.AppendMarker(&h, watermark, 0))
 }
 
 func (l *log) records(from, to int) []broker.Record {
@@ -227,7 +227,7 @@ func TestGenerations(t *testing.T) {
 		l.add(rowsOf(t, head(1, 0, 50), m, "home", value(10))...)
 	}
 	h := higher(0, 1, 7, 12)
-	l.add(wire.AppendMarker(&h, 5))
+	l.add(wire.AppendMarker(&h, 5, 0))
 	l.want(2, "before its first minute", "site.home", 11, one(11))
 	l.want(2, "from its first minute on", "site.home", 12, one(10))
 	l.add(rowsOf(t, higher(0, 1, 8, 12), 12, "home", value(2))...)
@@ -373,14 +373,14 @@ func TestRowsThenProgressThenCommit(t *testing.T) {
 func TestWhatIsNotOfThisTopicStops(t *testing.T) {
 	s := begin(t, config(1), 5, nil, "")
 	h := head(0, 0, 1)
-	good := wire.AppendMarker(&h, 1)
+	good := wire.AppendMarker(&h, 1, 0)
 	h.Tenant = "stranger"
 	for name, c := range map[string]struct {
 		offset int64
 		value  []byte
 	}{
 		"an old offset":     {4, good},
-		"an unknown tenant": {5, wire.AppendMarker(&h, 1)},
+		"an unknown tenant": {5, wire.AppendMarker(&h, 1, 0)},
 		"a flipped byte":    {6, append(bytes.Clone(good[:len(good)-1]), 99)},
 		"no bytes":          {7, nil},
 	} {

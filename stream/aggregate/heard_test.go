@@ -49,7 +49,7 @@ func generationsLog(t *testing.T, rng *rand.Rand) *log {
 			owners[s] = append(all, owner{last.generation + 1, last.mark - back, max(last.offset-rng.Int64N(9), 0), last.mark - back})
 		case rng.IntN(3) == 0:
 			o.mark += rng.Int64N(3)
-			l.add(wire.AppendMarker(&h, o.mark))
+			l.add(wire.AppendMarker(&h, o.mark, 0))
 		default:
 			var cells []wire.SymCell
 			if v := rng.Int64N(4); v > 0 {
@@ -117,7 +117,7 @@ func TestNotes(t *testing.T) {
 	offset := int64(0)
 	tell := func(tenant, topic string, n int32, generation, first, mark int64) {
 		h := wire.Head{Tenant: tenant, Topic: topic, Partition: n, Generation: generation, FirstMinute: first}
-		if err := s.Take(offset, wire.AppendMarker(&h, mark)); err != nil {
+		if err := s.Take(offset, wire.AppendMarker(&h, mark, 0)); err != nil {
 			t.Fatal(err)
 		}
 		offset++
@@ -167,7 +167,7 @@ func FuzzNote(f *testing.F) {
 	s := begin(f, cfg, 0, nil, "")
 	for n := range int32(4) {
 		h := wire.Head{Tenant: "a", Topic: "x", Partition: n, Generation: int64(n), FirstMinute: 100}
-		if err := s.Take(int64(n), wire.AppendMarker(&h, 110)); err != nil {
+		if err := s.Take(int64(n), wire.AppendMarker(&h, 110, 0)); err != nil {
 			f.Fatal(err)
 		}
 	}
@@ -183,7 +183,7 @@ func FuzzNote(f *testing.F) {
 			return
 		}
 		h := wire.Head{Tenant: "a", Topic: "x", Partition: 1, Generation: 7, FirstMinute: 100}
-		if err := s.Take(0, wire.AppendMarker(&h, 110)); err != nil {
+		if err := s.Take(0, wire.AppendMarker(&h, 110, 0)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := New(cfg, 1, nil, s.Heard(1)); err != nil {

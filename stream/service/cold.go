@@ -76,6 +76,7 @@ func ColdAggregate(ctx context.Context, tail Tail, tenants []aggregate.Tenant, p
 	if err != nil || from >= first && from <= next {
 		return from, err
 	}
+	until := int64(0) // no minute from it on was told of, by those whose markers are there
 	next, moment, err := tail.wait(ctx, p, log, func(last []broker.Record) (moment int64, err error) {
 		for i := range last {
 			m, err := wire.ReadMessage(last[i].Value)
@@ -86,6 +87,7 @@ func ColdAggregate(ctx context.Context, tail Tail, tenants []aggregate.Tenant, p
 			if m.Minute > 0 {
 				moment = max(moment, (m.Minute+1)*60_000)
 			}
+			until = max(until, m.Until)
 		}
 		return moment, nil
 	})
@@ -93,7 +95,7 @@ func ColdAggregate(ctx context.Context, tail Tail, tenants []aggregate.Tenant, p
 		return 0, err
 	}
 	for _, t := range tenants {
-		closed[t.Name] = max(closed[t.Name], sessionize.FirstColdMinute(t.LeadMS, moment))
+		closed[t.Name] = max(closed[t.Name], until, sessionize.FirstColdMinute(t.LeadMS, moment))
 	}
 	log.Warn("cold start at the log's end", "topic", p.Topic, "partition", p.Partition, "offset", next)
 	return next, nil

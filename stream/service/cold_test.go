@@ -15,7 +15,7 @@ import (
 func TestAColdAggregateBeginsAfterWhatWasTold(t *testing.T) {
 	const marker = 1000
 	h := wire.Head{Tenant: "shop", Topic: topic, Offset: 7}
-	last := []broker.Record{{Offset: 41, Value: wire.AppendMarker(&h, marker)}}
+	last := []broker.Record{{Offset: 41, Value: wire.AppendMarker(&h, marker, marker+5)}}
 	tail := func(context.Context, broker.Partition) (first, next int64, recs []broker.Record, err error) {
 		return 41, 42, last, nil
 	}
@@ -24,6 +24,10 @@ func TestAColdAggregateBeginsAfterWhatWasTold(t *testing.T) {
 	from, err := ColdAggregate(t.Context(), tail, tenants, broker.Partition{Topic: "metrics"}, 40, closed, host(broker.Connection{}, "a", nil).Log)
 	if err != nil || from != 42 || closed["shop"] <= marker+30 {
 		t.Errorf("it begins at %d, %v, with %v closed", from, err, closed)
+	}
+	last[0].Value = wire.AppendMarker(&h, marker, marker+500) // a source was read over a long gap
+	if _, err := ColdAggregate(t.Context(), tail, tenants, broker.Partition{Topic: "metrics"}, 40, closed, host(broker.Connection{}, "a", nil).Log); err != nil || closed["shop"] != marker+500 {
+		t.Errorf("after a gap: %v, with %v closed", err, closed)
 	}
 	for _, at := range []int64{41, 42} { // it can go on
 		closed = map[string]int64{}
@@ -37,11 +41,11 @@ func TestAColdAggregateBeginsAfterWhatWasTold(t *testing.T) {
 func TestAColdAggregateWaitsForATime(t *testing.T) {
 	const marker = 1000
 	h := wire.Head{Tenant: "shop", Topic: topic, Offset: 7}
-	last := []broker.Record{{Offset: 41, Value: wire.AppendMarker(&h, 0)}}
+	last := []broker.Record{{Offset: 41, Value: wire.AppendMarker(&h, 0, 0)}}
 	looks := 0
 	tail := func(context.Context, broker.Partition) (first, next int64, recs []broker.Record, err error) {
 		if looks++; looks == 4 {
-			last = append(last, broker.Record{Offset: 42, Value: wire.AppendMarker(&h, marker)})
+			last = append(last, broker.Record{Offset: 42, Value: wire.AppendMarker(&h, marker, 0)})
 		}
 		return 41, 41 + int64(len(last)), last, nil
 	}

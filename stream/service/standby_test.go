@@ -118,7 +118,7 @@ func randomLog(t testing.TB, r *rand.Rand, n int) (msgs [][]byte) {
 			}
 		}
 		s.mark += min(r.Int64N(2), least+3-s.mark)
-		msgs = append(msgs, wire.AppendMarker(&h, s.mark))
+		msgs = append(msgs, wire.AppendMarker(&h, s.mark, 0))
 	}
 	return msgs
 }

@@ -36,6 +36,7 @@ type header struct {
 	Sources   wire.Sources
 	Progress  []SourceProgress
 	Watermark int64
+	Until     int64
 	Tick      int64
 	Counts    Counts
 	Sessions  int
@@ -51,7 +52,7 @@ func (s *Shard) AppendCheckpoint(b []byte) ([]byte, error) {
 		return nil, fmt.Errorf("BUG: %s/%d: a checkpoint in the middle of a tick", s.ID.Topic, s.ID.Partition)
 	}
 	h := header{ID: s.ID, Tenant: s.Chain.Tenant, Offset: s.Offset, Sources: s.Sources, Progress: s.Progress,
-		Watermark: s.Watermark, Tick: s.tick, Counts: s.Counts, Sessions: s.table.n}
+		Watermark: s.Watermark, Until: s.until, Tick: s.tick, Counts: s.Counts, Sessions: s.table.n}
 	for i := range s.Chain.Revs {
 		h.Revisions = append(h.Revisions, s.Chain.Revs[i].Digest)
 	}
@@ -117,7 +118,7 @@ func Restore(name string, b []byte, chain *tenant.Chain, payload PayloadAt) (*Sh
 		return nil, fmt.Errorf("checkpoint %s: %w: it was made under other revisions of the config: its ids mean something else", name, ErrRefused)
 	}
 	s := New(h.ID, chain, h.Offset, payload)
-	s.Sources, s.Progress, s.Watermark, s.tick, s.Counts = h.Sources, h.Progress, h.Watermark, h.Tick, h.Counts
+	s.Sources, s.Progress, s.Watermark, s.until, s.tick, s.Counts = h.Sources, h.Progress, h.Watermark, h.Until, h.Tick, h.Counts
 	for range h.Sessions {
 		core, ok1 := next()
 		head, ok2 := next()

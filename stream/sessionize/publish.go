@@ -109,6 +109,7 @@ func (p *publisher) messages(s *Shard, emit func(Message) error) error {
 	}
 	h := s.head()
 	return s.Rows(func(m *metric.Minute) error {
+		s.until = max(s.until, m.Minute+1)
 		for i := range p.encoders {
 			at := int32(i)
 			p.encoders[i].Begin(&h, m.Minute, func(b []byte) error { return emit(Message{at, b}) })

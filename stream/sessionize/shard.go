@@ -61,6 +61,7 @@ type Shard struct {
 
 	tick    int64 // index of the tick interval that the greatest progress has reached
 	taken   int   // records since the last tick
+	until   int64 // minutes from it on were never published
 	closed  int64 // watermark at the last Close: what is published of minutes before it is final, and no longer held
 	slab    slab
 	table   *table

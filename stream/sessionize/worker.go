@@ -302,7 +302,7 @@ func (w *Worker) tick(ctx context.Context) error {
 		return err
 	}
 	h := s.head()
-	marker := wire.AppendMarker(&h, s.Watermark)
+	marker := wire.AppendMarker(&h, s.Watermark, max(s.until, h.FirstMinute))
 	for p := range w.cfg.MetricsPartitions {
 		w.recs = append(w.recs, broker.Record{Topic: w.cfg.MetricsTopic, Partition: int32(p), Value: marker})
 	}
