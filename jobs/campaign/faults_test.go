@@ -54,6 +54,7 @@ func TestFaults(t *testing.T) {
 	s.closed(limit(x)+stop, want)
 	s.equal(want)
 	s.nothingLost()
+	s.notes()
 	s.done()
 	s.sameBytes()
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -32,6 +33,22 @@ func newKafka(t testing.TB, seeds []string) *kafka {
 	}
 	t.Cleanup(client.Close)
 	return &kafka{t, seeds, client, kadm.NewClient(client)}
+}
+
+// notes checks that Kafka keeps beside each commit of stage 2 what was heard before it.
+func (s *scenario) notes() {
+	s.t.Helper()
+	all, err := s.kafka.admin.FetchOffsets(s.t.Context(), "tandem."+s.layer+".2")
+	s.must(err)
+	n := 0
+	all.Each(func(o kadm.OffsetResponse) {
+		if n++; o.Err != nil || !strings.HasPrefix(o.Metadata, "tandem1.") {
+			s.t.Errorf("%s/%d: the commit to %d has the note %q, %v", o.Topic, o.Partition, o.At, o.Metadata, o.Err)
+		}
+	})
+	if n != s.shape.metrics {
+		s.t.Errorf("%d commits of stage 2, want %d", n, s.shape.metrics)
+	}
 }
 
 // raw is a record for a raw topic whose time the producer gives; without a payload a heartbeat.

@@ -48,7 +48,7 @@ type State struct {
 	all     []cell      // scratch: the cells of a row
 	forms   forms
 	bases   map[int64]int64 // by minute: offset of its first message, of any tenant
-	changes []change        // of shards, by offset: those that no commit has passed yet
+	changes []change        // of shards, by offset: those that no commit has passed yet, some for each tick of open minutes
 
 	Offset int64 // of the next message
 	Counts Counts
@@ -142,7 +142,7 @@ func New(cfg Config, offset int64, closed map[string]int64, note string) (*State
 			closed: closed[t.Name]}
 	}
 	if err := s.recall(note); err != nil {
-		return nil, fmt.Errorf("metrics partition %d: the note to commit %d: %w", cfg.Partition, offset, err)
+		return nil, fmt.Errorf("metrics partition %d: the note beside the commit to %d: %w: commit that offset by hand to begin without a note", cfg.Partition, offset, err)
 	}
 	return s, nil
 }

@@ -50,11 +50,16 @@ func (w *Worker) Handle(ctx context.Context, recs []broker.Record) error {
 			return fmt.Errorf("write progress: %w", err)
 		}
 	}
-	if at := w.State.Commit(); w.Commits != nil && at > w.commit {
-		if err := w.Commits.Commit(ctx, w.State.cfg.Partition, broker.Committed{Offset: at, Note: w.State.Heard(at)}); err != nil {
+	at := w.State.Commit()
+	if at <= w.commit {
+		return nil
+	}
+	to := broker.Committed{Offset: at, Note: w.State.Heard(at)}
+	if w.Commits != nil {
+		if err := w.Commits.Commit(ctx, w.State.cfg.Partition, to); err != nil {
 			return fmt.Errorf("commit: %w", err)
 		}
-		w.commit = at
 	}
+	w.commit = at
 	return nil
 }
