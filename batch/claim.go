@@ -223,8 +223,11 @@ func (j *Job) lastClaim() (int64, error) {
 	if len(names) == 0 {
 		return 0, nil
 	}
-	g := int64(0)
-	name := names[len(names)-1]
+	return j.generationOf(names[len(names)-1])
+}
+
+// generationOf is the generation of a plan by its name.
+func (j *Job) generationOf(name string) (g int64, err error) {
 	if _, err := fmt.Sscanf(strings.TrimPrefix(name, j.folder()+"plans/"), "%d.json", &g); err != nil || g < 1 {
 		return 0, fmt.Errorf("plan %s: not a plan's name", name)
 	}

@@ -29,6 +29,7 @@ type Collected struct {
 	Deleted int // windows of generations
 	Objects int // of these in blob storage, tables left out
 	Waiting int // windows of generations that nothing needs, and that are kept until their hour is over
+	Plans   int // deleted, that no coverage can come of any more
 }
 
 // Removable is what a collection would delete, once its hour is over.
@@ -78,6 +79,9 @@ func (j *Job) Collect(ctx context.Context, st Deleter, now int64) (*Collected, e
 	spares, err := j.spares(made, covered, kept)
 	if err != nil {
 		return nil, fmt.Errorf("collect: %w", err)
+	}
+	if out.Plans, err = j.forgetPlans(covered); err != nil {
+		return out, fmt.Errorf("collect: %w", err)
 	}
 	seen, ok, err := j.remember(spares, now)
 	if err != nil || !ok {
@@ -269,6 +273,41 @@ func (j *Job) spares(made map[piece][]string, covered map[int64]*Covered, kept i
 		}
 	}
 	return slices.SortedFunc(maps.Keys(free), comparePieces), nil
+}
+
+// keepPlans are kept, the newest: some three weeks of one for each window. So many that no storage lists so late that somebody
+// would claim the generation of one that is deleted.
+const keepPlans = 1000
+
+// forgetPlans deletes plans before the newest ones of which no coverage can come any more.
+func (j *Job) forgetPlans(covered map[int64]*Covered) (n int, err error) {
+	names, err := j.Blobs.List(j.folder() + "plans/")
+	if err != nil {
+		return 0, fmt.Errorf("list plans: %w", err)
+	}
+	for _, name := range names[:max(len(names)-keepPlans, 0)] {
+		g, err := j.generationOf(name)
+		if err != nil {
+			return n, err
+		}
+		p, err := j.ReadPlan(g)
+		if errors.Is(err, blob.ErrNotFound) {
+			continue // another collector was here
+		}
+		if err != nil {
+			return n, err
+		}
+		if p.mayCover(covered) {
+			continue
+		}
+		for _, name := range []string{j.voidName(g), name} {
+			if err := j.Blobs.Delete(name); err != nil {
+				return n, fmt.Errorf("forget plan %d: %w", g, err)
+			}
+		}
+		n++
+	}
+	return n, nil
 }
 
 // mayCover says whether some coverage by the plan would stand that is not there yet: it may be in progress.

@@ -382,3 +382,40 @@ func interrupted(t *testing.T, j *Job, ranges int) {
 	}
 	j.Done = nil
 }
+
+// Plans go once they are old and no coverage can come of them, and what stands goes on as it was.
+func TestCollectForgetsPlans(t *testing.T) {
+	j, st, late := collectRig(t)
+	first, err := j.ReadPlan(1)
+	must(t, err)
+	want := outcomeOf(t, j, st)
+	var last *Plan
+	for range keepPlans + 2 {
+		covered, err := j.Covered(t.Context())
+		must(t, err)
+		last, err = j.claim(slices.Clone(first.Windows[:1]), first.Bounds, covered)
+		must(t, err)
+	}
+	if c := collect(t, j, st, 0); c.Plans != 1 { // that of generation 1 is done with
+		t.Errorf("%d plans are deleted while each of the others may cover a window", c.Plans)
+	}
+	a, err := j.Archived()
+	must(t, err)
+	must(t, j.MapAll(t.Context(), last, a))
+	must(t, j.ReduceWindow(t.Context(), last, last.Windows[0].Window))
+	if c := collect(t, j, st, 0); c.Plans != 2 {
+		t.Errorf("%d plans are deleted", c.Plans)
+	}
+	names, err := j.Blobs.List(j.folder() + "plans/")
+	must(t, err)
+	if len(names) != keepPlans || names[0] != j.planName(4) {
+		t.Errorf("%d plans are left, from %s on", len(names), names[0])
+	}
+	got := outcomeOf(t, j, st)
+	sameLines(t, "rows", got.rows, want.rows)
+	late()
+	run(t, j)
+	if g, err := j.lastClaim(); err != nil || g <= last.Generation {
+		t.Errorf("generation %d after %d, %v", g, last.Generation, err)
+	}
+}
