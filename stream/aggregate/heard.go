@@ -55,12 +55,14 @@ func (s *State) Heard(commit int64) string {
 		n++
 	}
 	s.changes = slices.Delete(s.changes, 0, n)
-	base := int64(0)
+	marks := []int64{0}
 	for _, t := range s.tenants {
 		for i := range t.past {
-			base = max(base, t.past[i].mark)
+			marks = append(marks, t.past[i].mark)
 		}
 	}
+	slices.Sort(marks)
+	base := marks[len(marks)/2] // most are within minutes of it
 	note, open := binary.AppendUvarint(nil, uint64(base)), s.least()
 	for _, name := range slices.Sorted(maps.Keys(s.tenants)) {
 		note = s.tenants[name].appendNote(note, base, open)
@@ -132,7 +134,7 @@ func (s *State) recall(note string) error {
 		return fmt.Errorf("it is no base64: %w", err)
 	}
 	r := noteReader{b: data}
-	base := int64(r.uvarint(math.MaxInt32))
+	base := int64(r.uvarint(math.MaxInt64))
 	for len(r.b) > 0 && r.err == nil {
 		tenant, topic := r.text(), r.text()
 		t := s.tenants[tenant]

@@ -141,7 +141,11 @@ func TestNotes(t *testing.T) {
 			t.Errorf("at %d: %d shards", at, shards)
 		}
 	}
+	tell("a", "x", 5, 0, 0, 1<<40) // far in the future
 	note := s.Heard(offset)
+	if begin(t, cfg, offset, nil, note).tenants["a"].marks[2] != 1<<40 {
+		t.Errorf("after it the marks are %v", begin(t, cfg, offset, nil, note).tenants["a"].marks)
+	}
 	if a := begin(t, Config{Tenants: []Tenant{{Name: "a", Topics: []string{"y"}, Shards: 9}}}, offset, nil, note); len(a.tenants["a"].marks) != 1 || a.tenants["a"].marks[0] != 1001 {
 		t.Errorf("of a topic that is left it is known %v", a.tenants["a"].marks)
 	}
