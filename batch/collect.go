@@ -312,9 +312,13 @@ func (j *Job) forgetPlans(covered map[int64]*Covered) (n int, err error) {
 
 // mayCover says whether some coverage by the plan would stand that is not there yet: it may be in progress.
 func (p *Plan) mayCover(covered map[int64]*Covered) bool {
-	return slices.ContainsFunc(p.Windows, func(w WindowPlan) bool {
+	return mayCover(p.Windows, p.Generation, covered)
+}
+
+func mayCover(windows []WindowPlan, generation int64, covered map[int64]*Covered) bool {
+	return slices.ContainsFunc(windows, func(w WindowPlan) bool {
 		c := covered[w.Window]
-		return c == nil || c.Generation < p.Generation
+		return c == nil || c.Generation < generation
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -128,41 +129,52 @@ func (j *Job) MapPart(ctx context.Context, p *Plan, a Archive, i, n int) error {
 }
 
 // ReduceWindow covers one window of a plan, whose maps have run and whose earlier windows are reduced. What is reduced already
-// is left. The one that covers the last window of the plan keeps its report.
+// is left, and so is a window that a later plan has covered with all that come after it: nobody reads their runs any more. The one
+// that covers the last window of the plan keeps its report.
 func (j *Job) ReduceWindow(ctx context.Context, p *Plan, window int64) error {
 	began := time.Now()
 	covered, err := j.coveredOf(ctx, p)
 	if err != nil {
 		return err
 	}
-	for i := range p.Windows {
+	at := slices.IndexFunc(p.Windows, func(w WindowPlan) bool { return w.Window == window })
+	if at < 0 {
+		return fmt.Errorf("plan %d of %s has no window %s", p.Generation, p.Tenant, windowName(window))
+	}
+	if !mayCover(p.Windows[at:], p.Generation, covered) {
+		return nil
+	}
+	if _, err := j.Blobs.Get(j.voidName(p.Generation)); err == nil {
+		return fmt.Errorf("plan %d of %s is void, and what it has made may go: run what is due by a new one", p.Generation, p.Tenant)
+	} else if !errors.Is(err, blob.ErrNotFound) {
+		return fmt.Errorf("plan %d: %w", p.Generation, err)
+	}
+	for i := range p.Windows[:at+1] {
 		done, err := j.reduced(p, i, covered)
 		if err != nil {
-			return err
+			return j.voided(p, err)
 		}
-		switch {
-		case p.Windows[i].Window == window && done:
+		if i == at && done {
 			return nil
-		case p.Windows[i].Window == window:
-			l := j.line(p, Archive{}, []int{i}, nil)
-			l.reduces = true
-			if err := l.run(ctx); err != nil {
-				if errors.Is(err, blob.ErrNotFound) {
-					return fmt.Errorf("window %s of plan %d: not all of its ranges are mapped: %w", windowName(window), p.Generation, err)
-				}
-				return j.voided(p, err)
-			}
-			if i < len(p.Windows)-1 {
-				return nil
-			}
-			_, err := j.keepReport(ctx, p, l, began, 0)
-			return err
-		case !done:
+		}
+		if i < at && !done {
 			return fmt.Errorf("window %s of plan %d comes after that of %s, which is not reduced: reduce that one first",
 				windowName(window), p.Generation, windowName(p.Windows[i].Window))
 		}
 	}
-	return fmt.Errorf("plan %d of %s has no window %s", p.Generation, p.Tenant, windowName(window))
+	l := j.line(p, Archive{}, []int{at}, nil)
+	l.reduces = true
+	if err := l.run(ctx); err != nil {
+		if errors.Is(err, blob.ErrNotFound) {
+			return fmt.Errorf("window %s of plan %d: not all of its ranges are mapped: %w", windowName(window), p.Generation, err)
+		}
+		return j.voided(p, err)
+	}
+	if at < len(p.Windows)-1 {
+		return nil
+	}
+	_, err = j.keepReport(ctx, p, l, began, 0)
+	return err
 }
 
 // reduced says whether window i of a plan is reduced: by the plan itself. That a plan claimed later has covered it is not enough,

@@ -42,7 +42,7 @@ func (s *scenario) notes() {
 	s.must(err)
 	n := 0
 	all.Each(func(o kadm.OffsetResponse) {
-		if n++; o.Err != nil || !strings.HasPrefix(o.Metadata, "tandem1.") {
+		if n++; o.Err != nil || !strings.HasPrefix(o.Metadata, "tandem1:") {
 			s.t.Errorf("%s/%d: the commit to %d has the note %q, %v", o.Topic, o.Partition, o.At, o.Metadata, o.Err)
 		}
 	})

@@ -153,7 +153,7 @@ func (p *Pipeline) openArchiver(i int32) error {
 func (p *Pipeline) openAggregate(ctx context.Context, i int32, offset int64) error {
 	revs := p.Chain.Revs
 	name := p.Chain.Tenant
-	cfg := aggregate.Config{Layer: p.opt.Layer, Partition: i, Tenants: []aggregate.Tenant{{Name: name, Shards: int(p.opt.Shards),
+	cfg := aggregate.Config{Layer: p.opt.Layer, Partition: i, Tenants: []aggregate.Tenant{{Name: name, Topics: []string{p.topicID}, Shards: int(p.opt.Shards),
 		RetentionMS: revs[len(revs)-1].Config.Retention}}}
 	progress, err := p.Store.Progress(ctx, p.opt.Layer, name)
 	if err != nil {

@@ -69,14 +69,13 @@ func Compactions(b blob.Store, chain []Manifest) ([]Compaction, error) {
 			err = fmt.Errorf("it is that of topic %s (%s), partition %d, offset %d", c.Topic, c.TopicID, c.Partition, c.First)
 		}
 		if end := chain[len(chain)-1].Next; err == nil && c.Next > end {
-			if _, err = ReadManifest(b, c.Topic, c.Partition, end); err == nil {
-				break
+			switch _, gone := ReadManifest(b, c.Topic, c.Partition, end); {
+			case gone == nil:
+				return all, nil
+			case !errors.Is(gone, blob.ErrNotFound):
+				return nil, gone
 			}
-			if errors.Is(err, blob.ErrNotFound) {
-				err = fmt.Errorf("it ends at offset %d, and the manifests at %d", c.Next, end)
-			} else {
-				return nil, err
-			}
+			err = fmt.Errorf("it ends at offset %d, and the manifests at %d", c.Next, end)
 		}
 		rows := -c.rows()
 		for ; err == nil && at < len(chain) && chain[at].Next <= c.Next; at++ {

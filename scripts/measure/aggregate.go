@@ -38,7 +38,7 @@ func (m *messages) Write(_ context.Context, recs []broker.Record) error {
 // aggregates are those of all partitions, with one store.
 func aggregates(b *bench, st aggregate.Rows) (all [metricsPartitions]*aggregate.Worker, err error) {
 	rev := b.chain.Revs[0].Config
-	tenants := []aggregate.Tenant{{Name: b.chain.Tenant, Shards: 1, RetentionMS: rev.Retention, LeadMS: time.Hour.Milliseconds()}}
+	tenants := []aggregate.Tenant{{Name: b.chain.Tenant, Topics: []string{"beacons"}, Shards: 1, RetentionMS: rev.Retention, LeadMS: time.Hour.Milliseconds()}}
 	for p := range all {
 		cfg := aggregate.Config{Layer: "stream.bench", Partition: int32(p), Tenants: tenants}
 		state, err := aggregate.New(cfg, 0, map[string]int64{}, "")

@@ -18,7 +18,7 @@ import (
 type Tenant struct {
 	Name        string
 	Shards      int      // partitions of all its beacons topics
-	Topics      []string // their ids: what a commit's note says of others is passed over
+	Topics      []string // their ids: what is told of others is passed over
 	RetentionMS int64    // rows expire this long after their minute
 	// LeadMS is how far ahead of the last markers minutes may be of which rows were told: max_skew, lateness, and by how much
 	// sources are read ahead of each other.
@@ -32,9 +32,9 @@ type Config struct {
 	Tenants   []Tenant
 }
 
-// Counts are an aggregate's counters.
+// Counts are an aggregate's counters. Unlisted are messages of topics that their tenant does not have.
 type Counts struct {
-	Messages, Rows, Closed, Written int64
+	Messages, Rows, Closed, Written, Unlisted int64
 }
 
 // State is the aggregate of one partition.
@@ -48,7 +48,8 @@ type State struct {
 	all     []cell      // scratch: the cells of a row
 	forms   forms
 	bases   map[int64]int64 // by minute: offset of its first message, of any tenant
-	changes []change        // of shards, by offset: those that no commit has passed yet, some for each tick of open minutes
+	// changes of shards, by offset, that no commit has passed yet: one a tick and shard, 64 bytes each, as long as minutes stay open.
+	changes []change
 
 	Offset int64 // of the next message
 	Counts Counts
@@ -172,6 +173,10 @@ func (s *State) Take(offset int64, value []byte) error {
 	t := s.tenants[m.Tenant]
 	if t == nil {
 		return fmt.Errorf("metrics partition %d, message %d: tenant %q is not configured", s.cfg.Partition, offset, m.Tenant)
+	}
+	if !slices.Contains(t.Topics, m.Topic) {
+		s.Counts.Unlisted++ // of a topic that the tenant has no more: it will tell no further, and nothing may wait for it
+		return nil
 	}
 	id := shardID{m.Topic, m.Partition}
 	_, known := t.shards[id]

@@ -370,6 +370,21 @@ func TestRowsThenProgressThenCommit(t *testing.T) {
 	}
 }
 
+// A topic that its tenant does not have any more tells no further, so nothing waits for it.
+func TestUnlistedTopics(t *testing.T) {
+	l := &log{t: t}
+	h := head(0, 0, 3)
+	h.Topic = "another"
+	l.add(rowsOf(t, h, 10, "home", value(3))...)
+	l.add(wire.AppendMarker(&h, 5, 0))
+	l.add(rowsOf(t, head(0, 0, 1), 10, "home", value(4))...)
+	l.marker(0, 0, 2, 11)
+	st, w := l.run(1, 10)
+	if got := st.cellsOf(t, "site.home", 10); st.closed["shop"] != 11 || w.State.Counts.Unlisted != 2 || fmt.Sprint(got) != fmt.Sprint(one(4)) {
+		t.Errorf("%v, closed before %d, %+v", got, st.closed["shop"], w.State.Counts)
+	}
+}
+
 func TestWhatIsNotOfThisTopicStops(t *testing.T) {
 	s := begin(t, config(1), 5, nil, "")
 	h := head(0, 0, 1)

@@ -20,11 +20,10 @@ import (
 const MaxNote = 4096
 
 // notePrefix tells a note from what others may have put beside a commit, and names its format.
-const notePrefix = "tandem1."
+const notePrefix = "tandem1:" // clients put their names beside commits, and no name has a colon
 
 // past is what was heard of a shard before some offset.
 type past struct {
-	known       bool
 	mark        int64
 	generations generations // a prefix of the shard's
 }
@@ -39,7 +38,7 @@ type change struct {
 
 // hear notes what a message has changed of a shard.
 func (s *State) hear(t *tenantState, shard int, offset int64) {
-	s.changes = append(s.changes, change{offset, t, shard, past{true, t.marks[shard], t.generations[shard]}})
+	s.changes = append(s.changes, change{offset, t, shard, past{t.marks[shard], t.generations[shard]}})
 }
 
 // Heard is the note to a commit: what was heard before its offset. To be asked for offsets in order, with each as Commit has given
@@ -48,10 +47,11 @@ func (s *State) Heard(commit int64) string {
 	n := 0
 	for n < len(s.changes) && s.changes[n].offset < commit {
 		c := &s.changes[n]
-		for c.shard >= len(c.tenant.past) {
-			c.tenant.past = append(c.tenant.past, past{})
+		if c.shard == len(c.tenant.past) { // a shard gets its number with its first change
+			c.tenant.past = append(c.tenant.past, c.past)
+		} else {
+			c.tenant.past[c.shard] = c.past
 		}
-		c.tenant.past[c.shard] = c.past
 		n++
 	}
 	s.changes = slices.Delete(s.changes, 0, n)
@@ -79,7 +79,7 @@ func (s *State) Heard(commit int64) string {
 func (t *tenantState) appendNote(b []byte, base, open int64) []byte {
 	byTopic := map[string][]shardID{}
 	for id, i := range t.shards {
-		if i < len(t.past) && t.past[i].known {
+		if i < len(t.past) {
 			byTopic[id.topic] = append(byTopic[id.topic], id)
 		}
 	}
@@ -144,7 +144,7 @@ func (s *State) recall(note string) error {
 		id := shardID{topic: topic}
 		for range r.uvarint(MaxNote) {
 			id.partition += int32(r.uvarint(uint64(math.MaxInt32 - id.partition)))
-			p := past{true, base + r.varint(), nil}
+			p := past{mark: base + r.varint()}
 			for more := true; more; {
 				n := r.uvarint(math.MaxInt64)
 				g := generation{int64(n >> 1), math.MinInt64}

@@ -114,17 +114,32 @@ func (g *Group) Commit(ctx context.Context, offsets map[Partition]Committed) err
 		}
 		m[p.Topic][p.Partition] = kgo.EpochOffset{Epoch: -1, Offset: c.Offset}
 	}
+	noted := true
 	ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error {
 		for i := range req.Topics {
 			t := &req.Topics[i]
 			for k := range t.Partitions {
-				note := offsets[Partition{t.Topic, t.Partitions[k].Partition}].Note
+				note := ""
+				if noted {
+					note = offsets[Partition{t.Topic, t.Partitions[k].Partition}].Note
+				}
 				t.Partitions[k].Metadata = &note
 			}
 		}
 		return nil
 	})
-	var failed error
+	failed := g.commit(ctx, m)
+	if errors.Is(failed, kerr.OffsetMetadataTooLarge) { // the broker is set to take less: without notes rather than never
+		noted = false
+		failed = g.commit(ctx, m)
+	}
+	if failed != nil {
+		return fmt.Errorf("kafka: commit of group %s: %w", g.name, failed)
+	}
+	return nil
+}
+
+func (g *Group) commit(ctx context.Context, m map[string]map[int32]kgo.EpochOffset) (failed error) {
 	g.client.CommitOffsetsSync(ctx, m, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
 		if err != nil {
 			failed = err
@@ -136,10 +151,7 @@ func (g *Group) Commit(ctx context.Context, offsets map[Partition]Committed) err
 			}
 		}
 	})
-	if failed != nil {
-		return fmt.Errorf("kafka: commit of group %s: %w", g.name, failed)
-	}
-	return nil
+	return failed
 }
 
 // Close ends the membership. The partitions stay with the instance until its session times out, so that it may come back.

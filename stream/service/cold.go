@@ -76,18 +76,22 @@ func ColdAggregate(ctx context.Context, tail Tail, tenants []aggregate.Tenant, p
 	if err != nil || from >= first && from <= next {
 		return from, err
 	}
-	until := int64(0) // no minute from it on was told of, by those whose markers are there
+	until := int64(0) // no minute from it on was told of, by those whose markers are among the last records
 	next, moment, err := tail.wait(ctx, p, log, func(last []broker.Record) (moment int64, err error) {
+		newest, known := int64(0), false
 		for i := range last {
 			m, err := wire.ReadMessage(last[i].Value)
 			if err != nil {
 				return 0, describe(p, err)
 			}
+			newest, until = max(newest, (m.Minute+1)*60_000), max(until, m.Until)
 			// The marker of a shard that does not know all sources yet is of minute 0, and says nothing of rows told with it.
-			if m.Minute > 0 {
-				moment = max(moment, (m.Minute+1)*60_000)
+			if m.Marker && m.Minute > 0 {
+				known = true
 			}
-			until = max(until, m.Until)
+		}
+		if known {
+			moment = newest
 		}
 		return moment, nil
 	})

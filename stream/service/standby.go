@@ -95,7 +95,8 @@ type heldValue struct {
 	value            []byte
 }
 
-// mark says that all messages before an offset are of minutes before one.
+// mark says that all messages before an offset are of minutes before one. There is one for each of the heldMinutes at most, with a note
+// of 4 KiB at most.
 type mark struct {
 	broker.Committed
 	minute int64
