@@ -14,6 +14,7 @@ import (
 
 	"tandem/jobs/site"
 	"tandem/schemas/store"
+	"tandem/schemas/store/cassandra"
 	"tandem/stream/failover"
 )
 
@@ -29,7 +30,8 @@ layer is complete, how many minutes of that a standby still holds, how far it is
 
 promote makes LAYER the active one, of all tenants of the site or of one. It has stage 2 of that layer write what it holds,
 waits until all its partitions have (--wait), and only then changes what readers see. It refuses a layer that is more than
---lag behind the active one or does not answer; --force promotes it all the same. A reader follows with its next request.
+--lag behind the active one or does not answer, and to promote while nodes of Cassandra that are there have not got all writes (hints);
+--force promotes it all the same. A reader follows with its next request.
 
 auto is a service: it looks --every so often, and promotes another layer when the active one has been --lag or more behind
 it --for times in a row, but not within --hold-off of the last change, whoever made it. It chooses between the site's own
@@ -184,11 +186,46 @@ func (j *failoverJob) show(ctx context.Context, out io.Writer) error {
 
 // promote makes a layer the active one of all tenants; what fails with one does not keep it from the others.
 func (j *failoverJob) promote(ctx context.Context, layer string) error {
+	if err := j.delivered(ctx); err != nil {
+		return err
+	}
 	var wrong []error
 	for _, tenant := range j.tenants {
 		wrong = append(wrong, j.change(ctx, tenant, layer, "asked for"))
 	}
 	return errors.Join(wrong...)
+}
+
+// hinted is a store whose nodes keep writes for nodes that are away.
+type hinted interface {
+	Hints(ctx context.Context) (hints []cassandra.Hint, silent []error, err error)
+}
+
+// delivered refuses a change while a node that is there again has not got all that was written without it: readers there would see
+// minutes as closed whose rows are still on their way. What waits for nodes that are away is no reason: a change is made for that.
+func (j *failoverJob) delivered(ctx context.Context) error {
+	st, ok := j.store.(hinted)
+	if !ok {
+		return nil
+	}
+	hints, silent, err := st.Hints(ctx)
+	if err != nil {
+		return fmt.Errorf("hints: %w", err)
+	}
+	for _, err := range silent {
+		j.log.Warn("a node does not say whether it keeps writes for others (hints)", "err", err)
+	}
+	for _, h := range hints {
+		switch {
+		case !h.Up:
+		case j.force:
+			j.log.Warn("writes are still on their way between nodes", "from", h.At, "to", h.For, "data_centre", h.DC, "files", h.Files, "oldest", h.Oldest.UTC())
+		default:
+			return fmt.Errorf("node %s keeps %s of hints for %s in %s, the oldest of %s: until they are delivered (nodetool listpendinghints) readers there "+
+				"may miss rows of minutes that count as closed; wait, or --force", h.At, count(h.Files, "file"), h.For, h.DC, h.Oldest.UTC().Format(time.RFC3339))
+		}
+	}
+	return nil
 }
 
 // change promotes a layer of a tenant and logs it.

@@ -15,6 +15,7 @@ import (
 	"tandem/jobs/embedded"
 	"tandem/schemas/row"
 	"tandem/schemas/store"
+	"tandem/schemas/store/cassandra"
 	"tandem/schemas/store/pebblestore"
 	"tandem/stream/failover"
 )
@@ -365,5 +366,43 @@ func TestFailoverDryRun(t *testing.T) {
 	}
 	if a, _, err := st.Active(ctx, "shop"); err != nil || a.Layer != dc1 || !strings.Contains(logs.String(), "would promote") {
 		t.Errorf("active is %+v, %v\n%s", a, err, logs.String())
+	}
+}
+
+// withHints is a store whose nodes keep writes for each other.
+type withHints struct {
+	store.Store
+	hints []cassandra.Hint
+}
+
+func (s withHints) Hints(context.Context) ([]cassandra.Hint, []error, error) {
+	return s.hints, []error{errors.New("node d: no route")}, nil
+}
+
+// TestPromoteWaitsForHints: what is on its way to a node that is there again holds a change back, what waits for one that is away
+// does not.
+func TestPromoteWaitsForHints(t *testing.T) {
+	shared, err := memoryStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer shared.Close()
+	var log bytes.Buffer
+	promote := func(force bool, hints ...cassandra.Hint) error {
+		log.Reset()
+		j := &failoverJob{store: withHints{shared, hints}, force: force, log: slog.New(slog.NewTextHandler(&log, nil)), now: time.Now}
+		return j.promote(t.Context(), dc2)
+	}
+	away := cassandra.Hint{At: "a", For: "b", DC: "dc1", Files: 2}
+	up := away
+	up.Up = true
+	if err := promote(false, away); err != nil || !strings.Contains(log.String(), "node d: no route") {
+		t.Errorf("with hints for a node that is away: %v, %s", err, &log)
+	}
+	if err := promote(false, away, up); err == nil || !strings.Contains(err.Error(), "node a keeps 2 files of hints for b in dc1") {
+		t.Errorf("with hints for a node that is there again: %v", err)
+	}
+	if err := promote(true, up); err != nil || !strings.Contains(log.String(), "on their way") {
+		t.Errorf("by force: %v, %s", err, &log)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -184,6 +185,9 @@ func TestThreeNodes(t *testing.T) {
 			t.Fatal(err)
 		}
 		tr.advance()
+		awaitHints(t, s, "the node away has hints", func(hints []Hint, silent []error) bool {
+			return len(silent) == 1 && slices.ContainsFunc(hints, func(h Hint) bool { return !h.Up && h.DC == "dc2" && h.Files > 0 && !h.Oldest.IsZero() })
+		})
 		if err := stack.KillCassandra(2); err != nil {
 			t.Fatal(err)
 		}
@@ -200,6 +204,27 @@ func TestThreeNodes(t *testing.T) {
 			t.Fatal(err)
 		}
 		tr.advance()
+		awaitHints(t, s, "all hints are delivered", func(hints []Hint, silent []error) bool { return len(hints) == 0 && len(silent) == 0 })
 		tr.finish()
 	})
+}
+
+// awaitHints waits, for hints are delivered soon after a node is there again.
+func awaitHints(t *testing.T, s *Store, what string, ok func(hints []Hint, silent []error) bool) {
+	t.Helper()
+	began := time.Now()
+	for {
+		hints, silent, err := s.Hints(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok(hints, silent) {
+			t.Logf("%s after %v", what, time.Since(began).Round(time.Second))
+			return
+		}
+		if time.Since(began) > 3*time.Minute {
+			t.Fatalf("%s: not in 3 minutes: %+v, %v", what, hints, silent)
+		}
+		time.Sleep(time.Second)
+	}
 }

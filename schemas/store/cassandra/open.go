@@ -48,6 +48,7 @@ const (
 // Store is the store on Cassandra. It implements store.Store.
 type Store struct {
 	retrier
+	config  Config
 	session *gocql.Session
 	now     func() time.Time
 	max     int64
@@ -86,7 +87,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		c.MaxInFlight = defaultInFlight
 	}
 	s := &Store{
-		retrier: retrier{log: c.Log}, now: c.Now, known: map[entry]int64{},
+		config: c, retrier: retrier{log: c.Log}, now: c.Now, known: map[entry]int64{},
 		max: int64(c.MaxInFlight), slots: semaphore.NewWeighted(int64(c.MaxInFlight)),
 	}
 	s.idle = sync.NewCond(&s.mu)
