@@ -20,8 +20,9 @@ type describer struct {
 	out   staterun.About
 }
 
-// newDescriber names the totals: of a name that began anew the last, and of those that begin at several times the first. It goes by
-// what there is before end, ms, alone: what a run says of a window must not change when a later revision becomes known.
+// newDescriber names the totals: of a name that began anew the one that is in force at a window's end, ms, else the last, and of those
+// that begin at several times the first. What a run says of a window must not change when a later revision becomes known, nor by a
+// splice that is over before it.
 func newDescriber(chain *tenant.Chain, end int64) describer {
 	d := describer{chain: chain, keys: make([]string, len(chain.Slots))}
 	for i := range chain.XNames {
@@ -30,6 +31,10 @@ func newDescriber(chain *tenant.Chain, end int64) describer {
 			heads = append(heads, `"`+x.Name+`":{"variation":"`+v+`","assigned":`)
 		}
 		d.heads = append(d.heads, heads)
+	}
+	inForce := func(slot int) bool {
+		r := chain.At(end - 1)
+		return r != nil && r.Point(chain.Slots[slot].Point) != nil
 	}
 	at := map[string]int{}
 	for i, s := range chain.Slots {
@@ -41,7 +46,7 @@ func newDescriber(chain *tenant.Chain, end int64) describer {
 			name += "." + s.Value
 		}
 		before, known := at[name]
-		if known && chain.Slots[before].Point == s.Point {
+		if known && (chain.Slots[before].Point == s.Point || inForce(before)) {
 			continue
 		}
 		if known {

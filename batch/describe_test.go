@@ -119,6 +119,15 @@ func TestDescribeWhatBeganAnew(t *testing.T) {
 	if !slices.Equal(d.keys, []string{"", `"home":`}) {
 		t.Errorf("keys of totals %q", d.keys)
 	}
+	configs := load(t, "from: "+at(0)+"\npoints: {home: {stats: true}}\n")
+	splice := *load(t, "from: "+at(10)+"\npoints: {home: {kind: page, stats: true}}\n")[0]
+	splice.HasTo, splice.From, splice.To = true, anew, anew+minute
+	over := chainOf(t, append(configs, &splice))
+	for end, want := range map[int64][]string{anew: {`"home":`, ""}, anew + 1: {"", `"home":`}, anew + minute: {"", `"home":`}, anew + minute + 1: {`"home":`, ""}} {
+		if d := newDescriber(over, end); !slices.Equal(d.keys, want) {
+			t.Errorf("with a splice, at %d: keys of totals %q, want %q", end-anew, d.keys, want)
+		}
+	}
 	s := session.State{FirstTS: t0, LastTS: t0, Marks: []session.Mark{{Inst: 0, Variation: 1, Assigned: t0, Qualified: t0, IsQualified: true},
 		{Inst: 1, Variation: 0, Assigned: t0 + 11*minute}}}
 	d.out = staterun.About{Experiments: []byte{'{'}}

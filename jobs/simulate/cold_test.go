@@ -278,9 +278,10 @@ func (c *centre) comesAgain(log []broker.Record) func(r *broker.Record) bool {
 	}
 }
 
-// toldWhole is the minute before which a shard has told all. What a generation tells after a later one counts only before the later
-// one's first minute.
-func (p *plant) toldWhole(c *centre, topic string, n int32) (whole int64) {
+// toldWhole is the minute before which a shard has told all in every partition. What a generation tells after a later one counts only
+// before the later one's first minute.
+func (p *plant) toldWhole(c *centre, topic string, n int32) int64 {
+	whole := int64(math.MaxInt64)
 	for part := range p.opt.Metrics {
 		told, newest := int64(0), int64(0)
 		firsts := map[int64]int64{}
@@ -303,7 +304,7 @@ func (p *plant) toldWhole(c *centre, topic string, n int32) (whole int64) {
 				told = max(told, minute)
 			}
 		}
-		whole = max(whole, told)
+		whole = min(whole, told)
 	}
 	return whole
 }
