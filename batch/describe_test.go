@@ -119,6 +119,10 @@ func TestDescribeWhatBeganAnew(t *testing.T) {
 	if !slices.Equal(d.keys, []string{"", `"home":`}) {
 		t.Errorf("keys of totals %q", d.keys)
 	}
+	gone := compile(t, "points: {home: {stats: true}}\n", "from: "+at(10)+"\npoints: {order: {}}\n", "from: "+at(20)+"\npoints: {home: {kind: page, stats: true}}\n")
+	if d := newDescriber(gone, anew+minute); !slices.Equal(d.keys, []string{`"home":`, ""}) {
+		t.Errorf("of a point that is gone, and will come again: keys of totals %q", d.keys)
+	}
 	configs := load(t, "from: "+at(0)+"\npoints: {home: {stats: true}}\n")
 	splice := *load(t, "from: "+at(10)+"\npoints: {home: {kind: page, stats: true}}\n")[0]
 	splice.HasTo, splice.From, splice.To = true, anew, anew+minute
