@@ -165,7 +165,7 @@ func (t *tenure) tail(_ context.Context, p broker.Partition) (first, next int64,
 	some := func() bool {
 		return p.Topic != metricsTopic && k.has(p, k.starts[p]) || slices.ContainsFunc(k.logs[p][k.starts[p]:], func(r broker.Record) bool {
 			m, err := wire.ReadMessage(r.Value)
-			return err == nil && m.Minute > 0
+			return err == nil && m.Marker && m.Minute > 0
 		})
 	}
 	if !some() {
