@@ -367,7 +367,6 @@ func (t *tenure) aggregate() error {
 	if err != nil {
 		return err
 	}
-	from := at.Offset
 	closed := map[string]int64{}
 	cfg := aggregate.Config{Layer: c.layer, Partition: t.p.Partition}
 	for _, shop := range c.shops {
@@ -385,19 +384,19 @@ func (t *tenure) aggregate() error {
 			most = max(most, revs[i].Config.MaxSkew+revs[i].Config.Lateness+s.opt.AheadMS)
 		}
 		cfg.Tenants = append(cfg.Tenants, aggregate.Tenant{Name: shop.name, Topics: []string{shop.topic}, Shards: int(s.opt.Shards), RetentionMS: revs[len(revs)-1].Config.Retention, LeadMS: most})
-		s.tell("aggregate %d begins at %d, %s is closed before %s", t.n, from, shop.name, minuteText(closed[shop.name]))
+		s.tell("aggregate %d begins at %d, %s is closed before %s", t.n, at.Offset, shop.name, minuteText(closed[shop.name]))
 	}
 	told := maps.Clone(closed)
 	if c.cold {
-		next, err := service.ColdAggregate(context.Background(), t.tail, cfg.Tenants, t.p, from, closed, quietLog)
+		next, err := service.ColdAggregate(context.Background(), t.tail, cfg.Tenants, t.p, at, closed, quietLog)
 		if err != nil {
 			return err
 		}
-		if next != from {
-			s.plant.lossy(c, t.p, next, closed)
-			s.tell("aggregate %d begins without what came before %d: %v", t.n, next, closed)
-			at = broker.Committed{Offset: next}
+		if next != at {
+			s.plant.lossy(c, t.p, next.Offset, closed)
+			s.tell("aggregate %d begins without what came before %d: %v", t.n, next.Offset, closed)
 		}
+		at = next
 	}
 	part := t.of.gate.Part(t.p.Partition, told, maps.Clone(closed), func(to broker.Committed) { c.kafka.commit(g, to, t.fenced) })
 	defer part.Close()

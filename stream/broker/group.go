@@ -85,6 +85,9 @@ type Committed struct {
 	Note   string // what a reader must know of the records before the offset; it may be empty, and brokers take 4,096 bytes
 }
 
+// ErrNoteTooLarge is wrapped when a broker is set to take shorter notes than one of a commit (offset.metadata.max.bytes).
+var ErrNoteTooLarge = kerr.OffsetMetadataTooLarge
+
 // Committed returns what the group has committed of a partition, and whether anything.
 func (g *Group) Committed(ctx context.Context, p Partition) (Committed, bool, error) {
 	return committed(ctx, g.admin, g.name, p)
@@ -102,7 +105,10 @@ func committed(ctx context.Context, admin *kadm.Client, group string, p Partitio
 	if o.Err != nil {
 		return Committed{}, false, fmt.Errorf("kafka: offset of group %s, %s/%d: %w", group, p.Topic, p.Partition, o.Err)
 	}
-	return Committed{o.At, o.Metadata}, o.At >= 0, nil
+	if o.At < 0 {
+		return Committed{}, false, nil
+	}
+	return Committed{o.At, o.Metadata}, true, nil
 }
 
 // Commit commits offsets as this member: a member that has been replaced is refused.
@@ -114,32 +120,17 @@ func (g *Group) Commit(ctx context.Context, offsets map[Partition]Committed) err
 		}
 		m[p.Topic][p.Partition] = kgo.EpochOffset{Epoch: -1, Offset: c.Offset}
 	}
-	noted := true
 	ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error {
 		for i := range req.Topics {
 			t := &req.Topics[i]
 			for k := range t.Partitions {
-				note := ""
-				if noted {
-					note = offsets[Partition{t.Topic, t.Partitions[k].Partition}].Note
-				}
+				note := offsets[Partition{t.Topic, t.Partitions[k].Partition}].Note
 				t.Partitions[k].Metadata = &note
 			}
 		}
 		return nil
 	})
-	failed := g.commit(ctx, m)
-	if errors.Is(failed, kerr.OffsetMetadataTooLarge) { // the broker is set to take less: without notes rather than never
-		noted = false
-		failed = g.commit(ctx, m)
-	}
-	if failed != nil {
-		return fmt.Errorf("kafka: commit of group %s: %w", g.name, failed)
-	}
-	return nil
-}
-
-func (g *Group) commit(ctx context.Context, m map[string]map[int32]kgo.EpochOffset) (failed error) {
+	var failed error
 	g.client.CommitOffsetsSync(ctx, m, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, err error) {
 		if err != nil {
 			failed = err
@@ -151,7 +142,10 @@ func (g *Group) commit(ctx context.Context, m map[string]map[int32]kgo.EpochOffs
 			}
 		}
 	})
-	return failed
+	if failed != nil {
+		return fmt.Errorf("kafka: commit of group %s: %w", g.name, failed)
+	}
+	return nil
 }
 
 // Close ends the membership. The partitions stay with the instance until its session times out, so that it may come back.

@@ -69,15 +69,15 @@ func ColdShard(ctx context.Context, tail Tail, cfg sessionize.Config, chain *ten
 	return nil
 }
 
-// ColdAggregate returns where a partition begins that cannot go on at from: at the log's end. What is then closed counts as
-// closed: minutes that messages before may have told of.
-func ColdAggregate(ctx context.Context, tail Tail, tenants []aggregate.Tenant, p broker.Partition, from int64, closed map[string]int64, log *slog.Logger) (int64, error) {
+// ColdAggregate returns where a partition begins that cannot go on at from: at the log's end, without a note. What is then closed
+// counts as closed: minutes that messages before may have told of.
+func ColdAggregate(ctx context.Context, tail Tail, tenants []aggregate.Tenant, p broker.Partition, from broker.Committed, closed map[string]int64, log *slog.Logger) (broker.Committed, error) {
 	first, next, _, err := tail(ctx, p)
-	if err != nil || from >= first && from <= next {
+	if err != nil || from.Offset >= first && from.Offset <= next {
 		return from, err
 	}
 	until := int64(0) // no minute from it on was told of, by those whose markers are among the last records
-	next, moment, err := tail.wait(ctx, p, log, func(last []broker.Record) (moment int64, err error) {
+	next, moment, err := tail.wait(ctx, p, log, func(last []broker.Record) (int64, error) {
 		newest, known := int64(0), false
 		for i := range last {
 			m, err := wire.ReadMessage(last[i].Value)
@@ -90,17 +90,17 @@ func ColdAggregate(ctx context.Context, tail Tail, tenants []aggregate.Tenant, p
 				known = true
 			}
 		}
-		if known {
-			moment = newest
+		if !known {
+			return 0, nil
 		}
-		return moment, nil
+		return newest, nil
 	})
 	if err != nil {
-		return 0, err
+		return broker.Committed{}, err
 	}
 	for _, t := range tenants {
 		closed[t.Name] = max(closed[t.Name], until, sessionize.FirstColdMinute(t.LeadMS, moment))
 	}
 	log.Warn("cold start at the log's end", "topic", p.Topic, "partition", p.Partition, "offset", next)
-	return next, nil
+	return broker.Committed{Offset: next}, nil
 }

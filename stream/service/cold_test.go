@@ -11,6 +11,9 @@ import (
 	"tandem/stream/broker"
 )
 
+// begun is a commit that the log no longer has.
+var begun = broker.Committed{Offset: 40, Note: "what was before"}
+
 // TestAColdAggregateBeginsAfterWhatWasTold: with a marker rows were told of minutes after it, and versions of before are greater.
 func TestAColdAggregateBeginsAfterWhatWasTold(t *testing.T) {
 	const marker = 1000
@@ -21,18 +24,19 @@ func TestAColdAggregateBeginsAfterWhatWasTold(t *testing.T) {
 	}
 	closed := map[string]int64{}
 	tenants := []aggregate.Tenant{{Name: "shop", Shards: 1, LeadMS: (30 * time.Minute).Milliseconds()}}
-	from, err := ColdAggregate(t.Context(), tail, tenants, broker.Partition{Topic: "metrics"}, 40, closed, host(broker.Connection{}, "a", nil).Log)
-	if err != nil || from != 42 || closed["shop"] <= marker+30 {
-		t.Errorf("it begins at %d, %v, with %v closed", from, err, closed)
+	from, err := ColdAggregate(t.Context(), tail, tenants, broker.Partition{Topic: "metrics"}, begun, closed, host(broker.Connection{}, "a", nil).Log)
+	if err != nil || from.Offset != 42 || from.Note != "" || closed["shop"] <= marker+30 {
+		t.Errorf("it begins at %v, %v, with %v closed", from, err, closed)
 	}
 	last[0].Value = wire.AppendMarker(&h, marker, marker+500) // a source was read over a long gap
-	if _, err := ColdAggregate(t.Context(), tail, tenants, broker.Partition{Topic: "metrics"}, 40, closed, host(broker.Connection{}, "a", nil).Log); err != nil || closed["shop"] != marker+500 {
+	if _, err := ColdAggregate(t.Context(), tail, tenants, broker.Partition{Topic: "metrics"}, begun, closed, host(broker.Connection{}, "a", nil).Log); err != nil || closed["shop"] != marker+500 {
 		t.Errorf("after a gap: %v, with %v closed", err, closed)
 	}
 	for _, at := range []int64{41, 42} { // it can go on
 		closed = map[string]int64{}
-		if from, err := ColdAggregate(t.Context(), tail, tenants, broker.Partition{Topic: "metrics"}, at, closed, nil); err != nil || from != at || len(closed) > 0 {
-			t.Errorf("at %d it begins at %d, %v, with %v closed", at, from, err, closed)
+		was := broker.Committed{Offset: at, Note: "what was before"}
+		if from, err := ColdAggregate(t.Context(), tail, tenants, broker.Partition{Topic: "metrics"}, was, closed, nil); err != nil || from != was || len(closed) > 0 {
+			t.Errorf("at %d it begins at %v, %v, with %v closed", at, from, err, closed)
 		}
 	}
 }
@@ -51,9 +55,9 @@ func TestAColdAggregateWaitsForATime(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		closed := map[string]int64{}
-		from, err := ColdAggregate(t.Context(), tail, []aggregate.Tenant{{Name: "shop", Shards: 1}}, broker.Partition{Topic: "metrics"}, 40, closed, host(broker.Connection{}, "a", nil).Log)
-		if err != nil || from != 43 || closed["shop"] <= marker {
-			t.Errorf("it begins at %d, %v, with %v closed", from, err, closed)
+		from, err := ColdAggregate(t.Context(), tail, []aggregate.Tenant{{Name: "shop", Shards: 1}}, broker.Partition{Topic: "metrics"}, begun, closed, host(broker.Connection{}, "a", nil).Log)
+		if err != nil || from.Offset != 43 || from.Note != "" || closed["shop"] <= marker {
+			t.Errorf("it begins at %v, %v, with %v closed", from, err, closed)
 		}
 	})
 }

@@ -104,7 +104,7 @@ func (d *Dispatch) open(ctx context.Context, s *Seat) (Owner, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	from := max(at.Offset, 0)
+	from := at.Offset
 	if known && from > 0 {
 		// Everything before the commit is acknowledged, so how far the source is can be told at once. Otherwise one that
 		// is silent would be unknown until it speaks, and hold back the others.

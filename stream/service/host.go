@@ -264,7 +264,14 @@ func (h *Host) commit(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	if err := h.group.Commit(ctx, todo); err != nil {
+	err := h.group.Commit(ctx, todo)
+	if errors.Is(err, broker.ErrNoteTooLarge) { // without notes rather than never
+		for p, to := range todo {
+			todo[p] = broker.Committed{Offset: to.Offset}
+		}
+		err = h.group.Commit(ctx, todo)
+	}
+	if err != nil {
 		h.Log.Warn("commit failed; it is tried again", "err", err)
 		h.mu.Lock()
 		for p, at := range todo {

@@ -126,3 +126,59 @@ func TestAStoppedClientExcusesNobody(t *testing.T) {
 		t.Errorf("hung: %q", hung)
 	}
 }
+
+// A broker that takes shorter notes than one of a commit gets the commit without it.
+func TestACommitWithoutItsNote(t *testing.T) {
+	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, topic))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close) // after the hosts
+	var refused atomic.Int32
+	c.ControlKey(int16(kmsg.OffsetCommit), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		req := r.(*kmsg.OffsetCommitRequest)
+		resp := req.ResponseKind().(*kmsg.OffsetCommitResponse)
+		long := false
+		for _, rt := range req.Topics {
+			topic := kmsg.NewOffsetCommitResponseTopic()
+			topic.Topic, topic.TopicID = rt.Topic, rt.TopicID
+			for _, rp := range rt.Partitions {
+				p := kmsg.NewOffsetCommitResponseTopicPartition()
+				p.Partition, p.ErrorCode = rp.Partition, kerr.OffsetMetadataTooLarge.Code
+				topic.Partitions = append(topic.Partitions, p)
+				long = long || rp.Metadata != nil && *rp.Metadata != ""
+			}
+			resp.Topics = append(resp.Topics, topic)
+		}
+		if long {
+			refused.Add(1)
+		}
+		return resp, nil, long
+	})
+	to := broker.To(c.ListenAddrs()...)
+	for name, fixed := range map[string][]broker.Partition{"a member": nil, "from outside": {{Topic: topic}}} {
+		write(t, to, 0, 10, 1)
+		refused.Store(0)
+		h := host(to, "a", func(_ context.Context, s *Seat) (Owner, int64, error) {
+			return ownerFunc(func(_ context.Context, recs []broker.Record) error {
+				s.CommitTo(broker.Committed{Offset: recs[len(recs)-1].Offset + 1, Note: "of what was before"})
+				return nil
+			}), 0, nil
+		})
+		h.Group, h.Fixed = name, fixed
+		start(t, h)
+		o, err := broker.NewOffsets(to, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer o.Close()
+		await(t, name+" has committed", func() bool {
+			at, ok, err := o.Committed(t.Context(), broker.Partition{Topic: topic})
+			return err == nil && ok && at.Offset >= 10 && at.Note == ""
+		})
+		if refused.Load() == 0 {
+			t.Errorf("%s: nothing was refused", name)
+		}
+	}
+}

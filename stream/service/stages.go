@@ -142,12 +142,9 @@ func (a *Aggregate) Run(ctx context.Context) error {
 
 func (a *Aggregate) open(ctx context.Context, seat *Seat) (Owner, int64, error) {
 	p := seat.Partition
-	at, known, err := seat.Committed(ctx)
+	at, _, err := seat.Committed(ctx)
 	if err != nil {
 		return nil, 0, err
-	}
-	if !known {
-		at = broker.Committed{}
 	}
 	closed := map[string]int64{}
 	for _, t := range a.Tenants {
@@ -163,12 +160,8 @@ func (a *Aggregate) open(ctx context.Context, seat *Seat) (Owner, int64, error) 
 	}
 	told := maps.Clone(closed)
 	if a.Cold {
-		from, err := ColdAggregate(ctx, a.Host.tail, a.Tenants, p, at.Offset, closed, a.Host.Log)
-		if err != nil {
+		if at, err = ColdAggregate(ctx, a.Host.tail, a.Tenants, p, at, closed, a.Host.Log); err != nil {
 			return nil, 0, err
-		}
-		if from != at.Offset {
-			at = broker.Committed{Offset: from}
 		}
 	}
 	state, err := aggregate.New(aggregate.Config{Layer: a.Layer, Partition: p.Partition, Tenants: a.Tenants}, at.Offset, closed, at.Note)
