@@ -189,12 +189,22 @@ func (j *Job) Standing() (*Plan, error) {
 	if err != nil || g == 0 {
 		return nil, err
 	}
-	if _, err := j.Blobs.Get(j.voidName(g)); err == nil {
-		return nil, nil
-	} else if !errors.Is(err, blob.ErrNotFound) {
-		return nil, fmt.Errorf("plan %d: %w", g, err)
+	if void, err := j.isVoid(g); err != nil || void {
+		return nil, err
 	}
 	return j.ReadPlan(g)
+}
+
+// isVoid says whether the plan of a generation was made void.
+func (j *Job) isVoid(generation int64) (bool, error) {
+	_, err := j.Blobs.Get(j.voidName(generation))
+	if errors.Is(err, blob.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("plan %d: %w", generation, err)
+	}
+	return true, nil
 }
 
 // ReadPlan reads the plan of a generation.

@@ -260,10 +260,10 @@ func (j *Job) spares(made map[piece][]string, covered map[int64]*Covered, kept i
 		if !p.mayCover(covered) {
 			continue
 		}
-		if _, err := j.Blobs.Get(j.voidName(g)); err == nil {
+		if void, err := j.isVoid(g); err != nil {
+			return nil, err
+		} else if void {
 			continue
-		} else if !errors.Is(err, blob.ErrNotFound) {
-			return nil, fmt.Errorf("plan %d: %w", g, err)
 		}
 		for i := range p.Windows {
 			delete(free, piece{g, p.Windows[i].Window})

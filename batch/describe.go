@@ -32,10 +32,8 @@ func newDescriber(chain *tenant.Chain, end int64) describer {
 		}
 		d.heads = append(d.heads, heads)
 	}
-	inForce := func(slot int) bool {
-		r := chain.At(end - 1)
-		return r != nil && r.Point(chain.Slots[slot].Point) != nil
-	}
+	last := chain.At(end - 1)
+	inForce := func(slot int) bool { return last != nil && last.Point(chain.Slots[slot].Point) != nil }
 	at := map[string]int{}
 	for i, s := range chain.Slots {
 		if s.From >= end {

@@ -144,10 +144,10 @@ func (j *Job) ReduceWindow(ctx context.Context, p *Plan, window int64) error {
 	if !mayCover(p.Windows[at:], p.Generation, covered) {
 		return nil
 	}
-	if _, err := j.Blobs.Get(j.voidName(p.Generation)); err == nil {
+	if void, err := j.isVoid(p.Generation); err != nil {
+		return err
+	} else if void {
 		return fmt.Errorf("plan %d of %s is void, and what it has made may go: run what is due by a new one", p.Generation, p.Tenant)
-	} else if !errors.Is(err, blob.ErrNotFound) {
-		return fmt.Errorf("plan %d: %w", p.Generation, err)
 	}
 	for i := range p.Windows[:at+1] {
 		done, err := j.reduced(p, i, covered)
@@ -180,11 +180,13 @@ func (j *Job) ReduceWindow(ctx context.Context, p *Plan, window int64) error {
 // reduced says whether window i of a plan is reduced: by the plan itself. That a plan claimed later has covered it is not enough,
 // for the plan's next windows read the plan's own run.
 func (j *Job) reduced(p *Plan, i int, covered map[int64]*Covered) (bool, error) {
-	c := covered[p.Windows[i].Window]
-	if c == nil || c.Generation <= p.Generation {
-		return c != nil && c.Generation == p.Generation, nil
+	if p.done(i, covered) {
+		return true, nil
 	}
-	_, err := j.readRun(runKey{p.Generation, c.Window, wholeRun})
+	if mayCover(p.Windows[i:i+1], p.Generation, covered) {
+		return false, nil
+	}
+	_, err := j.readRun(runKey{p.Generation, p.Windows[i].Window, wholeRun})
 	if errors.Is(err, blob.ErrNotFound) {
 		return false, nil
 	}

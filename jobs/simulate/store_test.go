@@ -117,7 +117,7 @@ func (m *metrics) put(rows []store.Row, rollup bool) error {
 		rows[i].Value = bytes.Clone(rows[i].Value)
 	}
 	slices.SortFunc(rows, func(a, b store.Row) int {
-		return cmp.Or(compareSeries(a.Series, b.Series), cmp.Compare(a.Minute, b.Minute), cmp.Compare(a.Version, b.Version))
+		return cmp.Or(a.Series.Compare(b.Series), cmp.Compare(a.Minute, b.Minute), cmp.Compare(a.Version, b.Version))
 	})
 	m.s.r.Shuffle(len(rows), func(i, j int) { rows[i], rows[j] = rows[j], rows[i] })
 	for len(rows) > 0 {
@@ -137,10 +137,6 @@ func (m *metrics) put(rows []store.Row, rollup bool) error {
 		}
 	}
 	return nil
-}
-
-func compareSeries(a, b store.Series) int {
-	return cmp.Or(strings.Compare(a.Tenant, b.Tenant), strings.Compare(a.Experiment, b.Experiment), strings.Compare(a.Metric, b.Metric), strings.Compare(a.Layer, b.Layer))
 }
 
 // apply writes a row: the greatest version stands.
@@ -170,7 +166,7 @@ func (m *metrics) apply(r *store.Row, rollup bool) {
 	table[r.Series][r.Minute] = held{r.Version, r.Value}
 	if !m.series[r.Series] {
 		m.series[r.Series] = true
-		i, _ := slices.BinarySearchFunc(m.names, r.Series, compareSeries)
+		i, _ := slices.BinarySearchFunc(m.names, r.Series, store.Series.Compare)
 		m.names = slices.Insert(m.names, i, r.Series)
 	}
 	if rollup || same(was.value, r.Value) {

@@ -16,10 +16,12 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"unicode/utf8"
 
 	"tandem/schemas/row"
@@ -58,6 +60,11 @@ type Series struct {
 // String is for messages; names are quoted, so that it is unambiguous.
 func (s Series) String() string {
 	return fmt.Sprintf("tenant %q experiment %q metric %q layer %q", s.Tenant, s.Experiment, s.Metric, s.Layer)
+}
+
+// Compare orders series by tenant, experiment, metric and layer.
+func (s Series) Compare(o Series) int {
+	return cmp.Or(strings.Compare(s.Tenant, o.Tenant), strings.Compare(s.Experiment, o.Experiment), strings.Compare(s.Metric, o.Metric), strings.Compare(s.Layer, o.Layer))
 }
 
 // Check says whether the names keep to the rules. Its error wraps ErrInvalid.

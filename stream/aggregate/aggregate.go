@@ -178,17 +178,19 @@ func (s *State) Take(offset int64, value []byte) error {
 		s.Counts.Unlisted++ // of a topic that the tenant has no more: it will tell no further, and nothing may wait for it
 		return nil
 	}
-	id := shardID{m.Topic, m.Partition}
-	_, known := t.shards[id]
-	shard := t.shard(id)
-	if t.raise(s, shard, generation{m.Generation, m.FirstMinute}, offset) || !known {
-		s.hear(t, shard, offset)
+	shard, news := t.shard(shardID{m.Topic, m.Partition})
+	if t.raise(s, shard, generation{m.Generation, m.FirstMinute}, offset) {
+		news = true
 	}
 	if m.Marker {
 		if mark := t.generations[shard].stands(m.Generation, m.Minute); mark > t.marks[shard] {
-			t.marks[shard] = mark
-			s.hear(t, shard, offset)
+			t.marks[shard], news = mark, true
 		}
+	}
+	if news {
+		s.hear(t, shard, offset)
+	}
+	if m.Marker {
 		return nil
 	}
 	if _, ok := s.bases[m.Minute]; !ok {
@@ -217,15 +219,16 @@ func (s *State) Take(offset int64, value []byte) error {
 	return nil
 }
 
-func (t *tenantState) shard(id shardID) int {
+// shard is a shard's number, and whether it was given out just now.
+func (t *tenantState) shard(id shardID) (i int, fresh bool) {
 	if i, ok := t.shards[id]; ok {
-		return i
+		return i, false
 	}
-	i := len(t.marks)
+	i = len(t.marks)
 	t.shards[id] = i
 	t.marks = append(t.marks, 0)
 	t.generations = append(t.generations, generations{{0, math.MinInt64}})
-	return i
+	return i, true
 }
 
 // raise notes a shard's generation, and says whether it is new. Rows held of lower ones go, from its first minute on.

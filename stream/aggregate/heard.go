@@ -156,26 +156,18 @@ func (s *State) recall(note string) error {
 				}
 				p.generations, more = append(p.generations, g), n&1 == 1
 			}
-			if _, twice := t.known(id); twice && r.err == nil {
-				r.err = fmt.Errorf("partition %d of topic %s is there twice", id.partition, topic)
-			}
 			if t == nil || r.err != nil {
 				continue
 			}
-			i := t.shard(id)
+			i, fresh := t.shard(id)
+			if !fresh {
+				return fmt.Errorf("partition %d of topic %s is there twice", id.partition, topic)
+			}
 			t.marks[i], t.generations[i] = p.mark, p.generations
 			t.past = append(t.past, p)
 		}
 	}
 	return r.err
-}
-
-func (t *tenantState) known(id shardID) (int, bool) {
-	if t == nil {
-		return 0, false
-	}
-	i, ok := t.shards[id]
-	return i, ok
 }
 
 var errShortNote = errors.New("it ends too early")

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"math"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -282,7 +281,7 @@ func (p *GatePart) rows(minutes []heldMinute) (rows []store.Row) {
 		}
 	}
 	slices.SortFunc(rows, func(a, b store.Row) int {
-		return cmp.Or(cmp.Compare(a.Minute, b.Minute), strings.Compare(a.Tenant, b.Tenant), strings.Compare(a.Experiment, b.Experiment), strings.Compare(a.Metric, b.Metric))
+		return cmp.Or(cmp.Compare(a.Minute, b.Minute), a.Series.Compare(b.Series))
 	})
 	return rows
 }

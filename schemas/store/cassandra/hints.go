@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/gocql/gocql"
+	"golang.org/x/sync/errgroup"
 )
 
 // Hint says that a node keeps writes for another one that was away when they were made. Until it has handed them over, whoever
@@ -21,8 +23,12 @@ type Hint struct {
 	Oldest time.Time
 }
 
-// hintsTimeout bounds what asking one node may take.
-const hintsTimeout = 10 * time.Second
+// hintsTimeout bounds what asking one node may take, and hintsAtOnce how many are asked side by side: of a data centre that is gone each
+// takes the whole time.
+const (
+	hintsTimeout = 10 * time.Second
+	hintsAtOnce  = 16
+)
 
 // Hints asks every node that the store's own data centre knows of, also those of others, what they keep for each other. Silent are
 // those that could not be asked, with the reason.
@@ -31,14 +37,22 @@ func (s *Store) Hints(ctx context.Context) (hints []Hint, silent []error, err er
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, node := range nodes {
-		at, err := s.hintsAt(ctx, node)
-		if err != nil {
-			silent = append(silent, fmt.Errorf("node %s: %w", node, err))
-		}
-		hints = append(hints, at...)
+	at, failed := make([][]Hint, len(nodes)), make([]error, len(nodes))
+	var group errgroup.Group
+	group.SetLimit(hintsAtOnce)
+	for i, node := range nodes {
+		group.Go(func() error {
+			at[i], failed[i] = s.hintsAt(ctx, node)
+			return nil
+		})
 	}
-	return hints, silent, ctx.Err()
+	_ = group.Wait() // what failed is by node
+	for i, err := range failed {
+		if err != nil {
+			silent = append(silent, fmt.Errorf("node %s: %w", nodes[i], err))
+		}
+	}
+	return slices.Concat(at...), silent, ctx.Err()
 }
 
 // everyNode is HOST:PORT of every node, for clients.

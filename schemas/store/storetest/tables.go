@@ -2,7 +2,6 @@ package storetest
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -31,7 +30,7 @@ func testHostileNames(t *testing.T, h Harness) {
 			}
 		}
 	}
-	slices.SortFunc(all, compare)
+	slices.SortFunc(all, store.Series.Compare)
 	all = slices.Compact(all)
 	var rows []store.Row
 	for i, s := range all {
@@ -67,11 +66,6 @@ func testHostileNames(t *testing.T, h Harness) {
 			}
 		}
 	}
-}
-
-func compare(a, b store.Series) int {
-	return cmp.Or(strings.Compare(a.Tenant, b.Tenant), strings.Compare(a.Experiment, b.Experiment),
-		strings.Compare(a.Metric, b.Metric), strings.Compare(a.Layer, b.Layer))
 }
 
 func testCatalog(t *testing.T, h Harness) {
