@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"time"
@@ -145,8 +144,8 @@ func streamMemory(ctx context.Context, b *bench, m *meter) error {
 		rows += a.State.Counts.Written
 	}
 	m.note("%.0f MB published, %d rows written", float64(out.bytes)/1e6, rows)
-	if err == nil && rows == 0 {
-		err = fmt.Errorf("no row was written")
+	if err != nil {
+		return err
 	}
-	return err
+	return b.checkTotals(ctx, st, "stream.bench", m)
 }

@@ -85,15 +85,16 @@ func batchRun(ctx context.Context, b *bench, m *meter, name string, reparse bool
 		report, err = job.RunOnce(ctx)
 		return err
 	})
-	if err == nil && report == nil {
+	if err != nil {
+		return err
+	}
+	if report == nil {
 		return fmt.Errorf("nothing was due")
 	}
-	if err == nil {
-		m.n = int(report.Beacons)
-		m.note("%d windows, %d ranges, %d sessions, %d rows; CPU or waiting in ms: plan %d, map %d, reduce %d", report.Windows, report.Ranges, report.Sessions,
-			report.Rows, report.Phases.Plan, report.Phases.Map, report.Phases.Reduce)
-	}
-	return err
+	m.n = int(report.Beacons)
+	m.note("%d windows, %d ranges, %d sessions, %d rows; CPU or waiting in ms: plan %d, map %d, reduce %d", report.Windows, report.Ranges, report.Sessions,
+		report.Rows, report.Phases.Plan, report.Phases.Map, report.Phases.Reduce)
+	return b.checkTotals(ctx, st, "batch.", m)
 }
 
 // bareSize is the size of a file of the rows without their payloads.

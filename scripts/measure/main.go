@@ -35,6 +35,7 @@ type bench struct {
 	keep  string           // folder for what is made once; "" if there is none
 
 	readers time.Duration // for how long many read at once
+	totals  map[string]int64
 }
 
 // stage measures one thing: it calls run with what is to be measured, once.
@@ -45,11 +46,14 @@ type stage struct {
 }
 
 var stages = []stage{
+	{"memory", "bytes of all payloads read, eight at a time: what memory gives one core", readMemory},
+	{"fetch-real", "records read from the Kafka of -kafka and dropped: what the client and decompression take", fetchReal},
 	{"parse", "JSON to beacon, strict", parse},
 	{"fold", "parsed beacons of sorted sessions to sums", fold},
 	{"shard", "records in memory: parse, fold, publish (no broker)", shardMemory},
 	{"aggregate", "what the shard published, to rows that nobody keeps", aggregateMemory},
 	{"stream", "records in memory: shard and aggregates, rows in the embedded store", streamMemory},
+	{"stream-real", "the same from the Kafka of -kafka, and through it between the two", streamReal},
 	{"shard-kafka", "the same from and to an in-process Kafka over TCP, broker included", shardKafka},
 	{"shard-real", "the same from and to the Kafka of -kafka, which is other processes", shardReal},
 	{"dispatch", "raw records in memory, 43 % of them unused: parse, decide, route (no broker)", dispatchMemory},
@@ -72,7 +76,7 @@ func main() {
 	config := flag.String("config", "", "config of its tenant")
 	only := flag.String("stages", "", "comma-separated; all by default")
 	n := flag.Int("n", 1<<30, "at most so many records")
-	kafka := flag.String("kafka", "", "`HOST:PORT,...` of a Kafka for the stage shard-real; without it that is left out")
+	kafka := flag.String("kafka", "", "`HOST:PORT,...` of a Kafka for the stages that end in -real; without it they are left out")
 	site := flag.String("site", "", "archive the records in this `folder`, which becomes a site for tandem batch, and measure nothing")
 	program := flag.String("run", "", "with -site: a tandem `program`, whose batch then runs on the site, a process of its own: its CPU time and memory")
 	profile := flag.String("profile", "", "folder for CPU profiles")

@@ -3,11 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/metrics"
 	"slices"
-	"strings"
 	"time"
 
 	"tandem/core/beacon"
@@ -87,7 +86,7 @@ func beaconsLog(b *bench, topic string) []broker.Record {
 	var p beacon.Parser
 	var x beacon.Beacon
 	slab := make([]byte, 0, 64*len(b.recs))
-	headers := make([]broker.Header, 0, 2*len(b.recs))
+	headers := make([]broker.Header, 0, 2*len(b.recs)+2)
 	keep := func(data []byte) []byte {
 		at := len(slab)
 		slab = append(slab, data...)
@@ -109,6 +108,9 @@ func beaconsLog(b *bench, topic string) []broker.Record {
 		out = append(out, broker.Record{Topic: topic, Time: r.Ingest, Key: keep(x.Session), Value: r.Payload,
 			Headers: header(wire.HeaderOrigin, keep(wire.AppendOrigin(nil, wire.Origin{Offset: int64(i)})))})
 	}
+	// A minute later: so that the last tick ends, and tells of all of them.
+	pr := wire.Progress{Sources: sources, At: []wire.SourceAt{{Source: 0, MS: b.recs[len(b.recs)-1].Ingest + 60_000, Offset: int64(len(b.recs))}}}
+	out = append(out, broker.Record{Topic: topic, Time: pr.At[0].MS, Value: wire.AppendProgress(nil, &pr), Headers: header(wire.HeaderProgress, nil)})
 	for i := range out {
 		out[i].Offset = int64(i)
 	}
@@ -130,8 +132,16 @@ func openWorker(b *bench, out sessionize.Writer, checkpoints int) (*sessionize.W
 }
 
 func openWorkerOf(b *bench, metrics string, out sessionize.Writer, checkpoints int) (*sessionize.Worker, error) {
-	return sessionize.Open(sessionize.Config{Layer: "stream.bench", Topic: "beacons", TopicID: "beacons", MetricsTopic: metrics, MetricsPartitions: 4,
-		TickMS: 60_000, CheckpointTicks: checkpoints}, b.chain, blob.NewMem(), out, noPayload)
+	dir, err := os.MkdirTemp(b.dir, "checkpoints-")
+	if err != nil {
+		return nil, err
+	}
+	blobs, err := blob.OpenDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	return sessionize.Open(sessionize.Config{Layer: "stream.bench", Topic: "beacons", TopicID: "beacons", MetricsTopic: metrics, MetricsPartitions: metricsPartitions,
+		TickMS: 60_000, CheckpointTicks: checkpoints}, b.chain, blobs, out, noPayload)
 }
 
 func noPayload(int64) ([]byte, error) {
@@ -186,81 +196,11 @@ func shardKafka(ctx context.Context, b *bench, m *meter) error {
 	})
 }
 
-// shardReal consumes from and publishes to the Kafka of b.kafka, in topics of this run alone, which it leaves there.
-func shardReal(ctx context.Context, b *bench, m *meter) error {
-	to := broker.To(strings.Split(b.kafka, ",")...)
-	run := fmt.Sprintf(".measure-%d", time.Now().UnixNano())
-	beacons, metrics := "beacons"+run, "metrics"+run
-	if err := createTopics(ctx, to, map[string]int32{beacons: 1, metrics: 4}); err != nil {
-		return err
-	}
-	out, err := broker.NewWriter(to)
-	if err != nil {
-		return err
-	}
-	defer out.Close()
-	log := beaconsLog(b, beacons)
-	if err := inPolls(ctx, log, out.Write); err != nil {
-		return err
-	}
-	end := int64(len(log))
-	rows, err := broker.NewMetricsWriter(to)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	w, err := openWorkerOf(b, metrics, rows, 10)
-	if err != nil {
-		return err
-	}
-	log = nil
-	runtime.GC()
-	return m.run(func() error {
-		return consume(ctx, to, beacons, func() bool { return w.Shard.Offset < end }, w.Handle)
-	})
-}
-
-func createTopics(ctx context.Context, to broker.Connection, partitions map[string]int32) error {
-	topics, err := broker.NewTopics(to)
-	if err != nil {
-		return err
-	}
-	defer topics.Close()
-	for topic, n := range partitions {
-		if _, err := topics.Create(ctx, topic, n); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // inPolls hands records over in pieces of a poll's size.
 func inPolls(ctx context.Context, recs []broker.Record, handle func(context.Context, []broker.Record) error) error {
 	for part := range slices.Chunk(recs, pollSize) {
 		if err := handle(ctx, part); err != nil {
 			return err
-		}
-	}
-	return nil
-}
-
-// consume hands partition 0 of a topic to handle, from its beginning on, as long as there is more.
-func consume(ctx context.Context, to broker.Connection, topic string, more func() bool, handle func(context.Context, []broker.Record) error) error {
-	feed, err := broker.NewFeed(to)
-	if err != nil {
-		return err
-	}
-	defer feed.Close()
-	feed.Add(broker.Partition{Topic: topic}, 0)
-	for more() {
-		for _, batch := range feed.Poll(ctx, pollSize) {
-			if batch.Err != nil {
-				return batch.Err
-			}
-			if err := handle(ctx, batch.Records); err != nil {
-				return err
-			}
-			broker.Recycle(batch.Records)
 		}
 	}
 	return nil

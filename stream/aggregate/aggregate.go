@@ -46,6 +46,8 @@ type State struct {
 	metrics [][3]string // by a metric's name: with each scope, once it is asked for
 	ids     []uint32    // scratch: the names of a message
 	all     []cell      // scratch: the cells of a row
+	due     []due       // scratch of Due, and what it returned
+	rows    []store.Row
 	forms   forms
 	bases   map[int64]int64 // by minute: offset of its first message, of any tenant
 	// changes of shards, by offset, that no commit has passed yet: one a tick and shard, 64 bytes each, as long as minutes stay open.
@@ -101,7 +103,7 @@ func (g generations) stands(n, minute int64) int64 {
 
 type minuteState struct {
 	rows    map[rowID]*rowState
-	touched []rowID
+	touched []*rowState
 }
 
 // rowID is a row's name: interned, and its scope.
@@ -111,6 +113,7 @@ type rowID struct {
 }
 
 type rowState struct {
+	id     rowID
 	shards []contribution
 	last   int64 // offset of the last message that touched it
 	dirty  bool
@@ -243,11 +246,11 @@ func (t *tenantState) raise(s *State, shard int, g generation, offset int64) boo
 		if minute < g.first {
 			continue
 		}
-		for id, r := range ms.rows {
+		for _, r := range ms.rows {
 			for i := range r.shards {
 				if r.shards[i].shard == shard && r.shards[i].generation < g.n {
 					r.shards = slices.Delete(r.shards, i, i+1)
-					ms.touch(id, r, offset)
+					ms.touch(r, offset)
 					break
 				}
 			}
@@ -264,11 +267,11 @@ func (t *tenantState) passed() int64 {
 	return slices.Min(t.marks)
 }
 
-func (ms *minuteState) touch(id rowID, r *rowState, offset int64) {
+func (ms *minuteState) touch(r *rowState, offset int64) {
 	r.last = offset
 	if !r.dirty {
 		r.dirty = true
-		ms.touched = append(ms.touched, id)
+		ms.touched = append(ms.touched, r)
 	}
 }
 
@@ -280,7 +283,7 @@ func (s *State) row(ms *minuteState, shard int, known generations, m *wire.Messa
 	id := rowID{s.ids[r.ExperimentAt], s.ids[r.MetricAt], r.Scope}
 	rs := ms.rows[id]
 	if rs == nil {
-		rs = &rowState{sketch: r.Sketch}
+		rs = &rowState{id: id, sketch: r.Sketch}
 		ms.rows[id] = rs
 	}
 	c := rs.of(shard)
@@ -307,7 +310,7 @@ func (s *State) row(ms *minuteState, shard int, known generations, m *wire.Messa
 		c.parts = nil
 	}
 	c.generation, c.offset = m.Generation, m.Offset
-	ms.touch(id, rs, offset)
+	ms.touch(rs, offset)
 }
 
 var scopes = [...]string{"site.", "assigned.", "fm."}
@@ -351,46 +354,57 @@ func (s *State) metric(id rowID) string {
 	return *name
 }
 
-// Due returns the rows touched since the last call, as they are to be written.
+// due is a row that was touched, of a minute.
+type due struct {
+	minute int64
+	row    *rowState
+}
+
+func (a due) compare(b due) int {
+	x, y := &a.row.id, &b.row.id
+	return cmp.Or(cmp.Compare(x.experiment, y.experiment), cmp.Compare(x.metric, y.metric), cmp.Compare(x.scope, y.scope), cmp.Compare(a.minute, b.minute))
+}
+
+// dueMost rows and fewer: their memory is kept for the next call.
+const dueMost = 1 << 16
+
+// Due returns the rows touched since the last call, as they are to be written, those of a series side by side: so a store finds
+// where they go once. The slice is valid until the next call.
 func (s *State) Due() ([]store.Row, error) {
-	var rows []store.Row
+	if cap(s.rows) > dueMost {
+		s.rows, s.due = nil, nil
+	}
+	rows := s.rows[:0]
 	for _, t := range s.tenants {
-		for _, minute := range sortedMinutes(t) {
-			ms := t.minutes[minute]
-			if len(ms.touched) == 0 {
-				continue
-			}
-			first := s.bases[minute]
-			for _, id := range ms.touched {
-				r := ms.rows[id]
+		list := s.due[:0]
+		for minute, ms := range t.minutes {
+			for _, r := range ms.touched {
 				r.dirty = false
-				value, err := s.encode(r)
-				experiment, name := s.texts[id.experiment], s.metric(id)
-				if err != nil {
-					return nil, fmt.Errorf("metrics partition %d: %s %s minute %d: %w", s.cfg.Partition, experiment, name, minute, err)
-				}
-				rows = append(rows, store.Row{
-					Series:  store.Series{Tenant: t.Name, Experiment: experiment, Metric: name, Layer: s.cfg.Layer},
-					Minute:  minute,
-					Version: r.last - first,
-					Expires: (minute+1)*60000 + t.RetentionMS,
-					Value:   value,
-				})
+				list = append(list, due{minute, r})
 			}
 			ms.touched = ms.touched[:0]
 		}
+		s.due = list
+		slices.SortFunc(list, due.compare)
+		for _, d := range list {
+			experiment, name := s.texts[d.row.id.experiment], s.metric(d.row.id)
+			value, err := s.encode(d.row)
+			if err != nil {
+				return nil, fmt.Errorf("metrics partition %d: %s %s minute %d: %w", s.cfg.Partition, experiment, name, d.minute, err)
+			}
+			rows = append(rows, store.Row{
+				Series:  store.Series{Tenant: t.Name, Experiment: experiment, Metric: name, Layer: s.cfg.Layer},
+				Minute:  d.minute,
+				Version: d.row.last - s.bases[d.minute],
+				Expires: (d.minute+1)*60000 + t.RetentionMS,
+				Value:   value,
+			})
+		}
+		clear(list)
 	}
+	s.rows = rows
 	s.Counts.Written += int64(len(rows))
 	return rows, nil
-}
-
-func sortedMinutes(t *tenantState) []int64 {
-	minutes := make([]int64, 0, len(t.minutes))
-	for m := range t.minutes {
-		minutes = append(minutes, m)
-	}
-	slices.Sort(minutes)
-	return minutes
 }
 
 // Close closes the minutes that all markers have passed, once their rows (Due) are acknowledged, and returns the

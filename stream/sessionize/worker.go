@@ -7,6 +7,7 @@ import (
 	"math"
 	"path"
 	"strings"
+	"sync"
 	"time"
 
 	"tandem/core/tenant"
@@ -344,16 +345,28 @@ func (w *Worker) now() time.Time {
 	return time.Now()
 }
 
+// buffers are those of checkpoints that are written, for the next shard of the process: to have tens of megabytes cleared
+// and mapped again costs as much as to fill them. The collector takes what no shard asks for.
+var buffers sync.Pool // of *[]byte
+
 // checkpoint takes a checkpoint, and deletes old ones once it is safe.
 func (w *Worker) checkpoint() CheckpointStats {
 	s := w.Shard
-	data, err := s.AppendCheckpoint(nil)
+	buf, _ := buffers.Get().(*[]byte)
+	if buf == nil {
+		buf = &[]byte{}
+	}
+	data, err := s.AppendCheckpoint((*buf)[:0])
 	if err != nil {
 		return CheckpointStats{Err: err}
 	}
 	st := CheckpointStats{Taken: true, Bytes: int64(len(data))}
 	name := w.checkpointName(s.ID.Generation, s.Offset)
-	if err := w.blobs.Create(name, data); err != nil && !errors.Is(err, blob.ErrExists) {
+	switch err := w.blobs.Create(name, data); {
+	case err == nil: // else somebody may still be reading it
+		*buf = data
+		buffers.Put(buf)
+	case !errors.Is(err, blob.ErrExists):
 		return CheckpointStats{Err: fmt.Errorf("checkpoint %s: %w", name, err)}
 	}
 	st.Err = w.deleteOld(name)
