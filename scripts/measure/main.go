@@ -66,6 +66,7 @@ var stages = []stage{
 	{"replay-stream", "whole replay, stream only", replayStream},
 	{"replay-batch", "whole replay, archive and batch only", replayBatch},
 	{"backfill", "readers and the stream beside a throttled backfill, and without", beside},
+	{"tick", "what is left when the first minute ends, in 16 shards", tickAtOnce},
 	{"restart", "sessions from a checkpoint", restart},
 	{"serve", "a month of 150 experiments over HTTP; the figures before are of requests", serveMonth},
 	{"idle", "2 million idle sessions: bytes and garbage collection", idle},
@@ -122,7 +123,7 @@ func main() {
 		if *only != "" && !slices.Contains(strings.Split(*only, ","), s.name) {
 			continue
 		}
-		if strings.HasSuffix(s.name, "-real") && *kafka == "" || s.name == "serve" && *keep == "" {
+		if strings.HasSuffix(s.name, "-real") && *kafka == "" || s.name == "serve" && *keep == "" || s.name == "tick" && *only == "" {
 			continue
 		}
 		m := &meter{n: len(b.recs)}

@@ -276,8 +276,15 @@ func wellFormed(chain *tenant.Chain, payload []byte) bool {
 // play runs a whole log through a fresh worker and returns it with what it wrote.
 func play(t testing.TB, chain *tenant.Chain, f *feed, tick int64) (*Worker, []broker.Record) {
 	t.Helper()
+	return playSettling(t, chain, f, tick, settleEvery)
+}
+
+// playSettling is play, with so many records folded at once in the middle of ticks.
+func playSettling(t testing.TB, chain *tenant.Chain, f *feed, tick int64, every int) (*Worker, []broker.Record) {
+	t.Helper()
 	var out sink
 	w := open(t, config(tick), chain, f, blob.NewMem(), &out)
+	w.Shard.every = every
 	handle(t, w, f.recs)
 	return w, out.recs
 }

@@ -26,6 +26,10 @@ const (
 	// maxPending beacons of one session are folded at once, in the middle of a tick: they are deduplicated then, and
 	// a session that floods holds no more than this beside its limit per minute.
 	maxPending = 4096
+	// settleEvery records of a tick are folded at once, before it ends: what a tick is late by is the work left at its end,
+	// and of a busy shard's minute that would be nearly half of all. Less often than a session's beacons come, so that it
+	// is not loaded and stored for each of them.
+	settleEvery = 1 << 16
 	// sealAt open beacons of a session are sealed as far as the watermark allows although others are still open.
 	sealAt = 256
 )
@@ -61,14 +65,14 @@ type Shard struct {
 
 	tick    int64 // index of the tick interval that the greatest progress has reached
 	taken   int   // records since the last tick
+	every   int   // settleEvery, but in tests
 	until   int64 // minutes from it on were never published
 	closed  int64 // watermark at the last Close: what is published of minutes before it is final, and no longer held
 	slab    slab
 	table   *table
-	arena   []byte // beacons since the last tick: 4 bytes place+1 of the session's one before, 4 bytes length, event
+	arena   []byte // beacons not yet settled: 4 bytes place+1 of the session's one before, 4 bytes length, event
 	dirty   []uint32
 	dues    map[int64][]uint32
-	dueMin  int64
 	sums    metric.Sums
 	stale   map[int64]struct{} // minutes whose sketches may hold a visitor that has gone
 	parser  beacon.Parser
@@ -109,7 +113,7 @@ type seenKey struct {
 
 // New returns an empty shard that starts at the given offset.
 func New(id Identity, chain *tenant.Chain, offset int64, payload PayloadAt) *Shard {
-	return &Shard{ID: id, Chain: chain, Offset: offset, Payload: payload, tick: math.MinInt64, dueMin: math.MinInt64,
+	return &Shard{ID: id, Chain: chain, Offset: offset, Payload: payload, tick: math.MinInt64, every: settleEvery,
 		table: newTable(), dues: map[int64][]uint32{}, stale: map[int64]struct{}{}}
 }
 
@@ -134,7 +138,13 @@ func (s *Shard) Take(r *Record) (tick bool, err error) {
 	} else if err := s.beacon(r); err != nil {
 		return false, err
 	}
-	return tick || s.taken >= MaxTickRecords || len(s.arena) >= maxArena, nil
+	if tick || s.taken >= MaxTickRecords || len(s.arena) >= maxArena {
+		return true, nil
+	}
+	if s.taken%s.every == 0 {
+		return false, s.settleAll()
+	}
+	return false, nil
 }
 
 func (s *Shard) progress(p *wire.Progress) (tick bool) {
@@ -267,22 +277,31 @@ func (s *Shard) append(i uint32, e *session.Event) {
 // EndTick folds what the tick brought, ends visits and seals up to the watermark. The rows touched are then read with
 // Rows; Close ends the tick once they are safe.
 func (s *Shard) EndTick() error {
+	if err := s.settleAll(); err != nil {
+		return err
+	}
+	s.taken = 0
+	if err := s.forget(); err != nil {
+		return err
+	}
+	return s.advance()
+}
+
+// settleAll folds all beacons that are not yet.
+func (s *Shard) settleAll() error {
 	for part := range slices.Chunk(s.dirty, peekAhead) {
 		s.peek(part)
 		for _, i := range part {
 			if s.table.entries[i].pending == 0 {
-				continue // settled in the middle of the tick, and quiet since
+				continue // settled by its own number of beacons, and quiet since
 			}
 			if err := s.settle(i); err != nil {
 				return err
 			}
 		}
 	}
-	s.dirty, s.arena, s.taken = s.dirty[:0], s.arena[:0], 0
-	if err := s.forget(); err != nil {
-		return err
-	}
-	return s.advance()
+	s.dirty, s.arena = s.dirty[:0], s.arena[:0]
+	return nil
 }
 
 // peekAhead is the number of sessions whose memory is asked for together.
