@@ -1,5 +1,7 @@
 # Sourced by the other scripts. Linux only: it relies on every 127/8 address answering on loopback, and on /proc.
 set -euo pipefail
+# The first lines of a script are its help.
+case "${1-}" in --help | -h) sed -n '2,${/^#/!q;s/^# \{0,1\}//;p}' "$0"; exit 0 ;; esac
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/tandem-devstack"
 DEVSTACK_HOME="${DEVSTACK_HOME:-$CACHE}"
