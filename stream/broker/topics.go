@@ -50,18 +50,40 @@ func (t *Topics) Create(ctx context.Context, name string, partitions int32) (id 
 	if _, err := t.Make(ctx, name, partitions, -1, config); err != nil {
 		return "", err
 	}
-	found, err := t.Describe(ctx, name)
+	d, err := t.made(ctx, name)
 	if err != nil {
 		return "", err
-	}
-	d, ok := found[name]
-	if !ok {
-		return "", fmt.Errorf("kafka: topic %s: it was made, and is not there", name)
 	}
 	if d.Partitions != partitions {
 		return "", fmt.Errorf("kafka: topic %s has %d partitions, not %d: the number of a topic never changes", name, d.Partitions, partitions)
 	}
 	return d.ID, nil
+}
+
+// madeTries is how often a broker is asked for a topic that was made: they hear of it one after another, and a busy one
+// takes its time.
+const (
+	madeTries = 100
+	madeWait  = 100 * time.Millisecond
+)
+
+// made waits until a topic that was made is there.
+func (t *Topics) made(ctx context.Context, name string) (Topic, error) {
+	for range madeTries {
+		found, err := t.Describe(ctx, name)
+		if err != nil {
+			return Topic{}, err
+		}
+		if d, ok := found[name]; ok {
+			return d, nil
+		}
+		select {
+		case <-ctx.Done():
+			return Topic{}, ctx.Err()
+		case <-time.After(madeWait):
+		}
+	}
+	return Topic{}, fmt.Errorf("kafka: topic %s: it was made, and is not there", name)
 }
 
 // Make makes a topic with these settings, replicated so many times (-1: as the cluster's default says). A topic that is
