@@ -172,12 +172,13 @@ func streamReal(ctx context.Context, b *bench, m *meter) error {
 		})
 		g.Go(func() error {
 			more := func() bool {
+				done := told.Load() // before the offsets are looked at
 				for p := range all {
 					if all[p].State.Offset < out.n[p].Load() {
 						return true
 					}
 				}
-				return !told.Load()
+				return !done
 			}
 			return consume(ctx, r.to, r.metrics, metricsPartitions, more, func(ctx context.Context, recs []broker.Record) error {
 				return all[recs[0].Partition].Handle(ctx, recs)

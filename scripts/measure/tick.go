@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"runtime"
 	"slices"
 	"time"
 
@@ -19,8 +20,8 @@ import (
 const tickShards = 16
 
 // tickAtOnce measures what is left to do when a minute ends: the records of the first minute go to shards until all of them are
-// taken, and then each is told that the minute is over, all at once, on all cores. The figures are of this end alone; how long
-// it takes on the wall is what a minute's rows are late by.
+// taken, and then each is told that the minute is over, all at once, on all cores. The figures are of this end alone, up to where
+// rows would go to the broker; how much a shard has left to fold depends on its number of records (a shard folds every 65,536).
 func tickAtOnce(ctx context.Context, b *bench, m *meter) error {
 	end := b.recs[0].Ingest/60_000*60_000 + 60_000
 	n, _ := slices.BinarySearchFunc(b.recs, end, func(r records.Record, t int64) int { return int(r.Ingest - t) })
@@ -52,8 +53,8 @@ func tickAtOnce(ctx context.Context, b *bench, m *meter) error {
 		workers[p] = w
 	}
 	all := func(handle func(p int) error) error {
-		g, _ := errgroup.WithContext(ctx)
-		g.SetLimit(2)
+		var g errgroup.Group
+		g.SetLimit(runtime.GOMAXPROCS(0))
 		for p := range workers {
 			g.Go(func() error { return handle(p) })
 		}

@@ -371,7 +371,8 @@ const dueMost = 1 << 16
 // Due returns the rows touched since the last call, as they are to be written, those of a series side by side: so a store finds
 // where they go once. The slice is valid until the next call.
 func (s *State) Due() ([]store.Row, error) {
-	if cap(s.rows) > dueMost {
+	clear(s.rows) // their values
+	if len(s.rows) > dueMost {
 		s.rows, s.due = nil, nil
 	}
 	rows := s.rows[:0]

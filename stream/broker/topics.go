@@ -79,7 +79,7 @@ func (t *Topics) made(ctx context.Context, name string) (Topic, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return Topic{}, ctx.Err()
+			return Topic{}, fmt.Errorf("kafka: topic %s: %w", name, ctx.Err())
 		case <-time.After(madeWait):
 		}
 	}
@@ -132,6 +132,10 @@ func (t *Topics) Describe(ctx context.Context, names ...string) (map[string]Topi
 		return nil, fmt.Errorf("kafka: settings of topics: %w", err)
 	}
 	for _, c := range configs {
+		if errors.Is(c.Err, kerr.UnknownTopicOrPartition) {
+			delete(found, c.Name) // it was just made, or deleted, and this broker hears of it otherwise than the one before
+			continue
+		}
 		if c.Err != nil {
 			return nil, fmt.Errorf("kafka: settings of topic %s: %w", c.Name, c.Err)
 		}

@@ -10,6 +10,7 @@ import (
 
 	"tandem/core/session"
 	"tandem/core/tenant"
+	"tandem/schemas/blob"
 	"tandem/schemas/wire"
 )
 
@@ -42,9 +43,8 @@ type header struct {
 	Sessions  int
 }
 
-// MaxCheckpoint bounds a checkpoint, in bytes: an object store takes 5 GB at once. A shard that comes near it (some 20
-// million sessions) needs more partitions.
-const MaxCheckpoint = 4<<30 - 1
+// MaxCheckpoint bounds a checkpoint, in bytes. A shard that comes near it (some 14 million sessions) needs more partitions.
+const MaxCheckpoint = blob.MaxObjectBytes
 
 // AppendCheckpoint appends the state, which must be at a tick's end.
 func (s *Shard) AppendCheckpoint(b []byte) ([]byte, error) {

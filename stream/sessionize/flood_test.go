@@ -97,7 +97,7 @@ func TestAMillionBeaconsOfOneSession(t *testing.T) {
 			if sum := s.Counts.Duplicate + s.Counts.Overflow + int64(openOf(t, s)); sum != int64(n) {
 				t.Errorf("%d beacons are accounted for, of %d", sum, n)
 			}
-			// A tick's arena, doubled by its growth, and what PayloadAt keeps here.
+			// The arena, doubled by its growth, and what PayloadAt keeps here.
 			if most := uint64(n)*(2*60+16) + 16<<20; peak > most {
 				t.Errorf("%d MB were held, at most %d MB are fine", peak>>20, most>>20)
 			}

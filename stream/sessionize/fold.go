@@ -14,51 +14,55 @@ import (
 func appendUint32(b []byte, v uint32) []byte { return binary.LittleEndian.AppendUint32(b, v) }
 func putUint32(b []byte, v uint32)           { binary.LittleEndian.PutUint32(b, v) }
 
-// settle folds a session's beacons since the last tick: onto its head if all of them are strictly later than what it
-// has, else by taking the old run back and adding the new one (SPEC 7).
-func (s *Shard) settle(i uint32) error {
+// settle folds a session's beacons that are not yet: onto its head if all of them are strictly later than what it has,
+// else by taking the old run back and adding the new one (SPEC 7), unless there are more than share times as many open
+// beacons as came: then nothing is done.
+func (s *Shard) settle(i uint32, share int) (done bool, err error) {
 	sc := &s.scratch
 	if err := s.loadPending(i); err != nil {
-		return err
+		return false, err
 	}
 	en := &s.table.entries[i]
 	if s.inOrder(en) {
 		if ascending(sc.pend.Events) {
 			s.pendingBytes()
-			return s.extend(i, sc.pend.Events)
+			return true, s.extend(i, sc.pend.Events)
 		}
 		slices.SortFunc(sc.pend.Events, func(a, b session.Event) int { return session.Compare(&a, &b) })
 		if ascending(sc.pend.Events) {
 			s.eventBytes(sc.pend.Events)
-			return s.extend(i, sc.pend.Events)
+			return true, s.extend(i, sc.pend.Events)
 		}
 		// The order of arrival decides which of two repeats is counted, so begin again.
 		if err := s.loadPending(i); err != nil {
-			return err
+			return false, err
 		}
+	}
+	if int(en.nOpen)/share > int(en.nPend) {
+		return false, nil
 	}
 	sc.old.Reset()
 	if err := decodeRun(&sc.old, s.slab.get(en.open)); err != nil {
-		return s.corrupt(i, err)
+		return false, s.corrupt(i, err)
 	}
 	sc.new.Reset()
 	changed, err := s.merge()
 	if err != nil {
-		return err
+		return false, err
 	}
 	if !changed {
 		en.pending, en.nPend = 0, 0
-		return nil
+		return true, nil
 	}
 	if added, ok := s.later(); ok {
 		s.eventBytes(added)
-		return s.extend(i, added)
+		return true, s.extend(i, added)
 	}
-	return s.refold(i)
+	return true, s.refold(i)
 }
 
-// loadPending reads the session's beacons since the last tick, in the order in which they came, and empties the list.
-// The entry keeps pointing at them until settle is done with it.
+// loadPending reads the session's beacons that are not folded yet, in the order in which they came. The entry keeps
+// pointing at them until settle is done with it.
 func (s *Shard) loadPending(i uint32) error {
 	sc, en := &s.scratch, &s.table.entries[i]
 	sc.order = sc.order[:0]
@@ -97,7 +101,7 @@ func (s *Shard) inOrder(en *entry) bool {
 	return true
 }
 
-// pendingBytes puts the bytes of the session's beacons since the last tick, as they came, into the scratch buffer.
+// pendingBytes puts the bytes of the session's beacons that are not folded yet, as they came, into the scratch buffer.
 func (s *Shard) pendingBytes() {
 	sc := &s.scratch
 	sc.buf = sc.buf[:0]

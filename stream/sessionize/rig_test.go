@@ -130,6 +130,7 @@ func open(t testing.TB, cfg Config, chain *tenant.Chain, f *feed, blobs Blobs, o
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.Shard.every = 7 // so that ticks of few records are folded in pieces too
 	return w
 }
 

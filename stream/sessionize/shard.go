@@ -21,7 +21,7 @@ import (
 const (
 	// MaxTickRecords ends a tick by itself, so that a backlog does not gather in one.
 	MaxTickRecords = 1 << 20
-	// maxArena bytes of beacons since the last tick end it too: with many values and experiments a beacon can be large.
+	// maxArena bytes of beacons not yet folded end it too: with many values and experiments a beacon can be large.
 	maxArena = 512 << 20
 	// maxPending beacons of one session are folded at once, in the middle of a tick: they are deduplicated then, and
 	// a session that floods holds no more than this beside its limit per minute.
@@ -30,6 +30,9 @@ const (
 	// and of a busy shard's minute that would be nearly half of all. Less often than a session's beacons come, so that it
 	// is not loaded and stored for each of them.
 	settleEvery = 1 << 16
+	// refoldShare: a session whose beacons must be folded anew, all that are open, waits for the tick's end while it has more
+	// than so many times as many as came. Else a flood, out of order, would cost as often as there are pieces.
+	refoldShare = 8
 	// sealAt open beacons of a session are sealed as far as the watermark allows although others are still open.
 	sealAt = 256
 )
@@ -142,7 +145,7 @@ func (s *Shard) Take(r *Record) (tick bool, err error) {
 		return true, nil
 	}
 	if s.taken%s.every == 0 {
-		return false, s.settleAll()
+		return false, s.settleAll(refoldShare)
 	}
 	return false, nil
 }
@@ -255,7 +258,8 @@ func (s *Shard) beacon(r *Record) error {
 	}
 	s.append(i, e)
 	if s.table.entries[i].nPend >= maxPending {
-		return s.settle(i)
+		_, err := s.settle(i, math.MaxInt)
+		return err
 	}
 	return nil
 }
@@ -277,7 +281,7 @@ func (s *Shard) append(i uint32, e *session.Event) {
 // EndTick folds what the tick brought, ends visits and seals up to the watermark. The rows touched are then read with
 // Rows; Close ends the tick once they are safe.
 func (s *Shard) EndTick() error {
-	if err := s.settleAll(); err != nil {
+	if err := s.settleAll(math.MaxInt); err != nil {
 		return err
 	}
 	s.taken = 0
@@ -287,20 +291,27 @@ func (s *Shard) EndTick() error {
 	return s.advance()
 }
 
-// settleAll folds all beacons that are not yet.
-func (s *Shard) settleAll() error {
+// settleAll folds the beacons that are not yet, but for those of sessions that wait (settle).
+func (s *Shard) settleAll(share int) error {
+	wait := s.dirty[:0]
 	for part := range slices.Chunk(s.dirty, peekAhead) {
 		s.peek(part)
 		for _, i := range part {
 			if s.table.entries[i].pending == 0 {
 				continue // settled by its own number of beacons, and quiet since
 			}
-			if err := s.settle(i); err != nil {
+			done, err := s.settle(i, share)
+			if err != nil {
 				return err
+			}
+			if !done {
+				wait = append(wait, i)
 			}
 		}
 	}
-	s.dirty, s.arena = s.dirty[:0], s.arena[:0]
+	if s.dirty = wait; len(wait) == 0 {
+		s.arena = s.arena[:0]
+	}
 	return nil
 }
 

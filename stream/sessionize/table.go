@@ -14,7 +14,7 @@ type entry struct {
 	nOpen   uint32
 	first   int64 // ts of the first and last open beacon
 	last    int64
-	pending uint32 // place + 1 of the newest beacon since the last tick, in the tick's arena; 0: none
+	pending uint32 // place + 1 in the arena of the newest beacon that is not folded yet; 0: none
 	nPend   uint32
 	due     int64 // minute after which the session must be looked at: no end of a visit in it is before
 }

@@ -17,8 +17,8 @@ import (
 	"tandem/stream/broker"
 )
 
-// CoreVersion changes when what Fold computes changes: a new generation (DESIGN 4).
-const CoreVersion = 1
+// CoreVersion changes when what Fold computes changes, what a tick touches or where it ends: a new generation (DESIGN 4).
+const CoreVersion = 2
 
 // Config of a shard's worker.
 type Config struct {
@@ -68,7 +68,7 @@ type Worker struct {
 type TickStats struct {
 	Offset, Watermark int64
 	Rows, Bytes       int64
-	Fold, Publish     time.Duration
+	Fold, Publish     time.Duration // Fold: of what was left at its end
 	Checkpoint        CheckpointStats
 }
 

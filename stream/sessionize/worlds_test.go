@@ -24,7 +24,7 @@ func TestWhatStandsIsTheOraclesStream(t *testing.T) {
 		for _, every := range []int64{second, minute, 20 * minute} {
 			f := newFeed(1)
 			f.fill(chain, w.Records, every)
-			worker, out := playSettling(t, chain, f, every, 1+int(seed%20)) // a beacon at a time, or all of them at the tick's end
+			worker, out := playSettling(t, chain, f, every, []int{1, 2, 7, 20, settleEvery}[seed%5])
 			differ(t, "rows", want.RowLines(), lines(chain, standing(t, out)))
 			c := worker.Shard.Counts
 			for name, got := range map[string]int64{"duplicate": c.Duplicate, "overflow": c.Overflow, "late": c.Late,
