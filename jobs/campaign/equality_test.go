@@ -37,6 +37,7 @@ func TestEqual(t *testing.T) {
 			sh := usual()
 			if x.last-x.first > (48 * time.Hour).Milliseconds() {
 				sh.tick = "10m" // each waits for Kafka's acknowledgement, however little has happened in it
+				sh.ahead = "1h" // the dispatchers wait for each other that often
 			}
 			if r.streams == 5 {
 				sh.beacons, sh.metrics = 8, 4 // for every process something to do

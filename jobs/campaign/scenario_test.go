@@ -26,12 +26,13 @@ type shape struct {
 	metrics  int    // partitions of the metrics topic
 	tick     string
 	sessions string // session timeout of the groups
+	ahead    string // how much further than the slowest a raw partition is read
 	fast     bool   // the servers compile all they can: for figures; they take longer to start
 	brokers  int    // of Kafka: 1, or 3 with as many replicas of which 2 must be in sync
 }
 
 func usual() shape {
-	return shape{kind: "history", raw: 4, beacons: 4, metrics: 2, tick: "1m", sessions: "6s", brokers: 1}
+	return shape{kind: "history", raw: 4, beacons: 4, metrics: 2, tick: "1m", sessions: "6s", ahead: "5m", brokers: 1}
 }
 
 // scenario is a site on servers of its own.
@@ -188,7 +189,7 @@ func (s *scenario) service(command, name string, args ...string) *process {
 
 // dispatch and stream start services that take part in their groups.
 func (s *scenario) dispatch(name string, args ...string) *process {
-	return s.service("dispatch", name, append([]string{"--session-timeout", s.shape.sessions}, args...)...)
+	return s.service("dispatch", name, append([]string{"--session-timeout", s.shape.sessions, "--ahead", s.shape.ahead}, args...)...)
 }
 
 func (s *scenario) stream(name string, args ...string) *process {
