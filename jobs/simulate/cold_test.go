@@ -24,9 +24,13 @@ type coldStart struct {
 	generation  int64
 	start       int64 // offset
 	first       int64 // minute
-	told        int64 // minutes before this one had been told whole
+	told        int64 // minutes before this one had been told whole in all partitions
+	most        int64 // and before this one in some
 	incarnation int   // of the shard's claims: they may be lost with all else
 }
+
+// stands is the first minute whose rows are those of this generation: none that was told whole before.
+func (k *coldStart) stands() int64 { return max(k.first, k.told) }
 
 // hole are minutes [from, to) of a tenant that stage 2 may have written in part: some of what was told of them is lost.
 type hole struct {
@@ -238,7 +242,7 @@ func (p *plant) claimMade(c *centre, name string, data []byte) {
 	if is.FirstMinute*60_000 <= moment+skew+60_000 {
 		p.found("cold: %s begins with minute %s, and a beacon before it is of %s", name, minuteText(is.FirstMinute), clock(moment))
 	}
-	told := p.toldWhole(c, topic, n)
+	told, most := p.toldWhole(c, topic, n)
 	incarnation := 0
 	for _, s := range c.seats {
 		if s.kind == "shard" && s.p == part {
@@ -247,7 +251,7 @@ func (p *plant) claimMade(c *centre, name string, data []byte) {
 	}
 	p.met["cold starts"]++
 	p.tell("%s begins without state at %d with minute %s; before %s all was told", name, is.Start, minuteText(is.FirstMinute), minuteText(told))
-	p.checks.colds[k] = append(known, coldStart{generation, is.Start, is.FirstMinute, told, incarnation})
+	p.checks.colds[k] = append(known, coldStart{generation, is.Start, is.FirstMinute, told, most, incarnation})
 }
 
 // comesAgain says of the records of a log which are no beacons, or ones that dispatch is to send again: it had begun further back
@@ -278,10 +282,10 @@ func (c *centre) comesAgain(log []broker.Record) func(r *broker.Record) bool {
 	}
 }
 
-// toldWhole is the minute before which a shard has told all in every partition. What a generation tells after a later one counts only
+// toldWhole is the minute before which a shard has told all in every partition, and the one in that which is furthest. What a generation tells after a later one counts only
 // before the later one's first minute.
-func (p *plant) toldWhole(c *centre, topic string, n int32) int64 {
-	whole := int64(math.MaxInt64)
+func (p *plant) toldWhole(c *centre, topic string, n int32) (whole, most int64) {
+	whole = math.MaxInt64
 	for part := range p.opt.Metrics {
 		told, newest := int64(0), int64(0)
 		firsts := map[int64]int64{}
@@ -304,9 +308,9 @@ func (p *plant) toldWhole(c *centre, topic string, n int32) int64 {
 				told = max(told, minute)
 			}
 		}
-		whole = min(whole, told)
+		whole, most = min(whole, told), max(most, told)
 	}
-	return whole
+	return whole, most
 }
 
 func (p *plant) shopOf(topic string) *shop {
@@ -360,15 +364,15 @@ func (p *plant) isCold(c *centre, x *shop) bool {
 }
 
 // expectCold is what a data centre's stream has of a tenant after cold starts, and of which minutes that is known: for each minute,
-// the oracle's over what each shard has read since the last cold start whose first minute is not after it. Not known are the
-// minutes in between: some of what they count was told, or is lost.
+// the oracle's over what each shard has read since the last cold start that stands for it. Not known are the minutes in between:
+// some of what they count was told, or is lost.
 func (p *plant) expectCold(c *centre, x *shop) (map[string]int64, func(minute int64) bool) {
 	holes := slices.Clone(c.holes)
 	bounds := map[int64]bool{math.MinInt64: true}
 	for n := range p.opt.Shards {
 		for _, k := range p.checks.colds[shardKey{c.name, x.topic, n}] {
-			bounds[k.first] = true
-			holes = append(holes, hole{x.name, k.told, k.first})
+			bounds[k.stands()] = true
+			holes = append(holes, hole{x.name, k.told, k.first}, hole{x.name, k.stands(), k.most})
 		}
 	}
 	lines := map[string]int64{}
@@ -382,7 +386,7 @@ func (p *plant) expectCold(c *centre, x *shop) (map[string]int64, func(minute in
 		for n := range p.opt.Shards {
 			start := int64(0)
 			for _, k := range p.checks.colds[shardKey{c.name, x.topic, n}] {
-				if k.first <= from {
+				if k.stands() <= from {
 					start = k.start
 				}
 			}
@@ -404,7 +408,7 @@ func (p *plant) countCold(c *centre, x *shop, want map[string]int64, known func(
 	first := int64(math.MaxInt64)
 	for n := range p.opt.Shards {
 		for _, k := range p.checks.colds[shardKey{c.name, x.topic, n}] {
-			first = min(first, k.first)
+			first = min(first, k.stands())
 		}
 	}
 	for line := range want {

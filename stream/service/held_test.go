@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"tandem/schemas/store"
+	"tandem/stream/broker"
 )
 
 // TestAStandbyTellsWhatItHolds, by tenant, whatever comes and goes; of a tenant that is written it tells nothing.
@@ -59,5 +60,32 @@ func TestAStandbyTellsWhatItHolds(t *testing.T) {
 		}
 		p.Close()
 		check("let go of")
+	}
+}
+
+// TestAPartThatIsClosedTellsNothing: a partition is let go of while what another one holds is written. Its rows are forgotten, so
+// the store must not learn that its minutes are complete: its next owner reads them again, and a reader would see them change.
+func TestAPartThatIsClosedTellsNothing(t *testing.T) {
+	ctx := context.Background()
+	st, g, first := put(t, heldBytes)
+	second := g.Part(1, nil, nil, func(broker.Committed) {})
+	other := rowOf(6, 1)
+	other.Metric = "site.order"
+	for p, r := range map[*GatePart]store.Row{first: rowOf(5, 1), second: other} {
+		closed := store.Progress{Layer: ownLayer, Partition: p.partition, Tenant: "shop0", ClosedBefore: 20, Version: 1}
+		if err := errors.Join(p.PutRows(ctx, []store.Row{r}), p.PutProgress(ctx, closed)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st.onRow = func(*store.Row) { second.Close() }
+	if err := errors.Join(st.PutActive(ctx, store.Active{Tenant: "shop0", Layer: ownLayer}), g.look(ctx, "shop0")); err != nil {
+		t.Fatal(err)
+	}
+	told, err := st.Progress(ctx, ownLayer, "shop0")
+	if err != nil || len(told) != 1 || told[0].Partition != 0 || told[0].ClosedBefore != 20 {
+		t.Errorf("told is %v, %v; want that of partition 0 alone", told, err)
+	}
+	if written := allRows(t, st); len(written) != 1 {
+		t.Errorf("written are %v, want the row of partition 0", written)
 	}
 }

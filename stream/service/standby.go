@@ -231,6 +231,10 @@ func (g *Gate) opens(ctx context.Context, tenant string, active store.Active) er
 // flush writes what is held of a tenant, and then how far that goes.
 func (p *GatePart) flush(ctx context.Context, tenant string) (n int, err error) {
 	p.gate.mu.Lock()
+	if !p.gate.parts[p] { // closed since: what it held is gone, so nothing is to be told either
+		p.gate.mu.Unlock()
+		return 0, nil
+	}
 	var minutes []heldMinute
 	for m := range p.held {
 		if m.tenant == tenant {
@@ -451,7 +455,9 @@ func (p *GatePart) old() (minutes []heldMinute) {
 			all = append(all, m)
 		}
 	}
-	slices.SortFunc(all, func(a, b heldMinute) int { return int(a.minute - b.minute) })
+	slices.SortFunc(all, func(a, b heldMinute) int {
+		return cmp.Or(cmp.Compare(a.minute, b.minute), cmp.Compare(a.tenant, b.tenant))
+	})
 	for _, m := range all {
 		if excess <= 0 && m.minute >= p.closed[m.tenant].ClosedBefore-heldMinutes {
 			break
