@@ -315,24 +315,30 @@ func (s *scenario) equal(want map[rowKey][]byte) {
 	compare(s.t, "Cassandra", s.rows(), want)
 }
 
-// counter adds up a counter over all processes that run. None that has it is a fault.
+// counter adds up a counter over all processes that run. None that has it is a fault, once they have had time to be given their
+// partitions: what a test waits for may be done before.
 func (s *scenario) counter(name, labels string) float64 {
 	s.t.Helper()
-	sum, lines := 0.0, 0
-	for _, p := range s.procs {
-		if !p.running() {
-			continue
+	for until := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+		sum, lines := 0.0, 0
+		for _, p := range s.procs {
+			if !p.running() {
+				continue
+			}
+			v, n, err := p.metric(name, labels)
+			if err != nil {
+				s.t.Error(err)
+			}
+			sum, lines = sum+v, lines+n
 		}
-		v, n, err := p.metric(name, labels)
-		if err != nil {
-			s.t.Error(err)
+		if lines > 0 {
+			return sum
 		}
-		sum, lines = sum+v, lines+n
+		if time.Now().After(until) {
+			s.t.Errorf("no process has a metric %s{%s}", name, labels)
+			return 0
+		}
 	}
-	if lines == 0 {
-		s.t.Errorf("no process has a metric %s{%s}", name, labels)
-	}
-	return sum
 }
 
 // watch starts the poller.
