@@ -22,6 +22,7 @@ type real struct {
 	to               broker.Connection
 	beacons, metrics string
 	end              int64 // of the beacons
+	rows             *broker.Writer
 }
 
 func openReal(ctx context.Context, b *bench) (*real, error) {
@@ -37,7 +38,10 @@ func openReal(ctx context.Context, b *bench) (*real, error) {
 	defer out.Close()
 	log := beaconsLog(b, r.beacons)
 	r.end = int64(len(log))
-	err = inPolls(ctx, log, out.Write)
+	if err := inPolls(ctx, log, out.Write); err != nil {
+		return nil, err
+	}
+	r.rows, err = broker.NewMetricsWriter(r.to)
 	runtime.GC()
 	return r, err
 }
@@ -92,6 +96,7 @@ func fetchReal(ctx context.Context, b *bench, m *meter) error {
 	if err != nil {
 		return err
 	}
+	defer r.rows.Close()
 	n := int64(0)
 	return m.run(func() error {
 		return consume(ctx, r.to, r.beacons, 1, func() bool { return n < r.end }, func(_ context.Context, recs []broker.Record) error {
@@ -107,12 +112,8 @@ func shardReal(ctx context.Context, b *bench, m *meter) error {
 	if err != nil {
 		return err
 	}
-	rows, err := broker.NewMetricsWriter(r.to)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	w, err := openWorkerOf(b, r.metrics, rows, 10)
+	defer r.rows.Close()
+	w, err := openWorkerOf(b, r.metrics, r.rows, 10)
 	if err != nil {
 		return err
 	}
@@ -143,6 +144,7 @@ func streamReal(ctx context.Context, b *bench, m *meter) error {
 	if err != nil {
 		return err
 	}
+	defer r.rows.Close()
 	st, err := pebblestore.Open(filepath.Join(b.dir, "stream-real"), pebblestore.Options{Now: func() time.Time { return time.UnixMilli(b.recs[0].Ingest) }})
 	if err != nil {
 		return err
@@ -152,12 +154,7 @@ func streamReal(ctx context.Context, b *bench, m *meter) error {
 	if err != nil {
 		return err
 	}
-	rows, err := broker.NewMetricsWriter(r.to)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	out := &toAggregates{out: rows}
+	out := &toAggregates{out: r.rows}
 	w, err := openWorkerOf(b, r.metrics, out, 10)
 	if err != nil {
 		return err
