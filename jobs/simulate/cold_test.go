@@ -282,8 +282,8 @@ func (c *centre) comesAgain(log []broker.Record) func(r *broker.Record) bool {
 	}
 }
 
-// toldWhole is the minute before which a shard has told all in every partition, and the one in that which is furthest. What a generation tells after a later one counts only
-// before the later one's first minute.
+// toldWhole is the minute before which a shard has told all in every partition, and the one in that which is furthest. What a
+// generation tells after a later one counts only before the later one's first minute.
 func (p *plant) toldWhole(c *centre, topic string, n int32) (whole, most int64) {
 	whole = math.MaxInt64
 	for part := range p.opt.Metrics {

@@ -13,7 +13,6 @@ import (
 	"tandem/schemas/archive"
 	"tandem/schemas/blob"
 	"tandem/schemas/store/pebblestore"
-	"tandem/schemas/wire"
 	sarchive "tandem/stream/archive"
 	"tandem/stream/broker"
 )
@@ -28,10 +27,8 @@ func archiver(b *bench, blobs blob.Store) (batch.Topic, *sarchive.Archiver, []br
 	}
 	log := beaconsLog(b, topic.Name)
 	end := b.recs[len(b.recs)-1].Ingest + embedded.Closing(b.chain)
-	sources := wire.Sources{Revision: 1, List: []wire.Source{{Cluster: "c", Topic: "raw", TopicID: "raw", Kind: wire.KindLive}}}
-	p := wire.Progress{Sources: sources, At: []wire.SourceAt{{Source: 0, MS: end, Offset: math.MaxInt32}}}
-	last := broker.Record{Topic: topic.Name, Offset: int64(len(log)), Time: end, Value: wire.AppendProgress(nil, &p),
-		Headers: []broker.Header{{Key: wire.HeaderProgress}}}
+	last := progressRecord(topic.Name, end, math.MaxInt32)
+	last.Offset = int64(len(log))
 	return topic, a, append(log, last), nil
 }
 

@@ -223,9 +223,9 @@ func (s *shardLog) add(key, payload []byte, ingest int64) {
 }
 
 func (s *shardLog) progress(ms int64) {
-	p := wire.Progress{Sources: wire.Sources{Revision: 1, List: []wire.Source{{Cluster: "c", Topic: "raw", TopicID: "raw", Kind: wire.KindLive}}},
-		At: []wire.SourceAt{{Source: 0, MS: ms, Offset: s.next}}}
-	s.recs = append(s.recs, broker.Record{Offset: s.next, Time: ms, Value: wire.AppendProgress(nil, &p), Headers: []broker.Header{{Key: wire.HeaderProgress}}})
+	r := progressRecord("beacons", ms, s.next)
+	r.Offset = s.next
+	s.recs = append(s.recs, r)
 	s.next++
 }
 

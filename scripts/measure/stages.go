@@ -81,12 +81,11 @@ func fold(_ context.Context, b *bench, m *meter) error {
 // beaconsLog turns the records into what dispatch would append to a single partition, progress every 10 s.
 func beaconsLog(b *bench, topic string) []broker.Record {
 	var out []broker.Record
-	sources := wire.Sources{Revision: 1, List: []wire.Source{{Cluster: "c", Topic: "raw", TopicID: "raw", Kind: wire.KindLive}}}
 	told := int64(0)
 	var p beacon.Parser
 	var x beacon.Beacon
 	slab := make([]byte, 0, 64*len(b.recs))
-	headers := make([]broker.Header, 0, 2*len(b.recs)+2)
+	headers := make([]broker.Header, 0, len(b.recs))
 	keep := func(data []byte) []byte {
 		at := len(slab)
 		slab = append(slab, data...)
@@ -101,20 +100,25 @@ func beaconsLog(b *bench, topic string) []broker.Record {
 		r := &b.recs[i]
 		if n := r.Ingest / 10_000; n > told {
 			told = n
-			pr := wire.Progress{Sources: sources, At: []wire.SourceAt{{Source: 0, MS: r.Ingest, Offset: int64(i)}}}
-			out = append(out, broker.Record{Topic: topic, Time: r.Ingest, Value: wire.AppendProgress(nil, &pr), Headers: header(wire.HeaderProgress, nil)})
+			out = append(out, progressRecord(topic, r.Ingest, int64(i)))
 		}
 		p.Parse(r.Payload, &x)
 		out = append(out, broker.Record{Topic: topic, Time: r.Ingest, Key: keep(x.Session), Value: r.Payload,
 			Headers: header(wire.HeaderOrigin, keep(wire.AppendOrigin(nil, wire.Origin{Offset: int64(i)})))})
 	}
 	// A minute later: so that the last tick ends, and tells of all of them.
-	pr := wire.Progress{Sources: sources, At: []wire.SourceAt{{Source: 0, MS: b.recs[len(b.recs)-1].Ingest + 60_000, Offset: int64(len(b.recs))}}}
-	out = append(out, broker.Record{Topic: topic, Time: pr.At[0].MS, Value: wire.AppendProgress(nil, &pr), Headers: header(wire.HeaderProgress, nil)})
+	out = append(out, progressRecord(topic, b.recs[len(b.recs)-1].Ingest+60_000, int64(len(b.recs))))
 	for i := range out {
 		out[i].Offset = int64(i)
 	}
 	return out
+}
+
+// progressRecord tells that the one source, a raw partition, was read up to an offset and a time.
+func progressRecord(topic string, ms, offset int64) broker.Record {
+	p := wire.Progress{Sources: wire.Sources{Revision: 1, List: []wire.Source{{Cluster: "c", Topic: "raw", TopicID: "raw", Kind: wire.KindLive}}},
+		At: []wire.SourceAt{{Source: 0, MS: ms, Offset: offset}}}
+	return broker.Record{Topic: topic, Time: ms, Value: wire.AppendProgress(nil, &p), Headers: []broker.Header{{Key: wire.HeaderProgress}}}
 }
 
 type discard struct{ records, bytes int64 }

@@ -28,7 +28,8 @@ func tickAtOnce(ctx context.Context, b *bench, m *meter) error {
 	first := *b
 	first.recs = b.recs[:n]
 	log := beaconsLog(&first, "beacons")
-	log = log[:len(log)-1] // progress beyond the end
+	over := log[len(log)-1] // progress beyond the end
+	log = log[:len(log)-1]
 	var parts [tickShards][]broker.Record
 	for i := range log {
 		r := log[i]
@@ -67,9 +68,6 @@ func tickAtOnce(ctx context.Context, b *bench, m *meter) error {
 	before := cpuTime() - began
 	var longest [tickShards]time.Duration
 	m.n = n
-	pr := wire.Progress{Sources: wire.Sources{Revision: 1, List: []wire.Source{{Cluster: "c", Topic: "raw", TopicID: "raw", Kind: wire.KindLive}}},
-		At: []wire.SourceAt{{Source: 0, MS: end, Offset: int64(n)}}}
-	over := broker.Record{Topic: "beacons", Time: end, Value: wire.AppendProgress(nil, &pr), Headers: []broker.Header{{Key: wire.HeaderProgress}}}
 	err := m.run(func() error {
 		return all(func(p int) error {
 			workers[p].Ticked = func(t sessionize.TickStats) { longest[p] = t.Fold + t.Publish }

@@ -23,7 +23,6 @@ func (b *bench) expected() (map[string]int64, error) {
 	}
 	type payload struct {
 		ID, Session, Point string
-		TS                 int64
 		Values             map[string]float64
 		Experiments        map[string]string
 	}

@@ -347,15 +347,12 @@ func (w *Worker) now() time.Time {
 
 // buffers are those of checkpoints that are written, for the next shard of the process: to have tens of megabytes cleared
 // and mapped again costs as much as to fill them. The collector takes what no shard asks for.
-var buffers sync.Pool // of *[]byte
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // checkpoint takes a checkpoint, and deletes old ones once it is safe.
 func (w *Worker) checkpoint() CheckpointStats {
 	s := w.Shard
-	buf, _ := buffers.Get().(*[]byte)
-	if buf == nil {
-		buf = &[]byte{}
-	}
+	buf := buffers.Get().(*[]byte)
 	data, err := s.AppendCheckpoint((*buf)[:0])
 	if err != nil {
 		return CheckpointStats{Err: err}
