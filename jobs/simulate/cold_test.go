@@ -156,9 +156,8 @@ func (k *kafka) truncate(p broker.Partition, at int64) {
 	}
 }
 
-// tail implements service.Tail for the owner of a partition. It waits for the first record that tells the time, as those who
-// ask would.
-func (t *tenure) tail(_ context.Context, p broker.Partition) (first, next int64, last []broker.Record, err error) {
+// tail implements service.Tail for the owner of a partition.
+func (t *tenure) tail(_ context.Context, p broker.Partition, after int64) (first, next int64, recs []broker.Record, err error) {
 	k := t.c.kafka
 	if err := k.s.step("tail"); err != nil {
 		return 0, 0, nil, err
@@ -166,14 +165,8 @@ func (t *tenure) tail(_ context.Context, p broker.Partition) (first, next int64,
 	if k.s.fault("poll", .003) {
 		return 0, 0, nil, fmt.Errorf("tail %s: %w", p.Topic, errInjected)
 	}
-	some := func() bool {
-		return p.Topic != metricsTopic && k.has(p, k.starts[p]) || slices.ContainsFunc(k.logs[p][k.starts[p]:], func(r broker.Record) bool {
-			m, err := wire.ReadMessage(r.Value)
-			return err == nil && m.Marker && m.Minute > 0
-		})
-	}
-	if !some() {
-		if err := k.s.wait(func() bool { return t.leaving || some() }, 1<<62); err != nil {
+	if after >= 0 && !k.has(p, after) {
+		if err := k.s.wait(func() bool { return t.leaving || k.has(p, after) }, 1<<62); err != nil {
 			return 0, 0, nil, err
 		}
 	}
@@ -181,7 +174,10 @@ func (t *tenure) tail(_ context.Context, p broker.Partition) (first, next int64,
 		return 0, 0, nil, errLeft
 	}
 	first, next = k.starts[p], int64(len(k.logs[p]))
-	return first, next, slices.Clone(k.logs[p][max(first, next-1000):next]), nil
+	if after < 0 {
+		after = next - 1000
+	}
+	return first, next, slices.Clone(k.logs[p][max(first, after):next]), nil
 }
 
 // claimed is what a checker reads of a claim.

@@ -26,8 +26,9 @@ type metrics struct {
 	names    []store.Series // those, in order
 
 	versions map[versionKey][]byte
-	place    map[placeKey]int32 // of a stream's row: the metrics partition that it came by
-	layers   map[string]int     // of streams: partitions of the metrics topic
+	place    map[placeKey]int32    // of a stream's row: the metrics partition that it came by
+	layers   map[string]int        // of streams: partitions of the metrics topic
+	leftOut  map[placedMinute]bool // minutes that were covered when they were closed: a standby leaves them out, and its next owner may write them
 	covered  func(c store.Coverage)
 	untold   func(tenant, layer string, minute int64) bool
 }
@@ -46,6 +47,12 @@ type versionKey struct {
 // placeKey names a row of whatever minute.
 type placeKey struct{ tenant, layer, experiment, metric string }
 
+// placedMinute is a minute of a layer in a metrics partition.
+type placedMinute struct {
+	progressKey
+	minute int64
+}
+
 type windowKey struct {
 	tenant string
 	window int64 // minutes
@@ -63,7 +70,8 @@ type progressKey struct {
 
 func newMetrics(s *sim) *metrics {
 	return &metrics{s: s, rows: map[store.Series]map[int64]held{}, rollups: map[store.Series]map[int64]held{}, progress: map[progressKey]store.Progress{},
-		coverage: map[windowKey]store.Coverage{}, active: map[string]store.Active{}, series: map[store.Series]bool{}, versions: map[versionKey][]byte{}, place: map[placeKey]int32{}, layers: map[string]int{}}
+		coverage: map[windowKey]store.Coverage{}, active: map[string]store.Active{}, series: map[store.Series]bool{}, versions: map[versionKey][]byte{}, place: map[placeKey]int32{}, layers: map[string]int{},
+		leftOut: map[placedMinute]bool{}}
 }
 
 // write does one write, or fails with or without it having been done, now or later.
@@ -174,10 +182,9 @@ func (m *metrics) apply(r *store.Row, rollup bool) {
 	}
 	if n := m.layers[r.Layer]; n > 0 {
 		if p, ok := m.place[placeKey{r.Tenant, r.Layer, r.Experiment, r.Metric}]; ok {
-			closed := m.progress[progressKey{r.Tenant, r.Layer, p}].ClosedBefore
-			// A standby leaves out what is covered, and its next owner may not know yet that it is.
-			_, covered := m.coverage[windowKey{r.Tenant, r.Minute - r.Minute%30}]
-			if r.Minute < closed && (had || !covered) && !m.untold(r.Tenant, r.Layer, r.Minute) {
+			k := progressKey{r.Tenant, r.Layer, p}
+			closed := m.progress[k].ClosedBefore
+			if r.Minute < closed && !m.leftOut[placedMinute{k, r.Minute}] && !m.untold(r.Tenant, r.Layer, r.Minute) {
 				s.found("closed minutes: %s, minute %s changes from %s to %s though partition %d is closed before %s", r.Series, minuteText(r.Minute),
 					cells(was.value), cells(r.Value), p, minuteText(closed))
 			}
@@ -300,6 +307,14 @@ func (m *metrics) PutProgress(_ context.Context, p store.Progress) error {
 		k := progressKey{p.Tenant, p.Layer, p.Partition}
 		if is, ok := m.progress[k]; ok && cmp.Or(cmp.Compare(is.ClosedBefore, p.ClosedBefore), cmp.Compare(is.Version, p.Version)) >= 0 {
 			return
+		}
+		for w := range m.coverage {
+			if w.tenant != p.Tenant {
+				continue
+			}
+			for minute := max(w.window, m.progress[k].ClosedBefore); minute < min(w.window+30, p.ClosedBefore); minute++ {
+				m.leftOut[placedMinute{k, minute}] = true
+			}
 		}
 		m.progress[k] = p
 		m.s.note("progress", p.Tenant, p.Layer, fmt.Sprint(p.ClosedBefore))

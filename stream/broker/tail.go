@@ -8,12 +8,16 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 )
 
-// tailRecords is how many records before the end tell the moment of a log. Their times go back and forth by what the
+// tailRecords is how many records before the end tell the moment of a log at first. Their times go back and forth by what the
 // sources lag behind each other.
 const tailRecords = 1000
 
-// Tail returns the first offset of a partition, the offset after its last record, and its last records, if it has any.
-func Tail(ctx context.Context, to Connection, p Partition) (first, next int64, last []Record, err error) {
+// LastRecords asks Tail for the last records.
+const LastRecords = -1
+
+// Tail returns the first offset of a partition, the offset after its last record, and its last records, if it has any; or, given an
+// offset, those from there on, and waits for the first of them.
+func Tail(ctx context.Context, to Connection, p Partition, after int64) (first, next int64, recs []Record, err error) {
 	c, err := to.open()
 	if err != nil {
 		return 0, 0, nil, err
@@ -35,7 +39,9 @@ func Tail(ctx context.Context, to Connection, p Partition) (first, next int64, l
 	}
 	first, next = start.Offset, end.Offset
 	from := max(first, next-tailRecords)
-	if from >= next {
+	if after != LastRecords {
+		from = max(first, after)
+	} else if from >= next {
 		return first, next, nil, nil
 	}
 	r, err := NewReader(to, map[Partition]int64{p: from})
@@ -43,15 +49,17 @@ func Tail(ctx context.Context, to Connection, p Partition) (first, next int64, l
 		return 0, 0, nil, err
 	}
 	defer r.Close()
-	for from < next {
-		recs, err := r.Poll(ctx, tailRecords)
+	for from < next || len(recs) == 0 {
+		more, err := r.Poll(ctx, tailRecords)
 		if err != nil {
 			return 0, 0, nil, err
 		}
-		last = append(last, recs...)
-		from = last[len(last)-1].Offset + 1
+		recs = append(recs, more...)
+		if len(more) > 0 {
+			from = more[len(more)-1].Offset + 1
+		}
 	}
-	return first, from, last, nil
+	return first, from, recs, nil
 }
 
 // Payload reads the value of one record, with a connection of its own: it is rare.
