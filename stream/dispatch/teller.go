@@ -15,7 +15,7 @@ import (
 // reads, once all that was read of them is acknowledged. Safe for concurrent use.
 type Teller struct {
 	Routes map[string]*Route
-	// EveryMS is the record time between progress records: 10 s, or a tick if that is shorter.
+	// EveryMS is the record time between progress records.
 	EveryMS int64
 	// PatienceMS is how far a source may lag behind the others before it is set aside, and BackMS how near it must come
 	// to be taken back (DESIGN 4). 0: never.
@@ -31,6 +31,7 @@ type Teller struct {
 	told    map[int]int64         // ms that was last told, by source
 	waiting map[int]int64         // by source that may not be read on: the time of its next record; others may wait for it to be told to the ms
 	view    []seen                // how far each source is known to be, by any dispatcher
+	moved   chan struct{}         // closed when something is heard; nil: nobody waits for it
 }
 
 // seen is what is known of a source.
@@ -158,6 +159,20 @@ func (t *Teller) Heard(p *wire.Progress) {
 			t.view[i].set(slices.Contains(p.Aside, i))
 		}
 	}
+	if t.moved != nil {
+		close(t.moved)
+		t.moved = nil
+	}
+}
+
+// Moved returns a channel that is closed when the next progress record is heard. Who asks for it before Allowed misses none.
+func (t *Teller) Moved() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.moved == nil {
+		t.moved = make(chan struct{})
+	}
+	return t.moved
 }
 
 // Allowed is how many of the next records of a source may be read: up to a record time so far ahead of the slowest source

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +28,7 @@ type Dispatch struct {
 	teller *dispatch.Teller
 	writer *broker.Writer
 	live   map[string]bool // raw topics that heartbeats are written to, by name
+	wake   chan struct{}   // a source has come to wait: tell at once
 	heard  atomic.Int64    // ms of the clock when the tail was last at the end of progress; 0: not yet
 
 	Told, Beats, Paced atomic.Int64 // progress records and heartbeats written; waits for slower sources
@@ -36,7 +38,7 @@ type Dispatch struct {
 }
 
 const (
-	progressEvery = 10 * time.Second // of record time, at most
+	progressEvery = 10 * time.Second // of record time, at most, where a source is live
 	beatEvery     = 5 * time.Second
 	sourcesEvery  = 10 * time.Second
 	// tailRecords is how many records before the end of a beacons partition are read for progress at the start.
@@ -44,6 +46,15 @@ const (
 	// currentFor is how long after it was heard at the end of the log the progress of others counts as known.
 	currentFor = 30 * time.Second
 )
+
+// every is the record time between progress records. It bounds how old what live sources tell is, and costs an acknowledgement each time,
+// however little happened in it: of sources that are history there is one for each tick.
+func every(list wire.Sources, tick time.Duration) time.Duration {
+	if slices.ContainsFunc(list.List, func(s wire.Source) bool { return s.Kind != wire.KindHistory }) {
+		return min(progressEvery, tick)
+	}
+	return tick
+}
 
 // Run dispatches until the context ends.
 func (d *Dispatch) Run(ctx context.Context) error {
@@ -59,13 +70,13 @@ func (d *Dispatch) Run(ctx context.Context) error {
 	}
 	defer d.writer.Close()
 	d.Host.writes(d.writer)
-	teller := &dispatch.Teller{Routes: d.Routes, EveryMS: min(progressEvery, d.Tick).Milliseconds(), Out: told{d.writer, d},
+	teller := &dispatch.Teller{Routes: d.Routes, EveryMS: every(list, d.Tick).Milliseconds(), Out: told{d.writer, d},
 		PatienceMS: d.Patience.Milliseconds(), BackMS: min(d.Ahead, d.Patience).Milliseconds()}
 	teller.SetSources(list)
 	d.mu.Lock()
 	d.teller = teller
 	d.mu.Unlock()
-	d.live = map[string]bool{}
+	d.live, d.wake = map[string]bool{}, make(chan struct{}, 1)
 	for _, s := range list.List {
 		d.live[s.Topic] = s.Kind == wire.KindLive
 	}
@@ -123,16 +134,22 @@ func (d *Dispatch) open(ctx context.Context, s *Seat) (Owner, int64, error) {
 // Handle waits where the partition is too far ahead of others, and commits once all that it wrote is acknowledged.
 func (o *rawOwner) Handle(ctx context.Context, recs []broker.Record) error {
 	for len(recs) > 0 {
+		moved := o.d.teller.Moved()
 		n := o.d.teller.Allowed(o.source, o.d.Ahead.Milliseconds(), recs)
 		if n == 0 {
 			o.d.Paced.Add(1)
 			o.seat.alive()
+			select { // others may wait for this one, and they for others: how soon each tells is how fast history is read
+			case o.d.wake <- struct{}{}:
+			default: // somebody else has asked, and it has not begun
+			}
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
 			case <-o.seat.left:
 				return context.Canceled
-			case <-time.After(100 * time.Millisecond):
+			case <-moved:
+			case <-time.After(time.Second):
 			}
 			continue
 		}
@@ -150,7 +167,7 @@ func (o *rawOwner) Handle(ctx context.Context, recs []broker.Record) error {
 // Close is called when the partition goes to another, or is opened anew.
 func (o *rawOwner) Close() { o.d.teller.Forget(o.source) }
 
-// tell tells of progress that is not told in passing: that of sources behind the furthest.
+// tell tells of progress that is not told in passing: that of sources behind the furthest, and of those that wait.
 func (d *Dispatch) tell(ctx context.Context) {
 	every := time.NewTicker(min(time.Second, d.Tick/2))
 	defer every.Stop()
@@ -167,21 +184,21 @@ func (d *Dispatch) tell(ctx context.Context) {
 			} else {
 				d.teller.SetSources(s)
 			}
+			continue
 		case <-every.C:
-			now := time.Now()
-			if !d.teller.Due() && !(d.teller.Waits() && now.Sub(last) >= progressEvery) {
-				continue
-			}
-			last = now
-			clock := now.UnixMilli()
-			if now.Sub(time.UnixMilli(d.heard.Load())) > currentFor {
-				clock = 0
-			}
-			if err := d.teller.Tell(ctx, clock); err != nil {
-				if ctx.Err() == nil {
-					d.Host.Log.Error("progress not written; it is told again with the next", "err", err)
-				}
-			}
+		case <-d.wake:
+		}
+		now := time.Now()
+		if !d.teller.Due() && !(d.teller.Waits() && now.Sub(last) >= progressEvery) {
+			continue
+		}
+		last = now
+		clock := now.UnixMilli()
+		if now.Sub(time.UnixMilli(d.heard.Load())) > currentFor {
+			clock = 0
+		}
+		if err := d.teller.Tell(ctx, clock); err != nil && ctx.Err() == nil {
+			d.Host.Log.Error("progress not written; it is told again with the next", "err", err)
 		}
 	}
 }
