@@ -96,7 +96,7 @@ func TestBacklog(t *testing.T) {
 // give with the times that the broker gave them.
 func TestLive(t *testing.T) {
 	devstack.Need(t)
-	phase, rate := 12*time.Second, int64(500)
+	phase, rate := 9*time.Second, int64(500)
 	if *long {
 		phase, rate = 2*time.Minute, 2000
 	}

@@ -234,7 +234,7 @@ func cold(t *testing.T, left int64) {
 		t.Errorf("a stream without a state to go on from exits with %d, want 1", code)
 	}
 	s.stream("cold", "--cold")
-	// A log without records does not tell the time: it comes with the next progress.
+	// A log without records does not tell the time: it comes with the next progress, ten seconds later at most.
 	var beats []raw
 	for p := range s.shape.raw {
 		beats = append(beats, raw{int32(p), half.last + 20_000, nil})

@@ -146,6 +146,19 @@ func (t *Teller) Waits() bool {
 	return len(t.waiting) > 0
 }
 
+// Untold says whether a source of this process is further than was told. What comes to rest within an interval is to be told after a
+// while: a shard that begins without state waits for it.
+func (t *Teller) Untold() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for src, a := range t.at {
+		if a.MS > t.told[src] {
+			return true
+		}
+	}
+	return false
+}
+
 // Heard takes a progress record of any dispatcher, this one included.
 func (t *Teller) Heard(p *wire.Progress) {
 	t.mu.Lock()

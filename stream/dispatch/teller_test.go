@@ -278,3 +278,29 @@ func TestGroupsAndPartitionsAreFunctionsOfTheSession(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatRestsWithinAnIntervalIsUntold: it is not due, but somebody may wait for it. And who waits for others is woken by what is heard.
+func TestWhatRestsWithinAnIntervalIsUntold(t *testing.T) {
+	x, _ := teller(1)
+	x.Read(0, t0, 1)
+	for i, want := range []struct{ due, untold bool }{{true, true}, {false, false}, {false, true}, {false, false}} {
+		if due, untold := x.Due(), x.Untold(); due != want.due || untold != want.untold {
+			t.Errorf("step %d: due %t, untold %t, want %+v", i, due, untold, want)
+		}
+		if i == 1 {
+			x.Read(0, t0+second, 2)
+			continue
+		}
+		if err := x.Tell(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	moved := x.Moved()
+	select {
+	case <-moved:
+		t.Error("something has moved, and nothing was heard")
+	default:
+	}
+	x.Heard(&wire.Progress{Sources: list(1)})
+	<-moved
+}

@@ -189,7 +189,7 @@ func (d *Dispatch) tell(ctx context.Context) {
 		case <-d.wake:
 		}
 		now := time.Now()
-		if !d.teller.Due() && !(d.teller.Waits() && now.Sub(last) >= progressEvery) {
+		if !d.teller.Due() && !(now.Sub(last) >= progressEvery && (d.teller.Waits() || d.teller.Untold())) {
 			continue
 		}
 		last = now
