@@ -55,7 +55,7 @@ func firstIngest(chain *tenant.Chain, gaps []tenant.Gap) int64 {
 
 // bringPartition reads a raw partition from its beginning, which must reach back to an ingest time, to its end as it is now.
 func bringPartition(ctx context.Context, to broker.Connection, p broker.Partition, since int64, k *batch.RawKeeper) (n int64, err error) {
-	first, next, _, err := broker.Tail(ctx, to, p, broker.LastRecords)
+	first, next, err := broker.Bounds(ctx, to, p)
 	if err != nil || first == next {
 		return 0, err
 	}

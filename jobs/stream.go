@@ -23,7 +23,9 @@ alone. Killed at any moment it goes on from its newest checkpoint and comes to t
 topic is made by tandem topics apply --layer NAME.
 
 A shard whose state is gone, or whose log no longer has what comes after it, ends the process with an error; so does a
-partition of stage 2. With --cold these begin at the end of their log, and with the first minute that they know whole.
+partition of stage 2. With --cold these begin at the end of their log, a shard once every raw partition that is not set aside has
+told how far it is (tandem dispatch must run), stage 2 once every shard has, and with the first minute that
+they know whole.
 
 With --standby stage 2 does not write the rows of a tenant but holds them in memory, each minute until the batch has covered
 it, at most 512 MiB of them and 12 hours back; what is older is written. When its layer becomes the tenant's active one, or

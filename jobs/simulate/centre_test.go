@@ -338,7 +338,7 @@ func (t *tenure) shard() error {
 	cfg := sessionize.Config{Layer: c.layer, Topic: t.p.Topic, TopicID: t.p.Topic, Partition: t.p.Partition,
 		MetricsTopic: metricsTopic, MetricsPartitions: int(c.s.opt.Metrics), TickMS: c.tickMS, CheckpointTicks: c.s.opt.CheckpointTicks}
 	if c.cold {
-		if err := service.ColdShard(context.Background(), t.tail, cfg, t.shop.chain, c.blobs, t.p, quietLog); err != nil {
+		if err := service.ColdShard(context.Background(), logOf{t}, cfg, t.shop.chain, c.blobs, t.p, quietLog); err != nil {
 			return err
 		}
 	}
@@ -388,7 +388,7 @@ func (t *tenure) aggregate() error {
 	}
 	told := maps.Clone(closed)
 	if c.cold {
-		next, err := service.ColdAggregate(context.Background(), t.tail, cfg.Tenants, t.p, at, closed, quietLog)
+		next, err := service.ColdAggregate(context.Background(), logOf{t}, cfg.Tenants, t.p, at, closed, quietLog)
 		if err != nil {
 			return err
 		}

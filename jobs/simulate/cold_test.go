@@ -156,28 +156,51 @@ func (k *kafka) truncate(p broker.Partition, at int64) {
 	}
 }
 
-// tail implements service.Tail for the owner of a partition.
-func (t *tenure) tail(_ context.Context, p broker.Partition, after int64) (first, next int64, recs []broker.Record, err error) {
+// logOf implements service.Log for the owner of a partition.
+type logOf struct{ *tenure }
+
+func (t logOf) read(what string, p broker.Partition) error {
 	k := t.c.kafka
-	if err := k.s.step("tail"); err != nil {
-		return 0, 0, nil, err
+	if err := k.s.step(what); err != nil {
+		return err
 	}
 	if k.s.fault("poll", .003) {
-		return 0, 0, nil, fmt.Errorf("tail %s: %w", p.Topic, errInjected)
+		return fmt.Errorf("%s %s: %w", what, p.Topic, errInjected)
 	}
-	if after >= 0 && !k.has(p, after) {
-		if err := k.s.wait(func() bool { return t.leaving || k.has(p, after) }, 1<<62); err != nil {
-			return 0, 0, nil, err
+	return nil
+}
+
+func (t logOf) Bounds(_ context.Context, p broker.Partition) (first, next int64, err error) {
+	if err := t.read("bounds", p); err != nil {
+		return 0, 0, err
+	}
+	return t.c.kafka.starts[p], int64(len(t.c.kafka.logs[p])), nil
+}
+
+func (t logOf) Follow(_ context.Context, p broker.Partition, from int64, fn func(recs []broker.Record) (bool, error)) error {
+	k := t.c.kafka
+	for {
+		if err := t.read("follow", p); err != nil {
+			return err
+		}
+		if !k.has(p, from) {
+			if err := k.s.wait(func() bool { return t.leaving || k.has(p, from) }, 1<<62); err != nil {
+				return err
+			}
+		}
+		if t.leaving {
+			return errLeft
+		}
+		if from < k.starts[p] {
+			return errNoRange
+		}
+		recs := k.logs[p][from:]
+		recs = recs[:1+k.s.r.IntN(len(recs))]
+		from += int64(len(recs))
+		if enough, err := fn(slices.Clone(recs)); enough || err != nil {
+			return err
 		}
 	}
-	if t.leaving {
-		return 0, 0, nil, errLeft
-	}
-	first, next = k.starts[p], int64(len(k.logs[p]))
-	if after < 0 {
-		after = next - 1000
-	}
-	return first, next, slices.Clone(k.logs[p][max(first, after):next]), nil
 }
 
 // claimed is what a checker reads of a claim.

@@ -8,58 +8,53 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 )
 
-// tailRecords is how many records before the end tell the moment of a log at first. Their times go back and forth by what the
-// sources lag behind each other.
-const tailRecords = 1000
-
-// LastRecords asks Tail for the last records.
-const LastRecords = -1
-
-// Tail returns the first offset of a partition, the offset after its last record, and its last records, if it has any; or, given an
-// offset, those from there on, and waits for the first of them.
-func Tail(ctx context.Context, to Connection, p Partition, after int64) (first, next int64, recs []Record, err error) {
+// Bounds returns the first offset of a partition and the offset after its last record.
+func Bounds(ctx context.Context, to Connection, p Partition) (first, next int64, err error) {
 	c, err := to.open()
 	if err != nil {
-		return 0, 0, nil, err
+		return 0, 0, err
 	}
 	defer c.Close()
 	admin := kadm.NewClient(c)
 	starts, err := admin.ListStartOffsets(ctx, p.Topic)
 	if err != nil {
-		return 0, 0, nil, fmt.Errorf("kafka: first offset of %s/%d: %w", p.Topic, p.Partition, err)
+		return 0, 0, fmt.Errorf("kafka: first offset of %s/%d: %w", p.Topic, p.Partition, err)
 	}
 	ends, err := admin.ListEndOffsets(ctx, p.Topic)
 	if err != nil {
-		return 0, 0, nil, fmt.Errorf("kafka: end of %s/%d: %w", p.Topic, p.Partition, err)
+		return 0, 0, fmt.Errorf("kafka: end of %s/%d: %w", p.Topic, p.Partition, err)
 	}
 	start, ok1 := starts.Lookup(p.Topic, p.Partition)
 	end, ok2 := ends.Lookup(p.Topic, p.Partition)
 	if err := errors.Join(start.Err, end.Err); err != nil || !ok1 || !ok2 {
-		return 0, 0, nil, fmt.Errorf("kafka: %s/%d: no offsets: %w", p.Topic, p.Partition, err)
+		return 0, 0, fmt.Errorf("kafka: %s/%d: no offsets: %w", p.Topic, p.Partition, err)
 	}
-	first, next = start.Offset, end.Offset
-	from := max(first, next-tailRecords)
-	if after != LastRecords {
-		from = max(first, after)
-	} else if from >= next {
-		return first, next, nil, nil
-	}
+	return start.Offset, end.Offset, nil
+}
+
+// followRecords is how many records Follow hands on at once, at most.
+const followRecords = 1000
+
+// Follow hands on the records of a partition from an offset on, some at a time, and waits for more, until fn says that it is enough.
+// They are valid during the call.
+func Follow(ctx context.Context, to Connection, p Partition, from int64, fn func(recs []Record) (enough bool, err error)) error {
 	r, err := NewReader(to, map[Partition]int64{p: from})
 	if err != nil {
-		return 0, 0, nil, err
+		return err
 	}
 	defer r.Close()
-	for from < next || len(recs) == 0 {
-		more, err := r.Poll(ctx, tailRecords)
+	for {
+		recs, err := r.Poll(ctx, followRecords)
 		if err != nil {
-			return 0, 0, nil, err
+			return err
 		}
-		recs = append(recs, more...)
-		if len(more) > 0 {
-			from = more[len(more)-1].Offset + 1
+		if len(recs) == 0 {
+			continue
+		}
+		if enough, err := fn(recs); enough || err != nil {
+			return err
 		}
 	}
-	return first, from, recs, nil
 }
 
 // Payload reads the value of one record, with a connection of its own: it is rare.

@@ -307,5 +307,13 @@ func (t *Teller) Tell(ctx context.Context, now int64) error {
 			}
 		}
 	}
-	return t.Out.Write(ctx, out)
+	err := t.Out.Write(ctx, out)
+	if err != nil {
+		t.mu.Lock()
+		for _, a := range p.At { // some partitions may not have it: it is due again, though its source may rest
+			delete(t.told, a.Source)
+		}
+		t.mu.Unlock()
+	}
+	return err
 }

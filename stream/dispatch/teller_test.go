@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -303,4 +304,22 @@ func TestWhatRestsWithinAnIntervalIsUntold(t *testing.T) {
 	}
 	x.Heard(&wire.Progress{Sources: list(1)})
 	<-moved
+}
+
+type refusing struct{}
+
+func (refusing) Write(context.Context, []broker.Record) error { return errors.New("not written") }
+
+// TestWhatWasNotWrittenIsDueAgain: some partitions may have it and some not, and its source may rest.
+func TestWhatWasNotWrittenIsDueAgain(t *testing.T) {
+	x, out := teller(1)
+	x.Read(0, t0, 1)
+	x.Out = refusing{}
+	if err := x.Tell(t.Context(), 0); err == nil || !x.Due() {
+		t.Errorf("told with the error %v, and due is %t", err, x.Due())
+	}
+	x.Out = out
+	if err := x.Tell(t.Context(), 0); err != nil || x.Due() {
+		t.Errorf("told with the error %v, and due is %t", err, x.Due())
+	}
 }

@@ -28,7 +28,7 @@ type Dispatch struct {
 	teller *dispatch.Teller
 	writer *broker.Writer
 	live   map[string]bool // raw topics that heartbeats are written to, by name
-	wake   chan struct{}   // a source has come to wait: tell at once
+	wake   chan struct{}   // a source of history has come to wait: tell at once; nil: some are live, and tell each second as it is
 	heard  atomic.Int64    // ms of the clock when the tail was last at the end of progress; 0: not yet
 
 	Told, Beats, Paced atomic.Int64 // progress records and heartbeats written; waits for slower sources
@@ -50,10 +50,15 @@ const (
 // every is the record time between progress records. It bounds how old what live sources tell is, and costs an acknowledgement each time,
 // however little happened in it: of sources that are history there is one for each tick.
 func every(list wire.Sources, tick time.Duration) time.Duration {
-	if slices.ContainsFunc(list.List, func(s wire.Source) bool { return s.Kind != wire.KindHistory }) {
-		return min(progressEvery, tick)
+	if history(list) {
+		return tick
 	}
-	return tick
+	return min(progressEvery, tick)
+}
+
+// history says whether all sources are of the past.
+func history(list wire.Sources) bool {
+	return !slices.ContainsFunc(list.List, func(s wire.Source) bool { return s.Kind != wire.KindHistory })
 }
 
 // Run dispatches until the context ends.
@@ -76,7 +81,9 @@ func (d *Dispatch) Run(ctx context.Context) error {
 	d.mu.Lock()
 	d.teller = teller
 	d.mu.Unlock()
-	d.live, d.wake = map[string]bool{}, make(chan struct{}, 1)
+	if d.live = map[string]bool{}; history(list) {
+		d.wake = make(chan struct{}, 1)
+	}
 	for _, s := range list.List {
 		d.live[s.Topic] = s.Kind == wire.KindLive
 	}
@@ -141,7 +148,7 @@ func (o *rawOwner) Handle(ctx context.Context, recs []broker.Record) error {
 			o.seat.alive()
 			select { // others may wait for this one, and they for others: how soon each tells is how fast history is read
 			case o.d.wake <- struct{}{}:
-			default: // somebody else has asked, and it has not begun
+			default: // somebody else has asked, and it has not begun; or nobody is to
 			}
 			select {
 			case <-ctx.Done():

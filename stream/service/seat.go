@@ -83,6 +83,19 @@ func (s *Seat) leaving() bool {
 	}
 }
 
+// staying is a context that ends also when the owner is to let go: of what may be given up at any moment.
+func (s *Seat) staying() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	go func() {
+		select {
+		case <-s.left:
+		case <-ctx.Done():
+		}
+		cancel()
+	}()
+	return ctx, cancel
+}
+
 func (s *Seat) run() {
 	defer close(s.done)
 	defer s.cancel()
@@ -108,14 +121,7 @@ func (s *Seat) run() {
 			return
 		}
 		log.Error("failed; it begins again from what is safely done", "err", err, "attempt", attempt+1)
-		wait, cancel := context.WithCancel(s.ctx)
-		go func() {
-			select {
-			case <-s.left:
-			case <-wait.Done():
-			}
-			cancel()
-		}()
+		wait, cancel := s.staying()
 		s.host.backoff(wait, attempt)
 		cancel()
 	}

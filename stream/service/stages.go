@@ -33,6 +33,10 @@ func byName(topics []BeaconsTopic) map[string]BeaconsTopic {
 // restores bounds how many shards are restored side by side: each holds its checkpoint twice meanwhile.
 const restores = 2
 
+// coldStarts bounds how many shards look for their log's moment side by side: each holds a few MB of records meanwhile, and may wait
+// for what others tell, so those that can go on do not wait with it.
+const coldStarts = 16
+
 // Sessionize is stage 1 as a service.
 type Sessionize struct {
 	Host              *Host // Open is set by Run
@@ -48,7 +52,8 @@ type Sessionize struct {
 
 	topics  map[string]BeaconsTopic
 	writer  *broker.Writer
-	opening chan struct{}
+	opening chan struct{} // a place for each restore
+	cold    chan struct{} // and for each cold start
 }
 
 // Run sessionizes until the context ends.
@@ -59,7 +64,7 @@ func (s *Sessionize) Run(ctx context.Context) error {
 	}
 	defer s.writer.Close()
 	s.Host.writes(s.writer)
-	s.topics, s.opening = byName(s.Topics), make(chan struct{}, restores)
+	s.topics, s.opening, s.cold = byName(s.Topics), make(chan struct{}, restores), make(chan struct{}, coldStarts)
 	s.Host.Open = s.open
 	return s.Host.Run(ctx)
 }
@@ -73,28 +78,41 @@ type shardOwner struct {
 }
 
 func (s *Sessionize) open(ctx context.Context, seat *Seat) (Owner, int64, error) {
-	select {
-	case s.opening <- struct{}{}:
-		defer func() { <-s.opening }()
-	case <-ctx.Done():
-		return nil, 0, ctx.Err()
-	}
 	p := seat.Partition
 	t := s.topics[p.Topic]
 	cfg := sessionize.Config{Layer: s.Layer, Topic: p.Topic, TopicID: t.ID, Partition: p.Partition, MetricsTopic: s.MetricsTopic,
 		MetricsPartitions: s.MetricsPartitions, TickMS: s.Tick.Milliseconds(), CheckpointTicks: s.CheckpointTicks}
+	staying, leave := seat.staying()
+	defer leave()
 	if s.Cold {
-		if err := ColdShard(ctx, s.Host.tail, cfg, t.Chain, s.Checkpoints, p, s.Host.Log); err != nil {
+		if err := place(staying, s.cold, func() error {
+			return ColdShard(staying, kafkaLog{s.Host.Connection}, cfg, t.Chain, s.Checkpoints, p, s.Host.Log)
+		}); err != nil {
 			return nil, 0, err
 		}
 	}
-	w, err := sessionize.Open(cfg, t.Chain, s.Checkpoints, s.writer, func(offset int64) ([]byte, error) {
-		return broker.Payload(ctx, s.Host.Connection, p, offset)
+	var w *sessionize.Worker
+	err := place(staying, s.opening, func() (err error) {
+		w, err = sessionize.Open(cfg, t.Chain, s.Checkpoints, s.writer, func(offset int64) ([]byte, error) {
+			return broker.Payload(ctx, s.Host.Connection, p, offset)
+		})
+		return err
 	})
 	if err != nil {
 		return nil, 0, err
 	}
 	return s.watched(seat, w), w.Shard.Offset, nil
+}
+
+// place does something once it has one of the places.
+func place(ctx context.Context, places chan struct{}, do func() error) error {
+	select {
+	case places <- struct{}{}:
+		defer func() { <-places }()
+		return do()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // Handle also commits how far the shard is, for whoever watches the group's lag; the shard itself goes by its
@@ -160,7 +178,9 @@ func (a *Aggregate) open(ctx context.Context, seat *Seat) (Owner, int64, error) 
 	}
 	told := maps.Clone(closed)
 	if a.Cold {
-		if at, err = ColdAggregate(ctx, a.Host.tail, a.Tenants, p, at, closed, a.Host.Log); err != nil {
+		staying, leave := seat.staying()
+		defer leave()
+		if at, err = ColdAggregate(staying, kafkaLog{a.Host.Connection}, a.Tenants, p, at, closed, a.Host.Log); err != nil {
 			return nil, 0, err
 		}
 	}
