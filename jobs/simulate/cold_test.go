@@ -183,7 +183,7 @@ func (t logOf) Follow(_ context.Context, p broker.Partition, from int64, fn func
 		if err := t.read("follow", p); err != nil {
 			return err
 		}
-		if !k.has(p, from) {
+		for !t.leaving && !k.has(p, from) { // when the faults end, all are woken
 			if err := k.s.wait(func() bool { return t.leaving || k.has(p, from) }, 1<<62); err != nil {
 				return err
 			}
