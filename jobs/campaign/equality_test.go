@@ -8,8 +8,8 @@ import (
 	"tandem/scripts/devstack"
 )
 
-// limit is how long a scenario may take to be complete after its last record, on a busy machine of two cores. Every ten
-// seconds of record time a dispatcher waits for Kafka to acknowledge progress, however little happened in them.
+// limit is how long a scenario may take to be complete after its last record, on a busy machine of two cores. With each tick
+// dispatchers wait for Kafka to acknowledge progress, however little happened in it.
 func limit(x *traffic) time.Duration {
 	return 2*time.Minute + time.Duration(x.records)*500*time.Microsecond + time.Duration((x.last-x.first)/60_000)*40*time.Millisecond
 }
@@ -37,7 +37,7 @@ func TestEqual(t *testing.T) {
 			sh := usual()
 			if x.last-x.first > (48 * time.Hour).Milliseconds() {
 				sh.tick = "10m" // each waits for Kafka's acknowledgement, however little has happened in it
-				sh.ahead = "1h" // the dispatchers wait for each other that often
+				sh.ahead = "1h" // and the dispatchers for each other that often
 			}
 			if r.streams == 5 {
 				sh.beacons, sh.metrics = 8, 4 // for every process something to do
