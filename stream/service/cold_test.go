@@ -8,7 +8,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 
-	"tandem/core/tenant"
 	"tandem/schemas/blob"
 	"tandem/schemas/wire"
 	"tandem/stream/aggregate"
@@ -157,14 +156,7 @@ func TestAColdShardWaitsForAllSources(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	configs, err := tenant.LoadChain([]tenant.File{{Name: "shop.yaml", Data: []byte("tenant: shop\nmax_skew: 2m\npoints:\n  home: {kind: page}\n")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	chain, err := tenant.Compile(configs)
-	if err != nil {
-		t.Fatal(err)
-	}
+	chain := chain(t, "tenant: shop\nmax_skew: 2m\npoints:\n  home: {kind: page}\n")
 	blobs := blob.NewMem()
 	cfg := sessionize.Config{Layer: ownLayer, Topic: topic, TopicID: topic, MetricsPartitions: 1, TickMS: 60_000, CheckpointTicks: 1}
 	l := followed{kafkaLog{to}, make(chan int64, 100)}

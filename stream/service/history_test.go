@@ -8,7 +8,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 
-	"tandem/core/tenant"
 	"tandem/schemas/wire"
 	"tandem/stream/broker"
 	"tandem/stream/dispatch"
@@ -49,18 +48,10 @@ func TestSparseHistoryIsReadFast(t *testing.T) {
 	if err := out.Write(t.Context(), recs); err != nil {
 		t.Fatal(err)
 	}
-	configs, err := tenant.LoadChain([]tenant.File{{Name: "shop.yaml", Data: []byte("tenant: shop\npoints:\n  home: {kind: page}\n")}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	chain, err := tenant.Compile(configs)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var all []*Dispatch
 	for i := range 2 {
 		d := &Dispatch{Host: host(to, fmt.Sprint(i), nil), Tick: time.Minute, Patience: time.Hour, Ahead: 5 * time.Minute,
-			Routes:  map[string]*dispatch.Route{"shop": {Chain: chain, Topics: []string{routed}, Partitions: partitions}},
+			Routes:  map[string]*dispatch.Route{"shop": {Chain: chain(t, "tenant: shop\npoints:\n  home: {kind: page}\n"), Topics: []string{routed}, Partitions: partitions}},
 			Sources: func() (wire.Sources, error) { return sources, nil }}
 		ctx, cancel := context.WithCancel(context.Background())
 		done := make(chan error, 1)

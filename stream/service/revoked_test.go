@@ -9,7 +9,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 
-	"tandem/core/tenant"
 	"tandem/schemas/blob"
 	"tandem/schemas/wire"
 	"tandem/stream/broker"
@@ -28,7 +27,7 @@ func TestARevokedShardTellsNothing(t *testing.T) {
 	}
 	t.Cleanup(c.Close)
 	to := broker.To(c.ListenAddrs()...)
-	configs, err := tenant.LoadChain([]tenant.File{{Name: "shop.yaml", Data: []byte(`
+	chain := chain(t, `
 tenant: shop
 visit_gap: 30m
 session_ttl: 12h
@@ -41,14 +40,7 @@ experiments:
   color:
     variations: [control, red]
     qualify: [point == "home"]
-`)}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	chain, err := tenant.Compile(configs)
-	if err != nil {
-		t.Fatal(err)
-	}
+`)
 
 	out, err := broker.NewWriter(to)
 	if err != nil {
