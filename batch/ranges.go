@@ -136,7 +136,7 @@ func (j *Job) sample(files []archive.FileInfo) ([]uint64, error) {
 // balanced divides those ranges further that have more than twice their share of the sample, between hashes: one session
 // is never divided. At most twice as many ranges come of it.
 func balanced(bounds []Hash, sample []uint64) []Hash {
-	share := max(len(sample)/len(bounds), 1)
+	share := max((len(sample)+len(bounds)-1)/len(bounds), 1) // rounded up, or the ranges may be more than twice as many
 	var out []Hash
 	from := 0
 	for r, lo := range bounds {

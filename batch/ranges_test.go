@@ -217,6 +217,7 @@ func TestSkew(t *testing.T) {
 
 func FuzzBalanced(f *testing.F) {
 	f.Add([]byte("some hashes of eight bytes each..."), 8)
+	f.Add([]byte("0000000X0000000X0000000Y0000000Z0000000a"), 3) // five in one of three ranges
 	f.Fuzz(func(t *testing.T, data []byte, n int) {
 		if n < 1 || n > Buckets {
 			return
