@@ -156,48 +156,31 @@ func (k *kafka) truncate(p broker.Partition, at int64) {
 	}
 }
 
-// logOf implements service.Log for the owner of a partition.
+// logOf implements service.Log for the owner of a partition, of that partition.
 type logOf struct{ *tenure }
 
-func (t logOf) read(what string, p broker.Partition) error {
-	k := t.c.kafka
-	if err := k.s.step(what); err != nil {
-		return err
-	}
-	if k.s.fault("poll", .003) {
-		return fmt.Errorf("%s %s: %w", what, p.Topic, errInjected)
-	}
-	return nil
-}
-
 func (t logOf) Bounds(_ context.Context, p broker.Partition) (first, next int64, err error) {
-	if err := t.read("bounds", p); err != nil {
+	k := t.c.kafka
+	if err := k.s.step("bounds"); err != nil {
 		return 0, 0, err
 	}
-	return t.c.kafka.starts[p], int64(len(t.c.kafka.logs[p])), nil
+	if k.s.fault("poll", .003) {
+		return 0, 0, fmt.Errorf("bounds of %s: %w", p.Topic, errInjected)
+	}
+	return k.starts[p], int64(len(k.logs[p])), nil
 }
 
-func (t logOf) Follow(_ context.Context, p broker.Partition, from int64, fn func(recs []broker.Record) (bool, error)) error {
-	k := t.c.kafka
+func (t logOf) Follow(_ context.Context, _ broker.Partition, from int64, fn func(recs []broker.Record) (bool, error)) error {
 	for {
-		if err := t.read("follow", p); err != nil {
+		recs, err := t.feed(from)
+		if err != nil {
 			return err
-		}
-		for !t.leaving && !k.has(p, from) { // when the faults end, all are woken
-			if err := k.s.wait(func() bool { return t.leaving || k.has(p, from) }, 1<<62); err != nil {
-				return err
-			}
 		}
 		if t.leaving {
 			return errLeft
 		}
-		if from < k.starts[p] {
-			return errNoRange
-		}
-		recs := k.logs[p][from:]
-		recs = recs[:1+k.s.r.IntN(len(recs))]
 		from += int64(len(recs))
-		if enough, err := fn(slices.Clone(recs)); enough || err != nil {
+		if enough, err := fn(recs); enough || err != nil {
 			return err
 		}
 	}
