@@ -22,10 +22,10 @@ type Teller struct {
 	PatienceMS, BackMS int64
 	Out                Writer
 
-	sent    atomic.Int64 // the greatest interval told of; asked for every record
-	telling sync.Mutex   // held while a progress record is written, so that they come in order
+	sent atomic.Int64 // the greatest interval told of; asked for every record
 
-	mu      sync.Mutex // all below
+	mu      sync.Mutex    // all below
+	turn    chan struct{} // full while a progress record is written, so that they come in order
 	sources wire.Sources
 	at      map[int]wire.SourceAt // what this process has read
 	told    map[int]int64         // ms that was last told, by source
@@ -276,8 +276,13 @@ func (t *Teller) judge(now int64) []int {
 // Tell tells of all sources that this process reads. A process that hears of the others also says which are set aside: it
 // gives its clock (ms), which decides of nothing else; 0 says that it does not know how far the others are.
 func (t *Teller) Tell(ctx context.Context, now int64) error {
-	t.telling.Lock()
-	defer t.telling.Unlock()
+	turn := t.turns()
+	select {
+	case turn <- struct{}{}:
+		defer func() { <-turn }()
+	case <-ctx.Done(): // a write before may wait for Kafka for long
+		return ctx.Err()
+	}
 	t.mu.Lock()
 	p := wire.Progress{Sources: t.sources}
 	greatest := int64(0)
@@ -316,4 +321,13 @@ func (t *Teller) Tell(ctx context.Context, now int64) error {
 		t.mu.Unlock()
 	}
 	return err
+}
+
+func (t *Teller) turns() chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.turn == nil {
+		t.turn = make(chan struct{}, 1)
+	}
+	return t.turn
 }

@@ -323,3 +323,33 @@ func TestWhatWasNotWrittenIsDueAgain(t *testing.T) {
 		t.Errorf("told with the error %v, and due is %t", err, x.Due())
 	}
 }
+
+// stuck is a writer whose Kafka takes nothing.
+type stuck struct{ asked chan struct{} }
+
+func (s stuck) Write(ctx context.Context, _ []broker.Record) error {
+	s.asked <- struct{}{}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// TestWhoHasToLeaveDoesNotWaitForItsTurn: a partition that goes to another process must be let go of though Kafka takes no progress.
+func TestWhoHasToLeaveDoesNotWaitForItsTurn(t *testing.T) {
+	x, _ := teller(1)
+	x.Read(0, t0, 1)
+	out := stuck{make(chan struct{})}
+	x.Out = out
+	first, end := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- x.Tell(first, 0) }()
+	<-out.asked
+	leaving, leave := context.WithCancel(t.Context())
+	leave()
+	if err := x.Tell(leaving, 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("told with the error %v, want %v", err, context.Canceled)
+	}
+	end()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("the first ended with the error %v, want %v", err, context.Canceled)
+	}
+}

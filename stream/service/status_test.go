@@ -49,7 +49,7 @@ func TestHolder(t *testing.T) {
 		{"the first of equals", []sessionize.SourceProgress{at(30), at(10), at(10)}, Holder{list[1], 10}},
 		{"none that is set aside", []sessionize.SourceProgress{at(30), aside(10), at(20)}, Holder{list[2], 20}},
 		{"one that was not heard of", []sessionize.SourceProgress{at(30), {}, at(20)}, Holder{list[1], 0}},
-		{"that one also if it is set aside", []sessionize.SourceProgress{at(30), {Aside: true}, at(20)}, Holder{list[1], 0}},
+		{"not that one if it is set aside", []sessionize.SourceProgress{at(30), {Aside: true}, at(20)}, Holder{list[2], 20}},
 		{"all set aside", []sessionize.SourceProgress{aside(30), aside(10), aside(20)}, Holder{}},
 	} {
 		s := &sessionize.Shard{Sources: wire.Sources{List: list}, Progress: c.progress}

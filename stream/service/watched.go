@@ -167,10 +167,13 @@ func holder(s *sessionize.Shard) (h Holder) {
 		if i >= len(s.Sources.List) {
 			break
 		}
-		if !p.Known {
-			return Holder{Source: s.Sources.List[i]} // until it is heard of there is no watermark, set aside or not
+		if p.Aside {
+			continue
 		}
-		if !p.Aside && (h.Source.Topic == "" || p.MS < h.MS) {
+		if !p.Known {
+			return Holder{Source: s.Sources.List[i]} // until it is heard of there is no watermark
+		}
+		if h.Source.Topic == "" || p.MS < h.MS {
 			h = Holder{s.Sources.List[i], p.MS}
 		}
 	}

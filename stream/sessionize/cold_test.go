@@ -28,12 +28,18 @@ func TestTheWatermarkDoesNotWaitForASourceSetAside(t *testing.T) {
 		}
 	}
 	at := func(source int, ms int64) wire.SourceAt { return wire.SourceAt{Source: source, MS: t0 + ms} }
-	f.aside([]int{1}, at(0, 60*minute))
+	f.aside(nil, at(0, 55*minute))
 	handle(t, w, f.recs)
 	if w.Shard.Watermark != 0 {
 		t.Error("there is a watermark although a source has never been told of")
 	}
-	f.aside(nil, at(0, 60*minute), at(1, 10*minute)) // says nothing new: it stays aside
+	f.aside([]int{1}, at(0, 58*minute)) // its cluster may be gone for good
+	watermark(48 * minute)
+	f.aside([]int{}, at(0, 60*minute)) // taken back before anybody tells how far it is
+	watermark(48 * minute)
+	f.aside([]int{1}, at(0, 60*minute), at(1, 10*minute))
+	watermark(50 * minute)
+	f.aside(nil, at(0, 60*minute)) // says nothing new: it stays aside
 	watermark(50 * minute)
 	f.aside([]int{}, at(0, 70*minute))
 	watermark(50 * minute) // taken back: it waits, and does not go back

@@ -173,7 +173,7 @@ func (s *Shard) progress(p *wire.Progress) (tick bool) {
 	least, greatest, all := int64(math.MaxInt64), int64(math.MinInt64), true
 	for _, q := range s.Progress {
 		if !q.Known {
-			all = false
+			all = all && q.Aside // of one that was set aside before the generation began nobody may ever tell again
 			continue
 		}
 		greatest = max(greatest, q.MS)

@@ -17,8 +17,8 @@ import (
 	"tandem/stream/broker"
 )
 
-// CoreVersion changes when what Fold computes changes, what a tick touches or where it ends: a new generation (DESIGN 4).
-const CoreVersion = 2
+// CoreVersion changes when what Fold computes changes, what a tick touches, where it ends or when a minute is passed: a new generation (DESIGN 4).
+const CoreVersion = 3
 
 // Config of a shard's worker.
 type Config struct {
