@@ -162,6 +162,12 @@ func (m *Minute) reset() {
 
 const mix = 0x9e3779b97f4a7c15
 
+// hash spreads keys over its low bits: each depends on every part of the key, the scope above all, which is in the highest bits.
+func (k Key) hash() uint64 {
+	h := uint64(k) * mix
+	return (h ^ h>>32) * mix >> 32
+}
+
 // ref returns the place of the key's page, made if it is not there: n cells, always as many for a group. It is valid
 // until the minute is dropped.
 func (m *Minute) ref(k Key, n int) uint32 {
@@ -169,7 +175,7 @@ func (m *Minute) ref(k Key, n int) uint32 {
 		m.grow()
 	}
 	mask := uint64(len(m.slots) - 1)
-	for i := uint64(k) * mix >> 32 & mask; ; i = (i + 1) & mask {
+	for i := k.hash() & mask; ; i = (i + 1) & mask {
 		at := m.slots[i]
 		if at == 0 {
 			ref := uint32(len(m.cells))
@@ -216,7 +222,7 @@ func (m *Minute) grow() {
 		if at == 0 {
 			continue
 		}
-		i := uint64(m.cells[at-1+pageKey]) * mix >> 32 & mask
+		i := Key(m.cells[at-1+pageKey]).hash() & mask
 		for m.slots[i] != 0 {
 			i = (i + 1) & mask
 		}
