@@ -39,13 +39,14 @@ func TestServicesLag(t *testing.T) {
 		t.Cleanup(s.Close)
 		return s.URL
 	}
-	gone := httptest.NewServer(nil)
-	gone.Close()
 	s := &Stored{Services: []string{
 		service("# TYPE tandem_consumer_lag_records gauge\n# TYPE tandem_consumer_lag_seconds gauge\n"+running("sessions", 0)+running("aggregate", 1)+lag("sessions", 0, 5, 0.25)+lag("aggregate", 1, 37, 2.5), true),
 		service(running("archive", 0)+running("archive", 1)+lag("archive", 0, 5, 0.25), false),
-		service("", true), service("no metrics}", true), gone.URL,
+		service("", true), service("no metrics}", true),
 	}}
+	gone := httptest.NewServer(nil) // the last, or another one is given its port
+	gone.Close()
+	s.Services = append(s.Services, gone.URL)
 	var o Operations
 	s.askServices(&o)
 	want := []Service{{Kind: "aggregate, sessions", Ready: true, Lag: 42, Behind: 2500}, {Kind: "archive", Reason: "not ready\na/1: opening for 3s", Lag: -1},
