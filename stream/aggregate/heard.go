@@ -144,12 +144,12 @@ func (s *State) recall(note string) error {
 		id := shardID{topic: topic}
 		for range r.uvarint(MaxNote) {
 			id.partition += int32(r.uvarint(uint64(math.MaxInt32 - id.partition)))
-			p := past{mark: base + r.varint()}
+			p := past{mark: r.minute(base)}
 			for more := true; more; {
-				n := r.uvarint(math.MaxInt64)
+				n := r.uvarint(math.MaxUint64)
 				g := generation{int64(n >> 1), math.MinInt64}
 				if len(p.generations) > 0 {
-					g.first = base + r.varint()
+					g.first = r.minute(base)
 					if before := p.generations[len(p.generations)-1]; r.err == nil && g.n <= before.n {
 						r.err = fmt.Errorf("partition %d of topic %s has generation %d after %d", id.partition, topic, g.n, before.n)
 					}
@@ -170,7 +170,10 @@ func (s *State) recall(note string) error {
 	return r.err
 }
 
-var errShortNote = errors.New("it ends too early")
+var (
+	errShortNote = errors.New("it ends too early")
+	errNumber    = errors.New("a number is out of range")
+)
 
 // noteReader reads a note; after an error all is zero.
 type noteReader struct {
@@ -178,30 +181,46 @@ type noteReader struct {
 	err error
 }
 
+func (r *noteReader) fail(err error) {
+	r.b = nil
+	if r.err == nil {
+		r.err = err
+	}
+}
+
 func (r *noteReader) uvarint(most uint64) uint64 {
 	v, n := binary.Uvarint(r.b)
-	if n <= 0 || v > most {
-		r.b, r.err = nil, errShortNote
+	switch {
+	case n == 0:
+		r.fail(errShortNote)
+		return 0
+	case n < 0 || v > most:
+		r.fail(errNumber)
 		return 0
 	}
 	r.b = r.b[n:]
 	return v
 }
 
-func (r *noteReader) varint() int64 {
-	v, n := binary.Varint(r.b)
-	if n <= 0 {
-		r.b, r.err = nil, errShortNote
+// minute is a minute that is told by its distance from another. None is before 0: marks rise from there.
+func (r *noteReader) minute(base int64) int64 {
+	d, n := binary.Varint(r.b)
+	switch {
+	case n == 0:
+		r.fail(errShortNote)
+		return 0
+	case n < 0 || d < -base || d > math.MaxInt64-base:
+		r.fail(errNumber)
 		return 0
 	}
 	r.b = r.b[n:]
-	return v
+	return base + d
 }
 
 func (r *noteReader) text() string {
 	n := int(r.uvarint(MaxNote))
 	if n > len(r.b) {
-		r.b, r.err = nil, errShortNote
+		r.fail(errShortNote)
 		return ""
 	}
 	text := string(r.b[:n])

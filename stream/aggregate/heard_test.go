@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/binary"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -181,6 +183,8 @@ func FuzzNote(f *testing.F) {
 	}
 	f.Add(data)
 	f.Add(slices.Concat(data, []byte{0xff}))
+	f.Add([]byte("\x00\x01a\x01x\x04\x00\x01\x00\x01\x01\x00\x01\x01\x00\x01\x01\x00"))                                          // marks before 0
+	f.Add(append(binary.AppendUvarint(nil, math.MaxInt64), "\x01a\x01x\x04\x00\x02\x00\x01\x02\x00\x01\x02\x00\x01\x02\x00"...)) // and past the last
 	f.Fuzz(func(t *testing.T, data []byte) {
 		s, err := New(cfg, 0, nil, notePrefix+base64.RawStdEncoding.EncodeToString(data))
 		if err != nil {
