@@ -136,14 +136,16 @@ func (one *form) sketches(all []cell) ([]byte, error) {
 		parts[one.to[i]] = append(parts[one.to[i]], all[i].sketch)
 	}
 	cells := slices.Clone(one.cells)
+	size := 64
 	for i := range cells {
 		union, err := unite(parts[i])
 		if err != nil {
 			return nil, err
 		}
 		cells[i].Sketch = union
+		size += len(union) + len(cells[i].Variation) + len(cells[i].Tags) + 8
 	}
-	return row.Append(nil, row.Sketches, cells)
+	return row.Append(make([]byte, 0, size), row.Sketches, cells)
 }
 
 func unite(sketches [][]byte) ([]byte, error) {

@@ -61,7 +61,11 @@ func (s *Shard) AppendCheckpoint(b []byte) ([]byte, error) {
 		return nil, fmt.Errorf("checkpoint header: %w", err)
 	}
 	from := len(b)
-	b = slices.Grow(b, checkpointHead+len(head)+int(s.slab.used)+8*s.table.n)
+	if n := from + checkpointHead + len(head) + int(s.slab.used) + 8*s.table.n; n > cap(b) {
+		// slices.Grow would copy and clear what the buffer held before. A quarter more: else the next one, of a state that has
+		// grown, does not fit again.
+		b = append(make([]byte, 0, n+n/4), b...)
+	}
 	b = append(b, checkpointMagic...)
 	b = append(b, make([]byte, 8)...)
 	b = appendBytes(b, head)
