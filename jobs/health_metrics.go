@@ -64,7 +64,7 @@ var definitions = []definition{
 	{"tandem_stream_watermark_source_timestamp_seconds", "The raw partition that holds a shard's watermark back, and how far it is; 0: it was not heard of yet.", gauge, []string{"topic", "partition", "source_topic", "source_partition"}},
 	{"tandem_stream_last_tick_timestamp_seconds", "When the last tick of a partition ended; when it was opened, before the first. Stage 2 ticks when it writes.", gauge, ofPartition},
 	{"tandem_stream_checkpoint_timestamp_seconds", "When the last checkpoint of a shard was taken; when it was opened, before the first.", gauge, ofShard},
-	{"tandem_stream_checkpoint_bytes", "Size of the last checkpoint. Absent: none yet.", gauge, ofShard},
+	{"tandem_stream_checkpoint_bytes", "Size of the last checkpoint, which has all sessions or those that changed since the one before. Absent: none yet.", gauge, ofShard},
 	{"tandem_stream_checkpoint_duration_seconds", "How long the last checkpoint took. Absent: none yet.", gauge, ofShard},
 	{"tandem_stream_checkpoint_failures_total", "Checkpoints that could not be taken since the shard was opened.", counter, ofShard},
 	{"tandem_stream_held_minutes", "Minutes of which a standby holds rows back. Absent: rows are written.", gauge, []string{"topic", "partition", "tenant"}},

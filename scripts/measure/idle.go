@@ -102,8 +102,9 @@ func restart(ctx context.Context, b *bench, m *meter) error {
 		return err
 	}
 	var taken sessionize.CheckpointStats
+	var all checkpoints
 	w.Ticked = func(s sessionize.TickStats) {
-		if s.Checkpoint.Taken {
+		if all.add(&s.Checkpoint); s.Checkpoint.Whole {
 			taken = s.Checkpoint
 		}
 	}
@@ -122,7 +123,8 @@ func restart(ctx context.Context, b *bench, m *meter) error {
 	}
 	held := w.Shard.Stats().Sessions
 	m.n = int(held)
-	m.note("%d sessions from a checkpoint of %.0f MB (%.0f bytes each), which took %v; the shard is open again after %v", held, float64(taken.Bytes)/1e6,
-		float64(taken.Bytes)/float64(held), taken.Took.Round(time.Millisecond), m.wall.Round(time.Millisecond))
+	all.note(m)
+	m.note("%d sessions; the last whole checkpoint of %.0f MB took %v; the shard is open again after %v", held, float64(taken.Bytes)/1e6,
+		taken.Took.Round(time.Millisecond), m.wall.Round(time.Millisecond))
 	return nil
 }

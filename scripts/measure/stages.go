@@ -154,6 +154,25 @@ func noPayload(int64) ([]byte, error) {
 
 const pollSize = 1 << 13
 
+// checkpoints adds up what was taken: whole ones, and what had changed since the one before.
+type checkpoints struct{ wholes, wholeBytes, deltas, deltaBytes int64 }
+
+func (c *checkpoints) add(st *sessionize.CheckpointStats) {
+	switch {
+	case !st.Taken:
+	case st.Whole:
+		c.wholes++
+		c.wholeBytes += st.Bytes
+	default:
+		c.deltas++
+		c.deltaBytes += st.Bytes
+	}
+}
+
+func (c *checkpoints) note(m *meter) {
+	m.note("checkpoints: %d whole, %.0f MB; %d of changes, %.0f MB", c.wholes, float64(c.wholeBytes)/1e6, c.deltas, float64(c.deltaBytes)/1e6)
+}
+
 func shardMemory(ctx context.Context, b *bench, m *meter) error {
 	log := beaconsLog(b, "beacons")
 	out := &discard{}
@@ -162,9 +181,14 @@ func shardMemory(ctx context.Context, b *bench, m *meter) error {
 		return err
 	}
 	ticks := 0
-	w.Ticked = func(sessionize.TickStats) { ticks++ }
+	var taken checkpoints
+	w.Ticked = func(st sessionize.TickStats) {
+		ticks++
+		taken.add(&st.Checkpoint)
+	}
 	err = m.run(func() error { return inPolls(ctx, log, w.Handle) })
 	st := w.Shard.Stats()
+	taken.note(m)
 	m.note("%d ticks, %d messages, %.0f MB published, %d sessions held in %.0f MB", ticks, out.records, float64(out.bytes)/1e6, st.Sessions, float64(st.Bytes)/1e6)
 	return err
 }

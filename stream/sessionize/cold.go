@@ -16,15 +16,17 @@ import (
 // Resume says at which offset a shard would go on, if it has any state, or a claim that begins without one.
 func Resume(cfg Config, blobs Blobs) (offset int64, ok bool, err error) {
 	w := &Worker{cfg: cfg, blobs: blobs}
-	g, c, newest, err := w.newest()
+	g, c, taken, err := w.newest()
 	if err != nil || g < 0 {
 		return 0, false, err
 	}
+	newest := c.From
 	switch {
-	case newest == "" && c.From == "":
-		return c.Start, true, nil
+	case len(taken) > 0:
+		newest = taken[len(taken)-1]
 	case newest == "":
-		newest = c.From
+		return c.Start, true, nil
+	default:
 		_, err := blobs.Get(newest)
 		if errors.Is(err, blob.ErrNotFound) {
 			return 0, false, nil // nothing can make it again, though the log still has what comes after it

@@ -87,7 +87,7 @@ func (s *Shard) inOrder(en *entry) bool {
 	for i := range s.Chain.Revs {
 		least = min(least, s.Chain.Revs[i].Config.MaxEventsPerMinute)
 	}
-	if int(en.nOpen+en.nPend) > least {
+	if int(en.nOpen)+int(en.nPend) > least {
 		return false
 	}
 	if en.nOpen == 0 {
@@ -369,6 +369,7 @@ func (s *Shard) addCounts(f *session.Folder) {
 
 // keep stores the head of a session and what its open run is, and when to look at it next.
 func (s *Shard) keep(i uint32, closed bool, first, last int64, n int) {
+	s.changed(i)
 	sc, en := &s.scratch, &s.table.entries[i]
 	sc.buf = session.AppendState(sc.buf[:0], &sc.head)
 	en.head = s.slab.replace(en.head, sc.buf)

@@ -54,73 +54,76 @@ func everyWorld(t *testing.T, n uint64, fn func(seed uint64, chain *tenant.Chain
 // An owner that begins at any checkpoint of another publishes, from there on, the same bytes under the same versions.
 func TestOwnersPublishTheSameBytes(t *testing.T) {
 	compared := 0
-	everyWorld(t, 12, func(seed uint64, chain *tenant.Chain, f *feed) {
-		cfg := config(minute)
-		cfg.CheckpointTicks = 1
-		blobs := keeping{blob.NewMem()}
-		var out sink
-		w := open(t, cfg, chain, f, blobs, &out)
-		handle(t, w, f.recs)
-		want := perVersion(t, out.recs)
-		names, err := blobs.List("checkpoints/")
+	everyWorld(t, 12, func(seed uint64, chain *tenant.Chain, f *feed) { compared += ownersAgree(t, chain, f, 20) })
+	t.Logf("%d versions compared", compared)
+}
+
+// ownersAgree restarts at one of so many checkpoints, and returns how many versions were compared.
+func ownersAgree(t *testing.T, chain *tenant.Chain, f *feed, of int) (compared int) {
+	t.Helper()
+	cfg := config(minute)
+	cfg.CheckpointTicks = 1
+	blobs := keeping{blob.NewMem()}
+	var out sink
+	w := open(t, cfg, chain, f, blobs, &out)
+	handle(t, w, f.recs)
+	want := perVersion(t, out.recs)
+	names, err := blobs.List("checkpoints/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, name := range names {
+		if !strings.HasSuffix(name, ".checkpoint") || (i%of != 3 && !*long) {
+			continue
+		}
+		// The other one has no checkpoint after this one, and takes the records in small polls.
+		mine := blob.NewMem()
+		for _, n := range names {
+			if data, err := blobs.Get(n); err == nil && (n <= name || strings.HasSuffix(n, ".json")) {
+				if err := mine.Create(n, data); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		var got sink
+		other := open(t, cfg, chain, f, keeping{mine}, &got)
+		from := other.Shard.Offset
+		if from == 0 {
+			t.Fatalf("%s was not taken", name)
+		}
+		for at := from - 1; at < int64(len(f.recs)); at += 5 { // some of them again
+			handle(t, other, f.recs[at:min(at+9, int64(len(f.recs)))])
+		}
+		after := perVersion(t, got.recs)
+		for k, b := range after {
+			if !bytes.Equal(want[k], b) {
+				t.Errorf("restarted at %d: %s: %d bytes, the first owner wrote %d", from, k, len(b), len(want[k]))
+			}
+			compared++
+		}
+		for k := range want {
+			var g, offset, p int64
+			fmt.Sscanf(k, "g%d offset %d partition %d", &g, &offset, &p)
+			if _, ok := after[k]; !ok && offset > from {
+				t.Errorf("restarted at %d: nothing is written for %s", from, k)
+			}
+		}
+		// And its checkpoints say the same.
+		again, err := mine.List("checkpoints/")
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i, name := range names {
-			if !strings.HasSuffix(name, ".checkpoint") || (i%20 != 3 && !*long) {
+		for i, n := range again {
+			if i%10 != 0 && !*long {
 				continue
 			}
-			// The other one has no checkpoint after this one, and takes the records in small polls.
-			mine := blob.NewMem()
-			for _, n := range names {
-				if data, err := blobs.Get(n); err == nil && (n <= name || strings.HasSuffix(n, ".json")) {
-					if err := mine.Create(n, data); err != nil {
-						t.Fatal(err)
-					}
-				}
+			if _, err := blobs.Get(n); err != nil || !strings.HasSuffix(n, ".checkpoint") {
+				continue
 			}
-			var got sink
-			other := open(t, cfg, chain, f, keeping{mine}, &got)
-			from := other.Shard.Offset
-			if from == 0 {
-				t.Fatalf("%s was not taken", name)
-			}
-			for at := from - 1; at < int64(len(f.recs)); at += 5 { // some of them again
-				handle(t, other, f.recs[at:min(at+9, int64(len(f.recs)))])
-			}
-			after := perVersion(t, got.recs)
-			for k, b := range after {
-				if !bytes.Equal(want[k], b) {
-					t.Errorf("restarted at %d: %s: %d bytes, the first owner wrote %d", from, k, len(b), len(want[k]))
-				}
-				compared++
-			}
-			for k := range want {
-				var g, offset, p int64
-				fmt.Sscanf(k, "g%d offset %d partition %d", &g, &offset, &p)
-				if _, ok := after[k]; !ok && offset > from {
-					t.Errorf("restarted at %d: nothing is written for %s", from, k)
-				}
-			}
-			// And its checkpoints say the same.
-			again, err := mine.List("checkpoints/")
-			if err != nil {
-				t.Fatal(err)
-			}
-			for i, n := range again {
-				if i%10 != 0 && !*long {
-					continue
-				}
-				a, err1 := mine.Get(n)
-				b, err2 := blobs.Get(n)
-				if err1 != nil || err2 != nil || !strings.HasSuffix(n, ".checkpoint") {
-					continue
-				}
-				differ(t, fmt.Sprintf("restarted at %d: %s", from, n), content(t, chain, f, b), content(t, chain, f, a))
-			}
+			differ(t, fmt.Sprintf("restarted at %d: %s", from, n), content(t, chain, f, blobs, n), content(t, chain, f, mine, n))
 		}
-	})
-	t.Logf("%d versions compared", compared)
+	}
+	return compared
 }
 
 // keeping deletes nothing.
@@ -206,15 +209,21 @@ func (f *feed) fillTime(until int64) {
 	}
 }
 
-// content is what a checkpoint says, its sessions by id: their order is that of the owner's table.
-func content(t testing.TB, chain *tenant.Chain, f *feed, b []byte) []string {
+// content is what a checkpoint says.
+func content(t testing.TB, chain *tenant.Chain, f *feed, blobs Blobs, name string) []string {
 	t.Helper()
-	s, err := Restore("x", b, chain, f.payload)
+	s, _, err := restore(name, blobs.Get, chain, f.payload)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return held(t, s)
+}
+
+// held is what a checkpoint would say of a shard, its sessions by id: their order is that of the owner's table.
+func held(t testing.TB, s *Shard) []string {
+	t.Helper()
 	var all []string
-	err = s.Sessions(func(id []byte, st *session.State, open []session.Event) error {
+	err := s.Sessions(func(id []byte, st *session.State, open []session.Event) error {
 		text := fmt.Sprintf("%q %x", id, session.AppendState(nil, st))
 		for i := range open {
 			text += fmt.Sprintf(" %x", session.AppendEvent(nil, &open[i]))

@@ -88,6 +88,7 @@ func (s *Shard) sealHead(i uint32) (done bool, err error) {
 	if end < w {
 		return false, nil
 	}
+	s.changed(i)
 	s.scratch.buf = append(appendCore(s.scratch.buf[:0], id), state...)
 	en.core = s.slab.replace(en.core, s.scratch.buf)
 	s.dropOpen(en)
@@ -155,6 +156,7 @@ func (s *Shard) nextDue(sealed *session.State, run []session.Event) int64 {
 
 // storeSealed stores the sealed state (in the scratch) and the beacons that stay open.
 func (s *Shard) storeSealed(i uint32, run []session.Event, moved bool) {
+	s.changed(i)
 	sc, en := &s.scratch, &s.table.entries[i]
 	if moved {
 		sc.buf = sc.buf[:0]
@@ -175,6 +177,7 @@ func (s *Shard) storeSealed(i uint32, run []session.Event, moved bool) {
 
 func (s *Shard) forgetSession(i uint32) {
 	en := s.table.entries[i]
+	s.forgotten(sessionID(s.slab.get(en.core)))
 	s.slab.drop(en.open)
 	s.slab.drop(en.head)
 	s.table.remove(&s.slab, i)

@@ -82,6 +82,7 @@ type Shard struct {
 	parsed  beacon.Beacon
 	reader  session.Reader
 	scratch scratch
+	since   changes
 	peeked  byte // nobody reads it: it keeps what peek does from being left out
 }
 
@@ -410,6 +411,7 @@ type Stats struct {
 func (s *Shard) Stats() Stats {
 	return Stats{
 		Sessions: int64(s.table.n),
-		Bytes:    s.slab.used + int64(len(s.table.slots))*8 + int64(cap(s.table.entries))*48,
+		Bytes: s.slab.used + int64(len(s.table.slots))*8 + int64(cap(s.table.entries))*48 +
+			int64(cap(s.since.entries))*4 + int64(cap(s.since.forgotten)),
 	}
 }

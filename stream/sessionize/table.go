@@ -15,8 +15,9 @@ type entry struct {
 	first   int64 // ts of the first and last open beacon
 	last    int64
 	pending uint32 // place + 1 in the arena of the newest beacon that is not folded yet; 0: none
-	nPend   uint32
-	due     int64 // minute after which the session must be looked at: no end of a visit in it is before
+	nPend   uint16 // at most maxPending
+	changed bool   // it is listed in the changes since the last checkpoint; a free entry may be
+	due     int64  // minute after which the session must be looked at: no end of a visit in it is before
 }
 
 // table finds sessions by id: open addressing over seeded hashes, so that nobody can choose ids that collide.
@@ -128,7 +129,7 @@ func (t *table) remove(s *slab, index uint32) {
 	}
 	t.slots[i] = slot{}
 	t.n--
-	t.entries[index] = entry{}
+	t.entries[index] = entry{changed: t.entries[index].changed}
 	t.free = append(t.free, index)
 }
 

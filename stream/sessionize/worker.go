@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -59,7 +60,8 @@ type Worker struct {
 	pub   publisher
 	all   bool  // the next tick publishes every open row
 	ticks int   // since the last checkpoint
-	from  int64 // offset of the last checkpoint
+	from  int64 // offset of the last whole checkpoint
+	line  lineage
 	recs  []broker.Record
 	bytes int
 }
@@ -75,6 +77,7 @@ type TickStats struct {
 // CheckpointStats describes a checkpoint, if the tick took one.
 type CheckpointStats struct {
 	Taken bool
+	Whole bool // else it has what changed since the last one
 	Bytes int64
 	Took  time.Duration
 	Err   error // it was not taken, and is due again at the next tick: a shard can go on without, only a restart is longer
@@ -98,7 +101,7 @@ type claim struct {
 	Metrics     int // partitions of the metrics topic: a row's place in it never changes
 }
 
-// keepCheckpoints are kept; older ones are deleted.
+// keepCheckpoints at least are kept, each with what it goes on from; older ones are deleted.
 const keepCheckpoints = 3
 
 // Open finds where the shard goes on: at its newest checkpoint, or where its generation was claimed to begin. Two
@@ -106,7 +109,7 @@ const keepCheckpoints = 3
 func Open(cfg Config, chain *tenant.Chain, blobs Blobs, out Writer, payload PayloadAt) (*Worker, error) {
 	w := &Worker{cfg: cfg, out: out, blobs: blobs, pub: publisher{partitions: cfg.MetricsPartitions}}
 	for {
-		g, c, newest, err := w.newest()
+		g, c, taken, err := w.newest()
 		if err != nil {
 			return nil, err
 		}
@@ -115,22 +118,22 @@ func Open(cfg Config, chain *tenant.Chain, blobs Blobs, out Writer, payload Payl
 				ErrRefused, cfg.Topic, cfg.Partition, c.Metrics, cfg.MetricsPartitions)
 		}
 		if g >= 0 && c.TickMS == cfg.TickMS && c.Core == CoreVersion {
-			return w, w.restore(g, c, newest, chain, payload)
+			return w, w.restore(g, c, taken, chain, payload)
 		}
 		next := claim{TickMS: cfg.TickMS, Core: CoreVersion, Metrics: cfg.MetricsPartitions}
 		if g >= 0 {
-			if newest == "" {
-				newest = c.From
+			if len(taken) == 0 && c.From != "" {
+				taken = []string{c.From}
 			}
-			next.From, next.Start, next.FirstMinute = newest, c.Start, c.FirstMinute
-			if newest != "" {
+			next.Start, next.FirstMinute = c.Start, c.FirstMinute
+			if len(taken) > 0 {
 				// Minutes before the watermark there are closed in the shard, so only the generation before can have told
 				// of them: what it told stands.
-				from, err := w.read(newest, chain, payload)
+				from, line, err := w.read(taken, chain, payload)
 				if err != nil {
 					return nil, err
 				}
-				next.Start, next.FirstMinute = from.Offset, max(c.FirstMinute, from.Watermark)
+				next.From, next.Start, next.FirstMinute = line.newest(), from.Offset, max(c.FirstMinute, from.Watermark)
 			}
 		}
 		data, err := sealed.Marshal(next)
@@ -153,11 +156,11 @@ func (w *Worker) checkpointName(g, offset int64) string {
 	return fmt.Sprintf("%s/%010d/%020d.checkpoint", w.folder(), g, offset)
 }
 
-// newest returns the greatest claimed generation (-1: none), its claim and its newest checkpoint ("": none).
-func (w *Worker) newest() (g int64, c claim, checkpoint string, err error) {
+// newest returns the greatest claimed generation (-1: none), its claim and its checkpoints, the newest last.
+func (w *Worker) newest() (g int64, c claim, taken []string, err error) {
 	names, err := w.blobs.List(w.folder() + "/")
 	if err != nil {
-		return 0, c, "", fmt.Errorf("list checkpoints: %w", err)
+		return 0, c, nil, fmt.Errorf("list checkpoints: %w", err)
 	}
 	g = -1
 	for _, name := range names {
@@ -173,51 +176,54 @@ func (w *Worker) newest() (g int64, c claim, checkpoint string, err error) {
 			break
 		}
 		if err != nil {
-			return 0, c, "", fmt.Errorf("claim %s: %w", w.claimName(next), err)
+			return 0, c, nil, fmt.Errorf("claim %s: %w", w.claimName(next), err)
 		}
 		c, g = claim{}, next
 		if _, err := sealed.Unmarshal(data, &c); err != nil {
-			return 0, c, "", fmt.Errorf("claim %s: %w", w.claimName(g), err)
+			return 0, c, nil, fmt.Errorf("claim %s: %w", w.claimName(g), err)
 		}
 	}
 	if g < 0 {
-		return g, c, "", nil
+		return g, c, nil, nil
 	}
 	for _, name := range names { // sorted, so that the last is the newest
-		if strings.HasPrefix(name, path.Dir(w.claimName(g))) && strings.HasSuffix(name, ".checkpoint") {
-			checkpoint = name
+		if strings.HasPrefix(name, path.Dir(w.claimName(g))+"/") && strings.HasSuffix(name, ".checkpoint") {
+			taken = append(taken, name)
 		}
 	}
-	return g, c, checkpoint, nil
+	return g, c, taken, nil
 }
 
-func (w *Worker) restore(g int64, c claim, checkpoint string, chain *tenant.Chain, payload PayloadAt) error {
+func (w *Worker) restore(g int64, c claim, taken []string, chain *tenant.Chain, payload PayloadAt) error {
 	id := Identity{Layer: w.cfg.Layer, Topic: w.cfg.TopicID, Partition: w.cfg.Partition, Generation: g, FirstMinute: c.FirstMinute, TickMS: c.TickMS}
-	if checkpoint == "" && c.From == "" {
+	if len(taken) == 0 && c.From == "" {
 		w.Shard, w.from = New(id, chain, c.Start, payload), c.Start
 		return nil
 	}
-	w.all = checkpoint == "" // the first tick of a generation that began with another one's checkpoint
+	w.all = len(taken) == 0 // the first tick of a generation that began with another one's checkpoint
 	if w.all {
-		checkpoint = c.From
+		taken = []string{c.From}
 	}
 	var err error
-	if w.Shard, err = w.read(checkpoint, chain, payload); err != nil {
+	if w.Shard, w.line, err = w.read(taken, chain, payload); err != nil {
 		return err
 	}
-	w.from = w.Shard.Offset
+	w.from = w.line.offset
 	if w.Shard.ID = id; w.all {
 		w.Shard.tick = math.MinInt64 // it counts in the other generation's ticks
+		w.from, w.line = w.Shard.Offset, lineage{}
 	}
 	return nil
 }
 
-func (w *Worker) read(checkpoint string, chain *tenant.Chain, payload PayloadAt) (*Shard, error) {
-	data, err := w.blobs.Get(checkpoint)
-	if err != nil {
-		return nil, fmt.Errorf("checkpoint %s: %w", checkpoint, err)
+// read makes a shard from the newest checkpoint of which all is there.
+func (w *Worker) read(taken []string, chain *tenant.Chain, payload PayloadAt) (s *Shard, l lineage, err error) {
+	for i := len(taken) - 1; i >= 0; i-- {
+		if s, l, err = restore(taken[i], w.blobs.Get, chain, payload); !errors.Is(err, errOrphan) {
+			break
+		}
 	}
-	return Restore(checkpoint, data, chain, payload)
+	return s, l, err
 }
 
 // Handle takes the partition's next records.
@@ -262,15 +268,18 @@ func (w *Worker) Handle(ctx context.Context, recs []broker.Record) error {
 // maxWait is how many times CheckpointTicks a checkpoint waits for records at most.
 const maxWait = 6
 
-// due says whether a checkpoint is due. It writes every session, so it waits until as many records were read as there are
-// sessions: then it costs little beside them, and reading that many again is a matter of seconds.
+// due says whether a checkpoint is due. A whole one writes every session, so it waits until as many records were read as there
+// are sessions: then it costs little beside them, and reading that many again is a matter of seconds.
 func (w *Worker) due() bool {
 	n := w.cfg.CheckpointTicks
 	if n == 0 || w.ticks < n {
 		return false
 	}
-	return w.Shard.Offset-w.from >= int64(w.Shard.table.n) || w.ticks >= maxWait*n
+	return !w.whole() || w.Shard.Offset-w.from >= int64(w.Shard.table.n) || w.ticks >= maxWait*n
 }
+
+// whole says whether the next checkpoint has every session, or else what changed since the last one.
+func (w *Worker) whole() bool { return w.line.ended() || !w.Shard.since.known }
 
 // writeBytes bounds the messages of a tick that wait for their acks.
 const writeBytes = 8 << 20
@@ -318,7 +327,7 @@ func (w *Worker) tick(ctx context.Context) error {
 		st.Checkpoint = w.checkpoint()
 		st.Checkpoint.Took = w.now().Sub(published)
 		if st.Checkpoint.Taken {
-			w.ticks, w.from = 0, s.Offset
+			w.ticks = 0
 			next := w.claimName(s.ID.Generation + 1)
 			if _, err := w.blobs.Get(next); err == nil { // else there is none, or the next checkpoint will tell
 				return fmt.Errorf("%s: %w", next, ErrSuperseded)
@@ -351,46 +360,65 @@ var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // checkpoint takes a checkpoint, and deletes old ones once it is safe.
 func (w *Worker) checkpoint() CheckpointStats {
-	s := w.Shard
+	s, whole, parent := w.Shard, w.whole(), ""
+	if !whole {
+		parent = w.line.newest()
+	}
 	buf := buffers.Get().(*[]byte)
-	data, err := s.AppendCheckpoint((*buf)[:0])
+	data, err := s.AppendCheckpoint((*buf)[:0], parent)
 	if err != nil {
 		return CheckpointStats{Err: err}
 	}
-	st := CheckpointStats{Taken: true, Bytes: int64(len(data))}
+	st := CheckpointStats{Taken: true, Whole: whole, Bytes: int64(len(data))}
 	name := w.checkpointName(s.ID.Generation, s.Offset)
 	switch err := w.blobs.Create(name, data); {
 	case err == nil: // else somebody may still be reading it
 		*buf = data
 		buffers.Put(buf)
-	case !errors.Is(err, blob.ErrExists):
+		w.line.add(name, whole, s.Offset, st.Bytes)
+	case errors.Is(err, blob.ErrExists): // another owner's, of the same state; what it goes on from is not known
+		w.line = lineage{}
+	default:
 		return CheckpointStats{Err: fmt.Errorf("checkpoint %s: %w", name, err)}
 	}
+	if whole {
+		w.from = s.Offset
+	}
+	s.followChanges(len(w.line.names) > 0)
 	st.Err = w.deleteOld(name)
 	return st
 }
 
-// deleteOld deletes checkpoints of the generation before the newest ones. It fails without harm: they are deleted after a
-// later one.
+// deleteOld deletes checkpoints of the generation that are not wanted. It fails without harm: they are deleted after a later one.
 func (w *Worker) deleteOld(newest string) error {
 	names, err := w.blobs.List(w.folder() + "/")
 	if err != nil {
 		return fmt.Errorf("list checkpoints: %w", err)
 	}
-	var old []string
+	var taken []string
 	for _, n := range names {
 		switch {
 		case strings.HasSuffix(n, "/claim.json") && n > w.claimName(w.Shard.ID.Generation):
 			return nil // a later generation begins with one of these
-		case strings.HasPrefix(n, path.Dir(newest)+"/") && strings.HasSuffix(n, ".checkpoint") && n < newest:
-			old = append(old, n)
+		case strings.HasPrefix(n, path.Dir(newest)+"/") && strings.HasSuffix(n, ".checkpoint") && n <= newest:
+			taken = append(taken, n)
 		}
 	}
-	for len(old) >= keepCheckpoints {
-		if err := w.blobs.Delete(old[0]); err != nil {
-			return fmt.Errorf("delete checkpoint %s: %w", old[0], err)
+	for _, n := range w.line.names[:max(len(w.line.names)-1, 0)] { // the newest may not be listed yet
+		if !slices.Contains(taken, n) {
+			w.line = lineage{} // another owner has deleted it: nobody is to go on from here
+			w.Shard.followChanges(false)
+			return nil
 		}
-		old = old[1:]
+	}
+	if len(w.line.names) == 0 {
+		return nil
+	}
+	kept := w.line.kept()
+	for ; len(taken) > 0 && taken[0] < kept; taken = taken[1:] {
+		if err := w.blobs.Delete(taken[0]); err != nil {
+			return fmt.Errorf("delete checkpoint %s: %w", taken[0], err)
+		}
 	}
 	return nil
 }

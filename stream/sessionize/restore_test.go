@@ -1,0 +1,241 @@
+package sessionize
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/cespare/xxhash/v2"
+
+	"tandem/core/tenant"
+	"tandem/schemas/blob"
+)
+
+// comeAndGo is traffic of sessions of which few are busy at a time; some are forgotten, and come again under the same id.
+func comeAndGo(t testing.TB, seed uint64, ttl string) (*tenant.Chain, *feed) {
+	t.Helper()
+	chain := load(t, strings.Replace(shopYAML, "session_ttl: 12h", "session_ttl: "+ttl, 1))
+	f := newFeed(1)
+	rng := rand.New(rand.NewPCG(seed, 5))
+	for i := range int64(300) { // they stay for a while
+		f.beacon(t0, hit(fmt.Sprint("idle", i), "1", t0, `,"visitor":"v"`))
+	}
+	f.tell(t0)
+	for at := t0; at < t0+6*hour; at += minute {
+		for range rng.IntN(8) {
+			ts := at + rng.Int64N(minute) - rng.Int64N(8)*minute*rng.Int64N(2)
+			id := fmt.Sprint(rng.IntN(40))
+			if rng.IntN(4) == 0 {
+				id = fmt.Sprint("idle", rng.IntN(300))
+			}
+			f.beacon(at, hit(id, fmt.Sprint(rng.IntN(1000)), ts, `,"visitor":"v","experiments":{"color":"red"}`))
+		}
+		f.tell(at + minute)
+	}
+	return chain, f
+}
+
+// everyTick has a checkpoint taken at each.
+func everyTick() Config {
+	cfg := config(minute)
+	cfg.CheckpointTicks = 1
+	return cfg
+}
+
+// What a delta says, with what it goes on from, is what the shard holds, and checkpoints that are not wanted are deleted.
+func TestDeltasAreTheShard(t *testing.T) {
+	for _, c := range []struct {
+		ttl   string
+		ticks int
+	}{{"90m", 1}, {"31m", 4}} { // or else no session is changed and forgotten between two checkpoints
+		wholes, deltas, gone := deltasAreTheShard(t, c.ttl, c.ticks)
+		t.Logf("session_ttl %s: %d whole ones, %d deltas, %d sessions forgotten", c.ttl, wholes, deltas, gone)
+		if wholes < 5 || deltas < 40 || gone < 200 {
+			t.Errorf("session_ttl %s: %d whole ones, %d deltas, %d sessions forgotten", c.ttl, wholes, deltas, gone)
+		}
+	}
+}
+
+func deltasAreTheShard(t *testing.T, ttl string, ticks int) (wholes, deltas, gone int) {
+	t.Helper()
+	chain, f := comeAndGo(t, 1, ttl)
+	blobs := blob.NewMem()
+	cfg := everyTick()
+	cfg.CheckpointTicks = ticks
+	w := open(t, cfg, chain, f, blobs, &sink{})
+	sessions := 0
+	w.Ticked = func(st TickStats) {
+		c := &st.Checkpoint
+		if c.Err != nil {
+			t.Fatalf("offset %d: %v", st.Offset, c.Err)
+		}
+		gone, sessions = gone+max(0, sessions-w.Shard.table.n), w.Shard.table.n
+		switch {
+		case !c.Taken: // it is not time, or a whole one waits
+			return
+		case c.Whole:
+			wholes++
+		default:
+			deltas++
+		}
+		differ(t, fmt.Sprintf("offset %d, whole %t", st.Offset, c.Whole), held(t, w.Shard), content(t, chain, f, blobs, w.checkpointName(0, st.Offset)))
+		names, err := blobs.List("checkpoints/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if most := 1 + keepCheckpoints + 2*mostDeltas; len(names) > most {
+			t.Fatalf("offset %d: %d objects are kept, more than %d", st.Offset, len(names), most)
+		}
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+	handle(t, w, f.recs)
+	return wholes, deltas, gone
+}
+
+func TestOwnersThatBeginAtDeltasPublishTheSameBytes(t *testing.T) {
+	chain, f := comeAndGo(t, 2, "90m")
+	t.Logf("%d versions compared", ownersAgree(t, chain, f, 40))
+}
+
+// sometimes fails to create, or does and says that it failed.
+type sometimes struct {
+	*blob.Mem
+	rng *rand.Rand
+}
+
+func (s *sometimes) Create(name string, data []byte) error {
+	n := 0
+	if strings.HasSuffix(name, ".checkpoint") {
+		n = s.rng.IntN(20)
+	}
+	if n == 1 {
+		return errors.New("no answer, and not done")
+	}
+	if err := s.Mem.Create(name, data); err != nil || n != 2 {
+		return err
+	}
+	return errors.New("no answer, though done")
+}
+
+// Several owners at once, each with a lineage of its own, of which each deletes what it takes for old: whenever one of them begins
+// anew it finds something to begin from, and that is what the shard was there.
+func TestOwnersSideBySideDeleteNothingThatIsWanted(t *testing.T) {
+	chain, f := comeAndGo(t, 3, "90m")
+	states := map[int64][]string{}
+	alone := open(t, everyTick(), chain, f, blob.NewMem(), &sink{})
+	alone.Ticked = func(st TickStats) { states[st.Offset] = held(t, alone.Shard) }
+	handle(t, alone, f.recs)
+	begun, orphans := 0, 0
+	for seed := range uint64(60) {
+		rng := rand.New(rand.NewPCG(seed, 6))
+		blobs := &sometimes{blob.NewMem(), rng}
+		cfg := everyTick()
+		cfg.CheckpointTicks = 1 + rng.IntN(3)
+		owners := make([]*Worker, 2+rng.IntN(2))
+		for done := false; !done; {
+			k := rng.IntN(len(owners))
+			if owners[k] == nil || rng.IntN(8) == 0 {
+				w := open(t, cfg, chain, f, blobs, &sink{})
+				if at := w.Shard.Offset; at > 0 {
+					begun++
+					if differ(t, fmt.Sprintf("seed %d: begun anew at %d", seed, at), states[at], held(t, w.Shard)); t.Failed() {
+						return
+					}
+					if _, _, taken, err := w.newest(); err != nil {
+						t.Fatal(err)
+					} else if taken[len(taken)-1] != w.line.newest() {
+						orphans++
+					}
+				}
+				owners[k] = w
+			}
+			w := owners[k]
+			from := w.Shard.Offset
+			to := min(from+rng.Int64N(5+rng.Int64N(150)), int64(len(f.recs)))
+			handle(t, w, f.recs[from:to])
+			done = to == int64(len(f.recs))
+		}
+	}
+	t.Logf("begun anew %d times, %d of them from another one than the newest", begun, orphans)
+	if begun < 200 || orphans == 0 {
+		t.Errorf("begun anew %d times only, %d", begun, orphans)
+	}
+}
+
+// A delta that lost what it goes on from is passed over; a checkpoint that is damaged is not.
+func TestOrphans(t *testing.T) {
+	chain, f := comeAndGo(t, 4, "90m")
+	blobs := blob.NewMem()
+	cfg := everyTick()
+	w := open(t, cfg, chain, f, blobs, &sink{})
+	for len(w.line.before) == 0 || len(w.line.names) != 2 { // those of the lineage before are still there
+		handle(t, w, f.recs[w.Shard.Offset:w.Shard.Offset+1])
+	}
+	whole := w.line.names[0]
+	if err := blobs.Delete(whole); err != nil {
+		t.Fatal(err)
+	}
+	again := open(t, cfg, chain, f, blobs, &sink{})
+	if n := again.line.newest(); n == "" || n >= whole {
+		t.Fatalf("begun from %q", n)
+	}
+	// Its owner, which is at work still, sees it and begins a new lineage.
+	checkpoints := 0
+	w.Ticked = func(st TickStats) {
+		if c := &st.Checkpoint; c.Taken {
+			if checkpoints++; c.Whole != (checkpoints == 2) {
+				t.Errorf("checkpoint %d after the loss: whole %t", checkpoints, c.Whole)
+			}
+		}
+	}
+	for checkpoints < 3 {
+		handle(t, w, f.recs[w.Shard.Offset:w.Shard.Offset+1])
+	}
+	delta := w.line.newest()
+	data, err := blobs.Get(delta)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)-1] ^= 1
+	if err := errors.Join(blobs.Delete(delta), blobs.Create(delta, data)); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := restore(delta, blobs.Get, chain, f.payload); err == nil || !strings.Contains(err.Error(), delta) {
+		t.Fatalf("of a damaged one it says %v", err)
+	}
+}
+
+// FuzzRestore: whatever stands in a checkpoint whose digest is right, it is restored or refused.
+func FuzzRestore(f *testing.F) {
+	chain, log := comeAndGo(f, 5, "90m")
+	blobs := keeping{blob.NewMem()}
+	w := open(f, everyTick(), chain, log, blobs, &sink{})
+	for len(w.line.before) == 0 || len(w.line.names) != 2 {
+		handle(f, w, log.recs[w.Shard.Offset:w.Shard.Offset+1])
+	}
+	for _, name := range w.line.names {
+		data, err := blobs.Get(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data[:len(wholeMagic)], data[checkpointHead:])
+	}
+	f.Fuzz(func(t *testing.T, magic, body []byte) {
+		b := binary.LittleEndian.AppendUint64([]byte(fmt.Sprintf("%.6s", magic)), xxhash.Sum64(body))
+		get := func(name string) ([]byte, error) {
+			if name == "x" {
+				return append(b, body...), nil
+			}
+			return blobs.Get(name)
+		}
+		s, _, err := restore("x", get, chain, log.payload)
+		if err == nil {
+			held(t, s)
+		}
+	})
+}
