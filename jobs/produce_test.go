@@ -20,6 +20,7 @@ import (
 	"tandem/schemas/records"
 	"tandem/schemas/store"
 	"tandem/schemas/traffic"
+	"tandem/scripts/devstack"
 	"tandem/stream/broker"
 	"tandem/stream/dispatch"
 )
@@ -254,6 +255,7 @@ func streamed(t *testing.T, chain *tenant.Chain, partitions int32, raws []embedd
 }
 
 func TestProduceLive(t *testing.T) {
+	devstack.AtLength(t)
 	f := applied(t, liveRaw)
 	path, raws := shopRecords(t, f)
 	began := time.Now().UnixMilli()

@@ -27,6 +27,7 @@ import (
 	"tandem/jobs/serve/read"
 	"tandem/schemas/store"
 	"tandem/schemas/store/pebblestore"
+	"tandem/scripts/devstack"
 	"tandem/stream/failover"
 )
 
@@ -184,6 +185,7 @@ func TestSlowClients(t *testing.T) {
 
 // An HTTP/2 client that opens no window for what it is answered is cut off too.
 func TestSlowHTTP2(t *testing.T) {
+	devstack.AtLength(t)
 	t.Parallel()
 	made := httptest.NewUnstartedServer(nil) // for its certificate
 	made.StartTLS()
@@ -425,6 +427,7 @@ func TestServeFollowsFiles(t *testing.T) {
 
 // Promoting a layer from the page: who may, does it, and the audit log has it before it is done.
 func TestServePromotes(t *testing.T) {
+	devstack.AtLength(t)
 	s := startServer(t, func(st store.Store) {
 		ctx, minute := t.Context(), time.Now().Unix()/60
 		for _, layer := range []string{"stream.dc1", "stream.dc2"} {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"tandem/scripts/devstack"
 	"tandem/stream/broker"
 )
 
@@ -205,6 +206,7 @@ func TestKafkaSecurity(t *testing.T) {
 
 // TestRenewedSecrets: a password that is changed while the process runs is used for the next connection.
 func TestRenewedSecrets(t *testing.T) {
+	devstack.AtLength(t)
 	addr := startKafka(t, kfake.EnableSASL(), kfake.Superuser("PLAIN", "u", "new"))
 	s, err := Load(folder(t, strings.Replace(least, "{brokers: [k:9092]}", "{brokers: ['"+addr+"'], sasl: {mechanism: plain, user: u, password_file: pass}}", 1), "pass", "old"))
 	if err != nil {

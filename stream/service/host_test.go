@@ -14,6 +14,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 
+	"tandem/scripts/devstack"
 	"tandem/stream/broker"
 )
 
@@ -134,6 +135,7 @@ func TestAnOwnerIsGivenEverythingInOrder(t *testing.T) {
 
 // An owner that is slow holds back what is fetched, within the limit, and what it finally gets is everything.
 func TestASlowOwnerHoldsBack(t *testing.T) {
+	devstack.AtLength(t)
 	to := cluster(t, 1)
 	const n, size = 3000, 100_000
 	for range n / 100 {

@@ -129,6 +129,7 @@ func TestAStoppedClientExcusesNobody(t *testing.T) {
 
 // A broker that takes shorter notes than one of a commit gets the commit without it.
 func TestACommitWithoutItsNote(t *testing.T) {
+	devstack.AtLength(t)
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, topic))
 	if err != nil {
 		t.Fatal(err)
