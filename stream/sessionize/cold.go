@@ -20,21 +20,20 @@ func Resume(cfg Config, blobs Blobs) (offset int64, ok bool, err error) {
 	if err != nil || g < 0 {
 		return 0, false, err
 	}
-	newest := c.From
-	switch {
-	case len(taken) > 0:
-		newest = taken[len(taken)-1]
-	case newest == "":
-		return c.Start, true, nil
-	default:
-		_, err := blobs.Get(newest)
-		if errors.Is(err, blob.ErrNotFound) {
-			return 0, false, nil // nothing can make it again, though the log still has what comes after it
+	if len(taken) == 0 {
+		if c.From == "" {
+			return c.Start, true, nil
 		}
-		if err != nil {
-			return 0, false, fmt.Errorf("checkpoint %s: %w", newest, err)
-		}
+		taken = []string{c.From}
 	}
+	l, err := complete(taken, blobs.Get)
+	if errors.Is(err, errOrphan) || errors.Is(err, blob.ErrNotFound) {
+		return 0, false, nil // nothing can make it again, though the log still has what comes after it
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	newest := l.newest()
 	at, err := strconv.ParseInt(strings.TrimSuffix(path.Base(newest), ".checkpoint"), 10, 64)
 	if err != nil {
 		return 0, false, fmt.Errorf("checkpoint %s: its name has no offset: %w", newest, err)

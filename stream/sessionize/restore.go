@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/cespare/xxhash/v2"
@@ -53,61 +52,124 @@ func (l *lineage) add(name string, whole bool, offset, bytes int64) {
 	*l = lineage{names: []string{name}, offset: offset, whole: bytes, before: before[max(0, len(before)-keepCheckpoints):]}
 }
 
-// kept is the oldest checkpoint that is still wanted: the whole one of this lineage, or of one before, so that it is
-// keepCheckpoints at least. It is never later than this lineage's own. So of several owners side by side the one whose lineage
-// began last never loses any of it to the others, and something to restart from is always there.
-func (l *lineage) kept() string {
-	kept, n := l.names[0], len(l.names)
-	for i := len(l.before) - 1; i >= 0 && n < keepCheckpoints; i-- {
-		kept, n = l.before[i], n+1
+// lost is what remains where nothing can go on from the lineage.
+func (l *lineage) lost() lineage {
+	if len(l.names) == 0 {
+		return *l
 	}
-	return kept
+	return lineage{before: append(l.before, l.names[0])}
+}
+
+// kept is the oldest checkpoint that is still wanted, "" if all are: this lineage and the one before, and more of those before
+// that if these are fewer than keepCheckpoints. It is never later than this lineage's own whole one. So of several owners side
+// by side the one whose lineage began last never loses any of it to the others, and something to restart from is always there.
+func (l *lineage) kept() string {
+	if len(l.names) == 0 {
+		return ""
+	}
+	n := len(l.names)
+	for i := len(l.before) - 1; i >= 0; i-- {
+		if n++; n >= keepCheckpoints {
+			return l.before[i]
+		}
+	}
+	return ""
 }
 
 // errOrphan: a checkpoint is there, but not all that it goes on from. Another owner, whose own lineage is there, took it for old.
 var errOrphan = errors.New("what it goes on from is gone")
 
-// restore makes a shard from a checkpoint and, if that is a delta, those that it goes on from, which get reads. From the newest
-// to the oldest: the first that speaks of a session is right.
-func restore(name string, get func(name string) ([]byte, error), chain *tenant.Chain, payload PayloadAt) (*Shard, lineage, error) {
-	var s *Shard
-	var l lineage
-	var newest header
-	forgotten := map[string]struct{}{}
-	for at, before := name, int64(math.MaxInt64); at != ""; {
+// follow reads a checkpoint and, if it is a delta, those that it goes on from, one after another, and hands them to fn.
+func follow(name string, get func(name string) ([]byte, error), fn func(c *checkpoint) error) (l lineage, err error) {
+	var newest, before *header
+	for at := name; at != ""; at = before.Parent {
 		b, err := get(at)
 		if err != nil {
-			if s != nil && errors.Is(err, blob.ErrNotFound) {
+			if before != nil && errors.Is(err, blob.ErrNotFound) {
 				err = fmt.Errorf("%w: %w", errOrphan, err)
 			}
-			return nil, l, fmt.Errorf("checkpoint %s: %w", at, err)
+			return l, fmt.Errorf("checkpoint %s: %w", at, err)
 		}
 		c := checkpoint{name: at}
-		if err := c.open(b, chain); err != nil {
-			return nil, l, err
+		if err := c.open(b); err != nil {
+			return l, err
 		}
-		if s == nil {
-			newest = c.head
-			h := &newest
-			s = New(h.ID, chain, h.Offset, payload)
-			s.Sources, s.Progress, s.Watermark, s.until, s.tick, s.Counts = h.Sources, h.Progress, h.Watermark, h.Until, h.Tick, h.Counts
+		if newest == nil {
+			newest = &c.head
+		} else if c.head.ID != newest.ID || c.head.Offset >= before.Offset {
+			return l, c.fail("another one goes on from it, and it is none of the same shard before that one")
 		}
-		if c.head.ID != newest.ID || c.head.Offset >= before {
-			return nil, l, c.fail("another one goes on from it, and it is none of the same shard before that one")
-		}
-		if err := c.into(s, forgotten, at == name); err != nil {
-			return nil, l, err
+		if err := fn(&c); err != nil {
+			return l, err
 		}
 		l.names = append(l.names, at)
 		if l.offset, l.whole = c.head.Offset, int64(len(b)); c.head.Parent != "" {
 			l.deltas += l.whole
 		}
-		at, before = c.head.Parent, c.head.Offset
-	}
-	if s.table.n != newest.Sessions {
-		return nil, l, fmt.Errorf("checkpoint %s: it has %d sessions, not %d", name, s.table.n, newest.Sessions)
+		before = &c.head
 	}
 	slices.Reverse(l.names)
+	return l, nil
+}
+
+// complete finds the newest of some checkpoints, the newest last, of which all is there; errOrphan if there is none.
+func complete(taken []string, get func(name string) ([]byte, error)) (l lineage, err error) {
+	for i := len(taken) - 1; i >= 0; i-- {
+		if l, err = follow(taken[i], get, func(*checkpoint) error { return nil }); !errors.Is(err, errOrphan) {
+			break
+		}
+	}
+	return l, err
+}
+
+// lasting finds among some checkpoints, the newest last, one that another owner does not delete within its next: the newest of the
+// lineage that began last (lineage.kept). errOrphan if none is complete.
+func lasting(taken []string, get func(name string) ([]byte, error)) (lineage, error) {
+	best, err := complete(taken, get)
+	if err != nil {
+		return best, err
+	}
+	for i := len(taken) - 1; i >= 0 && taken[i] > best.names[0]; i-- {
+		if slices.Contains(best.names, taken[i]) {
+			continue
+		}
+		l, err := complete(taken[i:i+1], get)
+		switch {
+		case errors.Is(err, errOrphan):
+		case err != nil:
+			return best, err
+		case l.names[0] > best.names[0]:
+			best = l
+		}
+	}
+	return best, nil
+}
+
+// restore makes a shard from a checkpoint and what it goes on from, which get reads. From the newest to the oldest: the first that
+// speaks of a session is right.
+func restore(name string, get func(name string) ([]byte, error), chain *tenant.Chain, payload PayloadAt) (*Shard, lineage, error) {
+	var s *Shard
+	sessions := 0
+	forgotten := map[string]struct{}{}
+	l, err := follow(name, get, func(c *checkpoint) error {
+		h := &c.head
+		if h.Tenant != chain.Tenant || !goesOn(h.Revisions, chain) {
+			return fmt.Errorf("checkpoint %s: %w: it was made under other revisions of the config: its ids mean something else", c.name, ErrRefused)
+		}
+		newest := s == nil
+		if newest {
+			s = New(h.ID, chain, h.Offset, payload)
+			s.Sources, s.Progress, s.Watermark, s.until, s.tick, s.Counts = h.Sources, h.Progress, h.Watermark, h.Until, h.Tick, h.Counts
+			sessions = h.Sessions
+		}
+		return c.into(s, forgotten, newest)
+	})
+	if err != nil {
+		return nil, l, err
+	}
+	if s.table.n != sessions {
+		return nil, l, fmt.Errorf("checkpoint %s: it has %d sessions, not %d", name, s.table.n, sessions)
+	}
 	s.Close()
 	s.followChanges(true)
 	return s, l, nil
@@ -123,7 +185,7 @@ type checkpoint struct {
 func (c *checkpoint) fail(what string) error { return fmt.Errorf("checkpoint %s: %s", c.name, what) }
 
 // open checks the object and reads its header.
-func (c *checkpoint) open(b []byte, chain *tenant.Chain) error {
+func (c *checkpoint) open(b []byte) error {
 	magic := ""
 	if len(b) >= checkpointHead {
 		magic = string(b[:len(wholeMagic)])
@@ -138,9 +200,6 @@ func (c *checkpoint) open(b []byte, chain *tenant.Chain) error {
 	head, ok := c.next()
 	if !ok || json.Unmarshal(head, &c.head) != nil || (c.head.Parent != "") != (magic == deltaMagic) {
 		return c.fail("header is corrupt")
-	}
-	if c.head.Tenant != chain.Tenant || !goesOn(c.head.Revisions, chain) {
-		return fmt.Errorf("checkpoint %s: %w: it was made under other revisions of the config: its ids mean something else", c.name, ErrRefused)
 	}
 	return nil
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path"
+	"slices"
 	"strings"
 	"testing"
 
@@ -172,10 +174,7 @@ func TestOrphans(t *testing.T) {
 	chain, f := comeAndGo(t, 4, "90m")
 	blobs := blob.NewMem()
 	cfg := everyTick()
-	w := open(t, cfg, chain, f, blobs, &sink{})
-	for len(w.line.before) == 0 || len(w.line.names) != 2 { // those of the lineage before are still there
-		handle(t, w, f.recs[w.Shard.Offset:w.Shard.Offset+1])
-	}
+	w := withDelta(t, chain, f, blobs)
 	whole := w.line.names[0]
 	if err := blobs.Delete(whole); err != nil {
 		t.Fatal(err)
@@ -184,17 +183,23 @@ func TestOrphans(t *testing.T) {
 	if n := again.line.newest(); n == "" || n >= whole {
 		t.Fatalf("begun from %q", n)
 	}
-	// Its owner, which is at work still, sees it and begins a new lineage.
-	checkpoints := 0
+	// Its owner, which is at work still, sees it and begins a new lineage at once.
+	var told []string
 	w.Ticked = func(st TickStats) {
-		if c := &st.Checkpoint; c.Taken {
-			if checkpoints++; c.Whole != (checkpoints == 2) {
-				t.Errorf("checkpoint %d after the loss: whole %t", checkpoints, c.Whole)
-			}
+		switch c := &st.Checkpoint; {
+		case errors.Is(c.Err, errOrphan):
+			told = append(told, "lost")
+		case c.Err != nil || !c.Taken:
+			told = append(told, fmt.Sprintf("%+v", c))
+		default:
+			told = append(told, fmt.Sprintf("whole %t", c.Whole))
 		}
 	}
-	for checkpoints < 3 {
+	for len(told) < 3 {
 		handle(t, w, f.recs[w.Shard.Offset:w.Shard.Offset+1])
+	}
+	if got := strings.Join(told, ", "); got != "lost, whole true, whole false" {
+		t.Fatalf("its checkpoints: %s", got)
 	}
 	delta := w.line.newest()
 	data, err := blobs.Get(delta)
@@ -210,14 +215,112 @@ func TestOrphans(t *testing.T) {
 	}
 }
 
+// withDelta is an owner whose newest checkpoint is a delta of its second lineage.
+func withDelta(t testing.TB, chain *tenant.Chain, f *feed, blobs Blobs) *Worker {
+	t.Helper()
+	w := open(t, everyTick(), chain, f, blobs, &sink{})
+	for len(w.line.before) == 0 || len(w.line.names) != 2 {
+		handle(t, w, f.recs[w.Shard.Offset:w.Shard.Offset+1])
+	}
+	return w
+}
+
+// Where a shard would go on is where it does, orphans or not; without anything complete it is to begin cold.
+func TestResumeAmongOrphans(t *testing.T) {
+	chain, f := comeAndGo(t, 6, "90m")
+	blobs := blob.NewMem()
+	w := withDelta(t, chain, f, blobs)
+	same := func(cfg Config, want bool) {
+		t.Helper()
+		at, ok, err := Resume(cfg, blobs)
+		if err != nil || ok != want {
+			t.Fatalf("it would go on at %d, %t, %v", at, ok, err)
+		}
+		again, err := Open(cfg, chain, blobs, &sink{}, f.payload)
+		if (err == nil) != want {
+			t.Fatalf("it is open: %v", err)
+		}
+		if ok && again.Shard.Offset != at {
+			t.Fatalf("it would go on at %d, and does at %d", at, again.Shard.Offset)
+		}
+	}
+	remove := func(name string) {
+		t.Helper()
+		if err := blobs.Delete(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	same(everyTick(), true)
+	remove(w.line.names[0]) // the newest is an orphan
+	same(everyTick(), true)
+	remove(w.line.before[0]) // all are
+	same(everyTick(), false)
+	if _, err := ClaimCold(everyTick(), chain, blobs, int64(len(f.recs)), t0+6*hour); err != nil {
+		t.Fatal(err)
+	}
+	same(everyTick(), true)
+
+	// The same of a generation that began with a delta.
+	blobs = blob.NewMem()
+	w = withDelta(t, chain, f, blobs)
+	other := everyTick()
+	other.TickMS = 2 * minute
+	if next := open(t, other, chain, f, blobs, &sink{}); next.Shard.ID.Generation != 1 || next.Shard.Offset != w.Shard.Offset {
+		t.Fatalf("generation %d at %d", next.Shard.ID.Generation, next.Shard.Offset)
+	}
+	same(other, true)
+	remove(w.line.names[0])
+	same(other, false)
+}
+
+// A new generation begins with a checkpoint of the lineage that began last, which no other owner deletes.
+func TestAGenerationBeginsWithWhatLasts(t *testing.T) {
+	chain, f := comeAndGo(t, 7, "90m")
+	blobs := blob.NewMem()
+	a := withDelta(t, chain, f, blobs)
+	aside := blob.NewMem() // another owner, whose lineage begins later, and which is not as far
+	for {
+		var err error
+		if a.line.ended() || len(a.line.names) >= 6 {
+			break
+		}
+		if err = a.Handle(t.Context(), f.recs[a.Shard.Offset:a.Shard.Offset+1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b := open(t, everyTick(), chain, f, aside, &sink{})
+	handle(t, b, f.recs[:offsetOf(t, a.line.names[3])])
+	whole, err := b.Shard.AppendCheckpoint(nil, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := a.line.names[3] // as if it had been the first to be there
+	if err := errors.Join(blobs.Delete(later), blobs.Create(later, whole)); err != nil {
+		t.Fatal(err)
+	}
+	names, err := blobs.List("checkpoints/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := lasting(slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, ".checkpoint") }), blobs.Get)
+	if err != nil || l.names[0] != later {
+		t.Fatalf("it begins with %v, %v, not with %s", l.names, err, later)
+	}
+}
+
+func offsetOf(t testing.TB, name string) (at int64) {
+	t.Helper()
+	if _, err := fmt.Sscanf(path.Base(name), "%d.checkpoint", &at); err != nil {
+		t.Fatal(err)
+	}
+	return at
+}
+
 // FuzzRestore: whatever stands in a checkpoint whose digest is right, it is restored or refused.
 func FuzzRestore(f *testing.F) {
 	chain, log := comeAndGo(f, 5, "90m")
 	blobs := keeping{blob.NewMem()}
-	w := open(f, everyTick(), chain, log, blobs, &sink{})
-	for len(w.line.before) == 0 || len(w.line.names) != 2 {
-		handle(f, w, log.recs[w.Shard.Offset:w.Shard.Offset+1])
-	}
+	w := withDelta(f, chain, log, blobs)
 	for _, name := range w.line.names {
 		data, err := blobs.Get(name)
 		if err != nil {

@@ -101,7 +101,7 @@ type claim struct {
 	Metrics     int // partitions of the metrics topic: a row's place in it never changes
 }
 
-// keepCheckpoints at least are kept, each with what it goes on from; older ones are deleted.
+// keepCheckpoints at least are kept, of two lineages or more; older ones are deleted.
 const keepCheckpoints = 3
 
 // Open finds where the shard goes on: at its newest checkpoint, or where its generation was claimed to begin. Two
@@ -129,7 +129,11 @@ func Open(cfg Config, chain *tenant.Chain, blobs Blobs, out Writer, payload Payl
 			if len(taken) > 0 {
 				// Minutes before the watermark there are closed in the shard, so only the generation before can have told
 				// of them: what it told stands.
-				from, line, err := w.read(taken, chain, payload)
+				line, err := lasting(taken, w.blobs.Get)
+				if err != nil {
+					return nil, err
+				}
+				from, _, err := restore(line.newest(), w.blobs.Get, chain, payload)
 				if err != nil {
 					return nil, err
 				}
@@ -377,7 +381,7 @@ func (w *Worker) checkpoint() CheckpointStats {
 		buffers.Put(buf)
 		w.line.add(name, whole, s.Offset, st.Bytes)
 	case errors.Is(err, blob.ErrExists): // another owner's, of the same state; what it goes on from is not known
-		w.line = lineage{}
+		w.line = w.line.lost()
 	default:
 		return CheckpointStats{Err: fmt.Errorf("checkpoint %s: %w", name, err)}
 	}
@@ -385,11 +389,17 @@ func (w *Worker) checkpoint() CheckpointStats {
 		w.from = s.Offset
 	}
 	s.followChanges(len(w.line.names) > 0)
-	st.Err = w.deleteOld(name)
+	if st.Err = w.deleteOld(name); errors.Is(st.Err, errOrphan) {
+		// A whole one at the next tick: nobody can go on from this.
+		w.line, w.from = w.line.lost(), s.Offset-int64(s.table.n)
+		s.followChanges(false)
+		return CheckpointStats{Err: st.Err}
+	}
 	return st
 }
 
 // deleteOld deletes checkpoints of the generation that are not wanted. It fails without harm: they are deleted after a later one.
+// It is errOrphan if another owner has deleted what the newest one goes on from.
 func (w *Worker) deleteOld(newest string) error {
 	names, err := w.blobs.List(w.folder() + "/")
 	if err != nil {
@@ -406,13 +416,8 @@ func (w *Worker) deleteOld(newest string) error {
 	}
 	for _, n := range w.line.names[:max(len(w.line.names)-1, 0)] { // the newest may not be listed yet
 		if !slices.Contains(taken, n) {
-			w.line = lineage{} // another owner has deleted it: nobody is to go on from here
-			w.Shard.followChanges(false)
-			return nil
+			return fmt.Errorf("checkpoint %s: %w: %s", newest, errOrphan, n)
 		}
-	}
-	if len(w.line.names) == 0 {
-		return nil
 	}
 	kept := w.line.kept()
 	for ; len(taken) > 0 && taken[0] < kept; taken = taken[1:] {
