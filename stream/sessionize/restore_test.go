@@ -277,34 +277,36 @@ func TestResumeAmongOrphans(t *testing.T) {
 func TestAGenerationBeginsWithWhatLasts(t *testing.T) {
 	chain, f := comeAndGo(t, 7, "90m")
 	blobs := blob.NewMem()
-	a := withDelta(t, chain, f, blobs)
-	aside := blob.NewMem() // another owner, whose lineage begins later, and which is not as far
-	for {
-		var err error
-		if a.line.ended() || len(a.line.names) >= 6 {
-			break
+	cfg := everyTick()
+	cfg.CheckpointTicks = 2
+	a := open(t, cfg, chain, f, blobs, &sink{})
+	for len(a.line.names) < 5 {
+		handle(t, a, f.recs[a.Shard.Offset:a.Shard.Offset+1])
+	}
+	// The other owner's lineage begins at a tick in between.
+	from, to := offsetOf(t, a.line.names[3]), offsetOf(t, a.line.names[4])
+	later := ""
+	b := open(t, everyTick(), chain, f, blob.NewMem(), &sink{})
+	b.Ticked = func(st TickStats) {
+		if later != "" || st.Offset <= from || st.Offset >= to {
+			return
 		}
-		if err = a.Handle(t.Context(), f.recs[a.Shard.Offset:a.Shard.Offset+1]); err != nil {
+		whole, err := b.Shard.AppendCheckpoint(nil, "")
+		if err != nil {
 			t.Fatal(err)
 		}
+		if later = a.checkpointName(0, st.Offset); blobs.Create(later, whole) != nil {
+			t.Fatalf("%s is there", later)
+		}
 	}
-	b := open(t, everyTick(), chain, f, aside, &sink{})
-	handle(t, b, f.recs[:offsetOf(t, a.line.names[3])])
-	whole, err := b.Shard.AppendCheckpoint(nil, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	later := a.line.names[3] // as if it had been the first to be there
-	if err := errors.Join(blobs.Delete(later), blobs.Create(later, whole)); err != nil {
-		t.Fatal(err)
-	}
+	handle(t, b, f.recs[:to])
 	names, err := blobs.List("checkpoints/")
 	if err != nil {
 		t.Fatal(err)
 	}
 	l, err := lasting(slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, ".checkpoint") }), blobs.Get)
-	if err != nil || l.names[0] != later {
-		t.Fatalf("it begins with %v, %v, not with %s", l.names, err, later)
+	if err != nil || later == "" || l.newest() != later {
+		t.Fatalf("it begins with %v, %v, not with %q", l.names, err, later)
 	}
 }
 
