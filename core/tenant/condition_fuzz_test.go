@@ -219,7 +219,11 @@ func FuzzConditionOracle(f *testing.F) {
 	f.Add([]byte("0123456789abcdefghijklmnopqrstuvwxyz"))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, choices []byte) {
-		if err := agree(choices); err != nil {
+		err := agree(choices)
+		if err != nil && strings.Contains(err.Error(), fmt.Sprintf("nested deeper than %d levels", maxConditionDepth)) {
+			t.Skip("a long chain, and rightly refused")
+		}
+		if err != nil {
 			t.Error(err)
 		}
 	})
