@@ -188,32 +188,34 @@ func (r *noteReader) fail(err error) {
 	}
 }
 
-func (r *noteReader) uvarint(most uint64) uint64 {
-	v, n := binary.Uvarint(r.b)
+// took goes past a number of n bytes, as binary tells them, if it is good.
+func (r *noteReader) took(n int, good bool) bool {
 	switch {
 	case n == 0:
 		r.fail(errShortNote)
-		return 0
-	case n < 0 || v > most:
+	case n < 0 || !good:
 		r.fail(errNumber)
+	default:
+		r.b = r.b[n:]
+		return true
+	}
+	return false
+}
+
+func (r *noteReader) uvarint(most uint64) uint64 {
+	v, n := binary.Uvarint(r.b)
+	if !r.took(n, v <= most) {
 		return 0
 	}
-	r.b = r.b[n:]
 	return v
 }
 
 // minute is a minute that is told by its distance from another. None is before 0: marks rise from there.
 func (r *noteReader) minute(base int64) int64 {
 	d, n := binary.Varint(r.b)
-	switch {
-	case n == 0:
-		r.fail(errShortNote)
-		return 0
-	case n < 0 || d < -base || d > math.MaxInt64-base:
-		r.fail(errNumber)
+	if !r.took(n, d >= -base && d <= math.MaxInt64-base) {
 		return 0
 	}
-	r.b = r.b[n:]
 	return base + d
 }
 

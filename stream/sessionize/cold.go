@@ -20,11 +20,9 @@ func Resume(cfg Config, blobs Blobs) (offset int64, ok bool, err error) {
 	if err != nil || g < 0 {
 		return 0, false, err
 	}
+	taken = c.checkpoints(taken)
 	if len(taken) == 0 {
-		if c.From == "" {
-			return c.Start, true, nil
-		}
-		taken = []string{c.From}
+		return c.Start, true, nil
 	}
 	l, err := complete(taken, blobs.Get)
 	if errors.Is(err, errOrphan) || errors.Is(err, blob.ErrNotFound) {

@@ -112,13 +112,22 @@ func follow(name string, get func(name string) ([]byte, error), fn func(c *check
 	return l, nil
 }
 
-// complete finds the newest of some checkpoints, the newest last, of which all is there; errOrphan if there is none.
-func complete(taken []string, get func(name string) ([]byte, error)) (l lineage, err error) {
+// newestComplete tries checkpoints, the newest first, which stands last, until one is no orphan. With none it is errOrphan.
+func newestComplete(taken []string, try func(name string) error) (err error) {
 	for i := len(taken) - 1; i >= 0; i-- {
-		if l, err = follow(taken[i], get, func(*checkpoint) error { return nil }); !errors.Is(err, errOrphan) {
+		if err = try(taken[i]); !errors.Is(err, errOrphan) {
 			break
 		}
 	}
+	return err
+}
+
+// complete finds the newest of some checkpoints of which all is there.
+func complete(taken []string, get func(name string) ([]byte, error)) (l lineage, err error) {
+	err = newestComplete(taken, func(name string) (err error) {
+		l, err = follow(name, get, func(*checkpoint) error { return nil })
+		return err
+	})
 	return l, err
 }
 

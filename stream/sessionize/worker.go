@@ -101,6 +101,15 @@ type claim struct {
 	Metrics     int // partitions of the metrics topic: a row's place in it never changes
 }
 
+// checkpoints are those that the generation goes on from, the newest last: its own, or the one that it began with. None: an
+// empty shard.
+func (c *claim) checkpoints(taken []string) []string {
+	if len(taken) == 0 && c.From != "" {
+		return []string{c.From}
+	}
+	return taken
+}
+
 // keepCheckpoints at least are kept, of two lineages or more; older ones are deleted.
 const keepCheckpoints = 3
 
@@ -122,11 +131,8 @@ func Open(cfg Config, chain *tenant.Chain, blobs Blobs, out Writer, payload Payl
 		}
 		next := claim{TickMS: cfg.TickMS, Core: CoreVersion, Metrics: cfg.MetricsPartitions}
 		if g >= 0 {
-			if len(taken) == 0 && c.From != "" {
-				taken = []string{c.From}
-			}
 			next.Start, next.FirstMinute = c.Start, c.FirstMinute
-			if len(taken) > 0 {
+			if taken := c.checkpoints(taken); len(taken) > 0 {
 				// Minutes before the watermark there are closed in the shard, so only the generation before can have told
 				// of them: what it told stands.
 				line, err := lasting(taken, w.blobs.Get)
@@ -200,13 +206,11 @@ func (w *Worker) newest() (g int64, c claim, taken []string, err error) {
 
 func (w *Worker) restore(g int64, c claim, taken []string, chain *tenant.Chain, payload PayloadAt) error {
 	id := Identity{Layer: w.cfg.Layer, Topic: w.cfg.TopicID, Partition: w.cfg.Partition, Generation: g, FirstMinute: c.FirstMinute, TickMS: c.TickMS}
-	if len(taken) == 0 && c.From == "" {
-		w.Shard, w.from = New(id, chain, c.Start, payload), c.Start
-		return nil
-	}
 	w.all = len(taken) == 0 // the first tick of a generation that began with another one's checkpoint
-	if w.all {
-		taken = []string{c.From}
+	taken = c.checkpoints(taken)
+	if len(taken) == 0 {
+		w.Shard, w.from, w.all = New(id, chain, c.Start, payload), c.Start, false
+		return nil
 	}
 	var err error
 	if w.Shard, w.line, err = w.read(taken, chain, payload); err != nil {
@@ -222,11 +226,10 @@ func (w *Worker) restore(g int64, c claim, taken []string, chain *tenant.Chain, 
 
 // read makes a shard from the newest checkpoint of which all is there.
 func (w *Worker) read(taken []string, chain *tenant.Chain, payload PayloadAt) (s *Shard, l lineage, err error) {
-	for i := len(taken) - 1; i >= 0; i-- {
-		if s, l, err = restore(taken[i], w.blobs.Get, chain, payload); !errors.Is(err, errOrphan) {
-			break
-		}
-	}
+	err = newestComplete(taken, func(name string) (err error) {
+		s, l, err = restore(name, w.blobs.Get, chain, payload)
+		return err
+	})
 	return s, l, err
 }
 
