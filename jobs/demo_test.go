@@ -16,6 +16,7 @@ import (
 	"tandem/schemas/row"
 	"tandem/schemas/store"
 	"tandem/schemas/store/pebblestore"
+	"tandem/scripts/devstack"
 )
 
 var rewriteDemo = flag.Bool("rewrite-demo", false, "write the tables of testdata/demo anew")
@@ -136,6 +137,9 @@ func TestDemoCommand(t *testing.T) {
 		{"help", []string{"--help"}, 0, "example:\n  tandem demo\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			if c.name == "traffic" {
+				devstack.AtLength(t)
+			}
 			code, stdout, stderr := runDemoIn(t, context.Background(), c.args...)
 			if code != c.code || !strings.Contains(stdout+stderr, c.want) {
 				t.Errorf("exit code %d, want %d and %q:\n%s%s", code, c.code, c.want, stdout, stderr)

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -25,24 +26,31 @@ var (
 // TestWorlds compares Fold with the definitions, and checks the laws that SPEC 7 promises of it. A world that fails is
 // shrunk and shown.
 func TestWorlds(t *testing.T) {
-	failed := 0
-	for seed := *worldSeed; seed < *worldSeed+uint64(*worldCount); seed++ {
-		w := worlds.Generate(seed)
-		fault := judge(w)
-		if fault == "" {
-			continue
-		}
-		// The same law must be broken, else shrinking ends at another fault.
-		law, _, _ := strings.Cut(fault, "\n")
-		w = worlds.Shrink(w, func(w worlds.World) bool {
-			l, _, _ := strings.Cut(judge(w), "\n")
-			return l == law
+	lanes := uint64(runtime.GOMAXPROCS(0))
+	for lane := range lanes {
+		t.Run(fmt.Sprint(lane), func(t *testing.T) {
+			t.Parallel()
+			for n := lane; n < uint64(*worldCount); n += lanes {
+				checkWorld(t, *worldSeed+n)
+			}
 		})
-		t.Errorf("seed %d: %s\n%s", seed, judge(w), w)
-		if failed++; failed == 5 {
-			t.Fatal("that is enough")
-		}
 	}
+}
+
+// checkWorld ends the test at a world that fails.
+func checkWorld(t *testing.T, seed uint64) {
+	w := worlds.Generate(seed)
+	fault := judge(w)
+	if fault == "" {
+		return
+	}
+	// The same law must be broken, else shrinking ends at another fault.
+	law, _, _ := strings.Cut(fault, "\n")
+	w = worlds.Shrink(w, func(w worlds.World) bool {
+		l, _, _ := strings.Cut(judge(w), "\n")
+		return l == law
+	})
+	t.Fatalf("seed %d: %s\n%s", seed, judge(w), w)
 }
 
 // laws are what must hold in every world. Each returns what is wrong, or "".

@@ -83,6 +83,7 @@ func (f ownerFunc) Handle(ctx context.Context, recs []broker.Record) error { ret
 // Owners that fail again and again and begin anew further back are given every record after where they begin, in order,
 // and nothing of what was on its way to the one before.
 func TestAnOwnerIsGivenEverythingInOrder(t *testing.T) {
+	devstack.AtLength(t)
 	to := cluster(t, 3)
 	const n = 60_000
 	for p := range int32(3) {

@@ -1,0 +1,9 @@
+package sessionize
+
+import (
+	"testing"
+
+	"tandem/scripts/devstack"
+)
+
+func TestMain(m *testing.M) { devstack.Main(m) }
