@@ -141,7 +141,7 @@ func retentionRig(t *testing.T, seed uint64) (rng *rand.Rand, chain *tenant.Chai
 // Whenever files, runs and tables go for their age, the batch comes to what the oracle says, and so does a backfill of all that
 // is kept.
 func TestRetentionAtAnyTime(t *testing.T) {
-	for seed := range uint64(devstack.Count(2, 20)) {
+	for seed := range uint64(devstack.Count(1, 20)) {
 		rng, chain, records, rows := retentionRig(t, seed)
 		blobs := blob.NewMem()
 		j, st := job(t, chain, blobs, 0)

@@ -20,6 +20,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	devstack.LetGrow()
 	testscript.Main(m, map[string]func(){"tandem": main})
 }
 

@@ -109,6 +109,7 @@ func runDemoIn(t *testing.T, ctx context.Context, args ...string) (code int, std
 }
 
 func TestDemoCommand(t *testing.T) {
+	devstack.AtLength(t)
 	kept := filepath.Join(t.TempDir(), "kept")
 	cases := filepath.Join("..", "core", "oracle", "testdata", "cases")
 	of := func(name string, more ...string) []string {
@@ -137,9 +138,6 @@ func TestDemoCommand(t *testing.T) {
 		{"help", []string{"--help"}, 0, "example:\n  tandem demo\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if c.name == "traffic" {
-				devstack.AtLength(t)
-			}
 			code, stdout, stderr := runDemoIn(t, context.Background(), c.args...)
 			if code != c.code || !strings.Contains(stdout+stderr, c.want) {
 				t.Errorf("exit code %d, want %d and %q:\n%s%s", code, c.code, c.want, stdout, stderr)

@@ -6,13 +6,18 @@ import (
 	"testing"
 )
 
-// Main runs a package's tests. They have small heaps, which would be collected every few milliseconds: a quarter of the time
-// of some packages.
+// Main runs a package's tests.
 func Main(m *testing.M) {
+	LetGrow()
+	os.Exit(m.Run())
+}
+
+// LetGrow has garbage collected less often, if GOGC does not say how often: tests have small heaps, which would be collected
+// every few milliseconds, a quarter of the time of some packages.
+func LetGrow() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(400)
 	}
-	os.Exit(m.Run())
 }
 
 // Long says whether tests of many seconds are asked for, as scripts/test does.
