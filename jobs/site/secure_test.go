@@ -149,6 +149,7 @@ func use(ctx context.Context, to broker.Connection) error {
 }
 
 func TestKafkaSecurity(t *testing.T) {
+	devstack.AtLength(t)
 	a, other := newAuthority(t), newAuthority(t)
 	a.issue("client", nil)
 	other.issue("client", nil)
