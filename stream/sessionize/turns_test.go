@@ -54,7 +54,7 @@ func (p *player) Delete(name string) error {
 }
 
 // play opens the shard, again while another owner deletes what it is about to read, and reads the log to its end.
-func (p *player) play(cfg Config, chain *tenant.Chain, f *feed, opened func(p *player)) {
+func (p *player) play(t testing.TB, cfg Config, chain *tenant.Chain, f *feed, states map[int64][]string) {
 	defer close(p.parked)
 	for p.tried = 1; ; p.tried++ {
 		w, err := Open(cfg, chain, p, &sink{}, f.payload)
@@ -68,7 +68,10 @@ func (p *player) play(cfg Config, chain *tenant.Chain, f *feed, opened func(p *p
 		}
 	}
 	p.began = p.w.Shard.Offset
-	opened(p)
+	if p.began > 0 && !slices.Equal(held(t, p.w.Shard), states[p.began]) {
+		p.err = fmt.Errorf("begun at %d it is not the shard", p.began)
+		return
+	}
 	p.w.Ticked = func(st TickStats) {
 		switch err := st.Checkpoint.Err; {
 		case errors.Is(err, errOrphan):
@@ -101,12 +104,7 @@ type game struct {
 func (g *game) sit(k int) {
 	p := &player{Mem: g.blobs, parked: make(chan bool), turn: make(chan bool)}
 	g.seat[k] = p
-	go p.play(g.cfg[k], g.chain, g.f, func(p *player) {
-		if want := g.states[p.began]; p.began > 0 && strings.Join(held(g.t, p.w.Shard), "\n") != strings.Join(want, "\n") {
-			p.err = fmt.Errorf("begun at %d it is not the shard", p.began)
-			runtime.Goexit()
-		}
-	})
+	go p.play(g.t, g.cfg[k], g.chain, g.f, g.states)
 	<-p.parked
 }
 
@@ -146,12 +144,7 @@ func (g *game) check() {
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	var taken []string
-	for _, n := range names {
-		if strings.HasSuffix(n, ".checkpoint") {
-			taken = append(taken, n)
-		}
-	}
+	taken := slices.DeleteFunc(names, func(n string) bool { return !strings.HasSuffix(n, ".checkpoint") })
 	if len(taken) > 0 {
 		l, err := complete(taken, g.blobs.Get)
 		if err != nil {
