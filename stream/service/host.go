@@ -58,12 +58,15 @@ type Host struct {
 	Fresh func() bool
 	Log   *slog.Logger
 
-	via      client        // nil: Connection
-	retry    time.Duration // wait before the second attempt to open an owner, doubled for each more; 0: 200 ms
-	feed     feed
-	group    offsets
-	commands chan func()
-	wake     chan context.CancelFunc // the one of the poll that is running
+	via   client        // nil: Connection
+	retry time.Duration // wait before the second attempt to open an owner, doubled for each more; 0: 200 ms
+	feed  feed
+	group offsets
+	// committing is held while offsets are on their way to the group and while partitions are let go of: what a former owner has
+	// sent must not arrive after what the next one has.
+	committing chan struct{}
+	commands   chan func()
+	wake       chan context.CancelFunc // the one of the poll that is running
 
 	mu      sync.Mutex
 	seats   map[broker.Partition]*Seat
@@ -113,6 +116,7 @@ func (h *Host) Run(ctx context.Context) error {
 	h.mu.Lock()
 	h.seats, h.commits = map[broker.Partition]*Seat{}, map[broker.Partition]broker.Committed{}
 	h.mu.Unlock()
+	h.committing = make(chan struct{}, 1)
 	h.commands, h.wake = make(chan func()), make(chan context.CancelFunc, 1)
 	var err error
 	via := h.via
@@ -155,7 +159,9 @@ func (h *Host) Run(ctx context.Context) error {
 		h.turn.Store(time.Now().UnixMilli())
 		select {
 		case <-every.C:
+			h.committing <- struct{}{}
 			h.commit(ctx)
+			<-h.committing
 		case <-ctx.Done():
 			h.release(h.partitions(), false)
 			return h.failure()
@@ -239,6 +245,8 @@ func (h *Host) release(parts []broker.Partition, lost bool) {
 		h.Log.Info("released", "topic", s.Partition.Topic, "partition", s.Partition.Partition, "lost", lost)
 	}
 	late.Stop()
+	h.committing <- struct{}{} // for no longer than a commit may take
+	defer func() { <-h.committing }()
 	if !lost {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		h.commit(ctx)
@@ -253,7 +261,8 @@ func (h *Host) release(parts []broker.Partition, lost bool) {
 	h.mu.Unlock()
 }
 
-// commit commits what is new. A commit that fails is made again with the next: it only spares reading again.
+// commit commits what is new. A commit that fails is made again with the next: it only spares reading again. The caller holds
+// committing.
 func (h *Host) commit(ctx context.Context) {
 	h.mu.Lock()
 	todo := h.commits

@@ -29,6 +29,7 @@ const (
 	restFor      = 4 * time.Minute
 	groupSession = 10 * time.Second
 	groupWaits   = time.Minute // a rebalance, for those that are to let go
+	commitTakes  = 4 * time.Second
 )
 
 // TestHostsInVirtualTime runs real hosts beside a group and logs of our own through rebalances, crashes, time-outs, owners that
@@ -469,7 +470,13 @@ func (m *member) Committed(ctx context.Context, part broker.Partition) (broker.C
 
 // Commit implements offsets.
 func (m *member) Commit(ctx context.Context, at map[broker.Partition]broker.Committed) error {
-	time.Sleep(m.p.upTo(time.Second / 10))
+	took := time.Second / 10
+	m.p.mu.Lock()
+	if m.p.r.IntN(10) == 0 {
+		took = commitTakes
+	}
+	m.p.mu.Unlock()
+	time.Sleep(m.p.upTo(took))
 	m.p.mu.Lock()
 	defer m.p.mu.Unlock()
 	if m.p.chance(.1) || m.fenced || m.closed || m.dead || ctx.Err() != nil {
