@@ -1,6 +1,9 @@
 package metric
 
-import "math/bits"
+import (
+	"math/bits"
+	"slices"
+)
 
 // Fold's contributions go to a minute's journal first, and from there to its pages, many at once. Fold goes from session
 // to session, and each has scopes of its own, so the pages that it would touch lie all over the minutes that are open: the
@@ -12,10 +15,12 @@ import "math/bits"
 //	key  mask|wide  n<<56  deltas, a word each
 //	key  visitor                                          if the key's group is GroupSeen
 //
-// In the first two n|beside says that a visitor follows, of the same scope, variation and tag set.
+// In the first two n|beside says that a visitor follows, of the same scope, variation and tag set, and n|alike that the scope after
+// the key's gets the same.
 const (
 	wide      = 1 << 63
 	beside    = 1 << 7
+	alike     = 1 << 6
 	smallMost = 7
 	// journalMost words: then they are posted. Some 1,000 beacons with four experiments each fill it, and it stays in the
 	// second cache; a batch has one for each of a window's 30 minutes.
@@ -24,21 +29,24 @@ const (
 
 // Post adds to cells of a page of n cells: those of the mask's bits, by the deltas in turn. What is added to is touched,
 // if by zero too. A visitor other than 0 is shown to the page of visitors beside it: of the same scope, variation and tag
-// set.
-func (m *Minute) Post(k Key, n int, mask uint64, deltas []int64, visitor uint64) {
+// set. twice: the scope after the key's gets the same.
+func (m *Minute) Post(k Key, n int, mask uint64, deltas []int64, visitor uint64, twice bool) {
 	small, fits := uint64(0), len(deltas) <= smallMost
 	for i, d := range deltas {
 		small |= uint64(uint8(d)) << (8 * i)
 		fits = fits && d == int64(int8(d))
 	}
 	if fits {
-		m.PostSmall(k, n, mask, small, visitor)
+		m.PostSmall(k, n, mask, small, visitor, twice)
 		return
 	}
 	m.Touched = true
 	head := uint64(n) << 56
 	if visitor != 0 {
 		head |= beside << 56
+	}
+	if twice {
+		head |= alike << 56
 	}
 	m.journal = append(m.journal, uint64(k), mask|wide, head)
 	for _, d := range deltas {
@@ -53,8 +61,11 @@ func (m *Minute) Post(k Key, n int, mask uint64, deltas []int64, visitor uint64)
 }
 
 // PostSmall is Post with at most 7 deltas that fit a byte each, as two's complement, the first in the lowest byte.
-func (m *Minute) PostSmall(k Key, n int, mask, deltas, visitor uint64) {
+func (m *Minute) PostSmall(k Key, n int, mask, deltas, visitor uint64, twice bool) {
 	m.Touched = true
+	if twice {
+		n |= alike
+	}
 	if visitor == 0 {
 		m.journal = append(m.journal, uint64(k), mask, uint64(n)<<56|deltas)
 	} else {
@@ -79,14 +90,15 @@ func (m *Minute) post() {
 	for len(j) > 0 {
 		k := Key(j[0])
 		if k.Group() == GroupSeen {
-			m.see(k, m.ref(k, 1), j[1])
+			m.see(k, m.tables[own].ref(k, seenCells[own]), j[1])
 			j = j[2:]
 			continue
 		}
 		mask, head := j[1], j[2]
-		ref := m.ref(k, int(head>>56&^beside))
-		m.touch(k, ref, mask&^wide)
-		page := m.cells[ref+pageHead:]
+		t := &m.tables[head>>62&1]
+		ref := t.ref(k, int(head>>56&^(beside|alike)))
+		t.touch(k, ref, mask&^wide)
+		page := t.cells[ref+pageHead:]
 		j = j[3:]
 		if mask&wide == 0 {
 			for small := head; mask != 0; mask &= mask - 1 {
@@ -101,12 +113,16 @@ func (m *Minute) post() {
 		}
 		if head>>56&beside != 0 {
 			seen := k.withGroup(GroupSeen)
-			at := m.cells[ref+pageBeside]
+			at := uint32(t.cells[ref+pageBeside])
 			if at == 0 {
-				at = int64(m.ref(seen, 1)) + 1
-				m.cells[ref+pageBeside] = at
+				at = t.ref(seen, seenCells[head>>62&1]) + 1
+				t.cells[ref+pageBeside] |= int64(at)
 			}
-			m.see(seen, uint32(at-1), j[0])
+			if head>>62&1 == own {
+				m.see(seen, at-1, j[0])
+			} else {
+				m.meet(seen, at-1, j[0])
+			}
 			j = j[1:]
 		}
 	}
@@ -114,7 +130,83 @@ func (m *Minute) post() {
 }
 
 func (m *Minute) see(k Key, ref uint32, visitor uint64) {
-	if m.sketch(ref).Add(visitor) {
-		m.touch(k, ref, 1)
+	if t := &m.tables[own]; m.sketch(t, ref).Add(visitor) {
+		t.touch(k, ref, 1)
 	}
+}
+
+// meetMost visitors are kept in a shared page; then they go to the sketches of both scopes, many at once.
+const meetMost = 15
+
+// seenCells are those of a page of visitors: of a scope the place + 1 of its sketch, of a shared one how many visitors follow and
+// they.
+var seenCells = [2]int{own: 1, shared: 1 + meetMost}
+
+func (m *Minute) meet(k Key, ref uint32, visitor uint64) {
+	t := &m.tables[shared]
+	t.touch(k, ref, 1)
+	page := t.cells[ref+pageHead:][:1+meetMost]
+	if page[0] == meetMost {
+		m.introduce(k, ref)
+	}
+	page[0]++
+	page[page[0]] = int64(visitor)
+}
+
+// introduce shows the visitors of a shared page to the sketches of both scopes.
+func (m *Minute) introduce(k Key, ref uint32) {
+	page := m.tables[shared].cells[ref+pageHead:][:1+meetMost]
+	met := m.met.exact[:0]
+	for _, v := range page[1 : 1+page[0]] {
+		met = append(met, uint64(v))
+	}
+	page[0] = 0
+	slices.Sort(met)
+	m.met.exact = slices.Compact(met)
+	t := &m.tables[own]
+	a, b := m.pages(k, ref, seenCells[own])
+	if m.sketch(t, a).Merge(&m.met) {
+		t.touch(k, a, 1)
+	}
+	if m.sketch(t, b).Merge(&m.met) {
+		t.touch(k.NextScope(), b, 1)
+	}
+}
+
+// pages are the places of the two pages of n cells that a shared one is for.
+func (m *Minute) pages(k Key, ref uint32, n int) (a, b uint32) {
+	at := &m.tables[shared].cells[ref+pageOwn]
+	if *at == 0 {
+		t := &m.tables[own]
+		*at = int64(t.ref(k, n)+1)<<32 | int64(t.ref(k.NextScope(), n)+1)
+	}
+	return uint32(*at>>32) - 1, uint32(*at) - 1
+}
+
+// settle brings what there is into the pages of each scope. It must come before any of them is looked at; until then what
+// two scopes get alike is added up once.
+func (m *Minute) settle() {
+	m.post()
+	both, t := &m.tables[shared], &m.tables[own]
+	for _, s := range both.touched {
+		touched := uint64(both.cells[s.ref])
+		both.cells[s.ref] = 0
+		if s.key.Group() == GroupSeen {
+			m.introduce(s.key, s.ref)
+			continue
+		}
+		n := int(both.cells[s.ref+pageBeside] >> 32)
+		a, b := m.pages(s.key, s.ref, n)
+		t.touch(s.key, a, touched)
+		t.touch(s.key.NextScope(), b, touched)
+		from := both.cells[s.ref+pageHead:][:n]
+		toA, toB := t.cells[a+pageHead:][:n], t.cells[b+pageHead:][:n]
+		for ; touched != 0; touched &= touched - 1 {
+			c := bits.TrailingZeros64(touched)
+			toA[c] += from[c]
+			toB[c] += from[c]
+			from[c] = 0
+		}
+	}
+	both.touched = both.touched[:0]
 }

@@ -155,7 +155,7 @@ func (w *Walk) take(i int, p *Pages) bool {
 	width, n := w.cells(group), 0
 	for ; n < len(rest) && rest[n].key.Row() == w.row; n++ {
 		s := rest[n]
-		page := m.cells[int(s.ref)+pageHead:][:width]
+		page := m.tables[own].cells[int(s.ref)+pageHead:][:width]
 		if group == GroupSeen {
 			if at := page[0]; at != 0 && !m.sketches[at-1].Empty() {
 				p.Keys, p.Sketches = append(p.Keys, s.key), append(p.Sketches, m.sketches[at-1])

@@ -132,35 +132,49 @@ func (s *Sketch) lay() {
 	s.list = s.list[:0]
 }
 
-// Merge makes s the union of both.
-func (s *Sketch) Merge(o *Sketch) {
+// Merge makes s the union of both, and says whether it changed.
+func (s *Sketch) Merge(o *Sketch) (changed bool) {
 	if o.regs == nil && len(o.list) == 0 {
-		if s.regs == nil && len(s.list) == 0 && unite(&s.exact, o.exact, 0, exactLimit) {
-			return
+		if s.regs == nil && len(s.list) == 0 {
+			if done, more := unite(&s.exact, o.exact, 0, exactLimit); done {
+				return more
+			}
 		}
 		for _, h := range o.exact {
-			s.Add(h)
+			changed = s.Add(h) || changed
 		}
-		return
+		return changed
+	}
+	if s.regs == nil && len(s.list) == 0 {
+		changed = true // to at least exactLimit
 	}
 	s.spread()
-	if s.regs != nil || !unite(&s.list, o.list, 8, listLimit) {
+	done := false
+	if s.regs == nil {
+		var more bool
+		done, more = unite(&s.list, o.list, 8, listLimit)
+		changed = more || changed
+	}
+	if !done {
 		for _, r := range o.list {
-			s.raise(r>>8, byte(r))
+			changed = s.raise(r>>8, byte(r)) || changed
 		}
 	}
 	if o.regs == nil {
-		return
+		return changed
 	}
 	if s.regs == nil {
 		s.lay()
+		changed = true // to at least listLimit
 	}
-	s.set = mergeRegisters(s.regs, o.regs)
+	set, more := mergeRegisters(s.regs, o.regs)
+	s.set = set
+	return more || changed
 }
 
-// unite makes a the union of both, if that has less than limit values; else it leaves a as it is and says so. Both are sorted; of
-// values that are equal but for their last bits the greater one stands.
-func unite[T uint32 | uint64](a *[]T, b []T, bits uint, limit int) bool {
+// unite makes a the union of both, if that has less than limit values, and says whether a changed; else it leaves a as it is. Both
+// are sorted; of values that are equal but for their last bits the greater one stands.
+func unite[T uint32 | uint64](a *[]T, b []T, bits uint, limit int) (done, changed bool) {
 	old := *a
 	n, i := len(old)+len(b), 0
 	for _, v := range b {
@@ -169,10 +183,14 @@ func unite[T uint32 | uint64](a *[]T, b []T, bits uint, limit int) bool {
 		}
 		if i < len(old) && old[i]>>bits == v>>bits {
 			n--
+			changed = changed || old[i] < v
 		}
 	}
 	if n >= limit {
-		return false
+		return false, false
+	}
+	if n == len(old) && !changed {
+		return true, false
 	}
 	i, j := len(old)-1, len(b)-1
 	all := slices.Grow(old, n-len(old))[:n]
@@ -191,7 +209,7 @@ func unite[T uint32 | uint64](a *[]T, b []T, bits uint, limit int) bool {
 		}
 	}
 	*a = all
-	return true
+	return true, true
 }
 
 // Estimate returns the number of distinct visitors, exact below 100.

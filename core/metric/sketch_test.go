@@ -173,6 +173,13 @@ func TestUnionLaws(t *testing.T) {
 		if !bytes.Equal(bin(b), before) {
 			t.Fatal("Merge changed its argument")
 		}
+		ab := union(a, b)
+		for _, s := range []*Sketch{a, b, c, &Sketch{}} {
+			before := bin(ab)
+			if changed := ab.Merge(s); changed != !bytes.Equal(bin(ab), before) {
+				t.Fatalf("Merge says that it changed the set: %v", changed)
+			}
+		}
 	}
 }
 

@@ -40,6 +40,9 @@ func (k Key) withGroup(group int) Key {
 	return k&^((1<<groupBits-1)<<(varBits+tagBits)) | Key(group)<<(varBits+tagBits)
 }
 
+// NextScope is the same key of the scope after it.
+func (k Key) NextScope() Key { return k + 1<<(groupBits+varBits+tagBits) }
+
 // Row is the part of the key that names a run of rows: scope and group.
 func (k Key) Row() Key { return k >> (varBits + tagBits) }
 
@@ -51,8 +54,7 @@ type Sums struct {
 	free    []*Minute
 }
 
-// Minute holds the pages of one minute: an open-addressing table from key to a page in cells. Neither holds pointers. The
-// table has places only, and the key is in the page, which is about to be used: so the table stays small in the caches.
+// Minute holds the pages of one minute.
 type Minute struct {
 	Minute int64 // minutes since the epoch
 	// Touched says that a page or a sketch of this minute was touched since the last Untouch, or is about to be by what
@@ -60,16 +62,28 @@ type Minute struct {
 	Touched bool
 
 	journal []uint64 // contributions that are not in the pages yet (journal.go)
+	tables  [2]table
+	order   []slot // the pages by key, but for those in fresh
+
+	sketches []*Sketch // of the pages of visitors
+	spare    []*Sketch // for the next minute that this memory serves
+	met      Sketch    // scratch of introduce
+}
+
+// The tables of a minute.
+const (
+	own    = 0 // pages of a scope
+	shared = 1 // what a scope and the one after it got alike since the last settle, by the first of them; zeros else
+)
+
+// table is an open-addressing table from key to a page in cells. Neither holds pointers. It has places only, and the key is in the
+// page, which is about to be used: so the table stays small in the caches.
+type table struct {
 	slots   []uint32 // places of pages + 1; 0: free
 	n       int
 	cells   []int64 // pages one after another, each with a head
-	order   []slot  // the pages by key, but for those in fresh
-	fresh   []slot  // pages made since order was put in order
-	touched []slot  // the pages touched since the last Untouch
-
-	// The one cell of a page of visitors is a place + 1 in sketches.
-	sketches []*Sketch
-	spare    []*Sketch // for the next minute that this memory serves
+	fresh   []slot  // pages made since Minute.order was put in order
+	touched []slot  // the pages touched since the last Untouch, or the last settle
 }
 
 type slot struct {
@@ -77,12 +91,14 @@ type slot struct {
 	ref uint32 // the page's place in cells
 }
 
-// The head of a page: a mask of the cells touched since the last Untouch; its key; and the place + 1 of the page of visitors
-// of the same scope, variation and tag set, 0: not known yet.
+// The head of a page: a mask of the cells touched; its key; how many cells follow, and the place + 1 of the page of visitors of the
+// same scope, variation and tag set; of a shared page the places + 1 of those of the two scopes. Two in a word are 32 bits each,
+// the first in the high ones; of a place 0 says that it is not known yet.
 const (
 	pageKey    = 1
 	pageBeside = 2
-	pageHead   = 3
+	pageOwn    = 3
+	pageHead   = 4
 )
 
 // At returns the minute, made if it is not there.
@@ -142,7 +158,11 @@ func (s *Sums) Reset() {
 func (s *Sums) Bytes() int64 {
 	n := 0
 	for _, m := range s.minutes {
-		n += 8*(cap(m.cells)+cap(m.journal)) + 4*len(m.slots) + 16*(cap(m.order)+cap(m.fresh)+cap(m.touched))
+		n += 8*cap(m.journal) + 16*cap(m.order)
+		for i := range m.tables {
+			t := &m.tables[i]
+			n += 8*cap(t.cells) + 4*len(t.slots) + 16*(cap(t.fresh)+cap(t.touched))
+		}
 		for _, x := range m.sketches {
 			n += 8*cap(x.exact) + 4*cap(x.list) + len(x.regs)
 		}
@@ -151,13 +171,16 @@ func (s *Sums) Bytes() int64 {
 }
 
 func (m *Minute) reset() {
-	clear(m.slots)
+	for i := range m.tables {
+		t := &m.tables[i]
+		clear(t.slots)
+		t.n, t.cells, t.fresh, t.touched = 0, t.cells[:0], t.fresh[:0], t.touched[:0]
+	}
 	for _, s := range m.sketches {
 		s.Reset()
 	}
 	m.spare = append(m.spare, m.sketches...)
-	m.journal, m.n, m.cells, m.order, m.fresh, m.touched = m.journal[:0], 0, m.cells[:0], m.order[:0], m.fresh[:0], m.touched[:0]
-	m.sketches, m.Touched = m.sketches[:0], false
+	m.journal, m.order, m.sketches, m.Touched = m.journal[:0], m.order[:0], m.sketches[:0], false
 }
 
 const mix = 0x9e3779b97f4a7c15
@@ -170,43 +193,34 @@ func (k Key) hash() uint64 {
 
 // ref returns the place of the key's page, made if it is not there: n cells, always as many for a group. It is valid
 // until the minute is dropped.
-func (m *Minute) ref(k Key, n int) uint32 {
-	if 2*m.n >= len(m.slots) {
-		m.grow()
+func (t *table) ref(k Key, n int) uint32 {
+	if 2*t.n >= len(t.slots) {
+		t.grow()
 	}
-	mask := uint64(len(m.slots) - 1)
+	mask := uint64(len(t.slots) - 1)
 	for i := k.hash() & mask; ; i = (i + 1) & mask {
-		at := m.slots[i]
+		at := t.slots[i]
 		if at == 0 {
-			ref := uint32(len(m.cells))
-			m.slots[i] = ref + 1
-			m.fresh = append(m.fresh, slot{k, ref})
-			m.n++
-			m.cells = append(m.cells, zeros[:pageHead+n]...)
-			m.cells[ref+pageKey] = int64(k)
+			ref := uint32(len(t.cells))
+			t.slots[i] = ref + 1
+			t.fresh = append(t.fresh, slot{k, ref})
+			t.n++
+			t.cells = append(t.cells, zeros[:pageHead+n]...)
+			t.cells[ref+pageKey], t.cells[ref+pageBeside] = int64(k), int64(n)<<32
 			return ref
 		}
-		if ref := at - 1; m.cells[ref+pageKey] == int64(k) {
+		if ref := at - 1; t.cells[ref+pageKey] == int64(k) {
 			return ref
 		}
 	}
 }
 
 // touch marks cells of a page as touched, by the bits of the mask.
-func (m *Minute) touch(k Key, ref uint32, mask uint64) {
-	if m.cells[ref] == 0 {
-		m.touched = append(m.touched, slot{k, ref})
-		m.Touched = true
+func (t *table) touch(k Key, ref uint32, mask uint64) {
+	if t.cells[ref] == 0 {
+		t.touched = append(t.touched, slot{k, ref})
 	}
-	m.cells[ref] |= int64(mask)
-}
-
-// page returns the cells of the key's page, valid until the next call of ref, and touches those of the mask.
-func (m *Minute) page(k Key, n int, touched uint64) []int64 {
-	ref := m.ref(k, n)
-	m.touch(k, ref, touched)
-	at := int(ref) + pageHead
-	return m.cells[at : at+n]
+	t.cells[ref] |= int64(mask)
 }
 
 // MaxCells is the most cells that a page has: one for each bit of its mask but the sign, which the journal needs.
@@ -214,25 +228,25 @@ const MaxCells = 63
 
 var zeros [pageHead + MaxCells]int64
 
-func (m *Minute) grow() {
-	old := m.slots
-	m.slots = make([]uint32, max(64, 2*len(old)))
-	mask := uint64(len(m.slots) - 1)
+func (t *table) grow() {
+	old := t.slots
+	t.slots = make([]uint32, max(64, 2*len(old)))
+	mask := uint64(len(t.slots) - 1)
 	for _, at := range old {
 		if at == 0 {
 			continue
 		}
-		i := Key(m.cells[at-1+pageKey]).hash() & mask
-		for m.slots[i] != 0 {
+		i := Key(t.cells[at-1+pageKey]).hash() & mask
+		for t.slots[i] != 0 {
 			i = (i + 1) & mask
 		}
-		m.slots[i] = at
+		t.slots[i] = at
 	}
 }
 
 // sketch returns the sketch of a page of visitors.
-func (m *Minute) sketch(ref uint32) *Sketch {
-	at := &m.cells[ref+pageHead]
+func (m *Minute) sketch(t *table, ref uint32) *Sketch {
+	at := &t.cells[ref+pageHead]
 	if *at == 0 {
 		if n := len(m.spare); n > 0 {
 			m.sketches = append(m.sketches, m.spare[n-1])
@@ -248,13 +262,15 @@ func (m *Minute) sketch(ref uint32) *Sketch {
 // ForgetSeen empties all sketches of the minute and touches them: they are about to be formed anew. One that is empty
 // is left as it is, as if it had never been there, so that what is touched does not depend on what once was.
 func (m *Minute) ForgetSeen() {
+	t := &m.tables[own]
 	m.each(func(s slot) {
 		if s.key.Group() != GroupSeen {
 			return
 		}
-		if sketch := m.sketch(s.ref); !sketch.Empty() {
+		if sketch := m.sketch(t, s.ref); !sketch.Empty() {
 			sketch.Reset()
-			m.touch(s.key, s.ref, 1)
+			t.touch(s.key, s.ref, 1)
+			m.Touched = true
 		}
 	})
 }
@@ -264,50 +280,56 @@ const GroupSeen = 1
 
 // each calls fn for each page, in no order.
 func (m *Minute) each(fn func(s slot)) {
-	m.post()
-	for _, at := range m.slots {
+	m.settle()
+	t := &m.tables[own]
+	for _, at := range t.slots {
 		if at != 0 {
-			fn(slot{Key(m.cells[at-1+pageKey]), at - 1})
+			fn(slot{Key(t.cells[at-1+pageKey]), at - 1})
 		}
 	}
 }
 
 // Untouch forgets what was touched.
 func (m *Minute) Untouch() {
-	m.post()
-	for _, s := range m.touched {
-		m.cells[s.ref] = 0
+	m.settle()
+	t := &m.tables[own]
+	for _, s := range t.touched {
+		t.cells[s.ref] = 0
 	}
-	m.touched, m.Touched = m.touched[:0], false
+	t.touched, m.Touched = t.touched[:0], false
 }
 
 // Touch touches every cell that there is (the first tick of a generation publishes every open row).
 func (m *Minute) Touch(cells func(group int) int) {
-	m.each(func(s slot) { m.touch(s.key, s.ref, 1<<cells(s.key.Group())-1) })
+	m.each(func(s slot) {
+		m.tables[own].touch(s.key, s.ref, 1<<cells(s.key.Group())-1)
+		m.Touched = true
+	})
 }
 
 func byKey(a, b slot) int { return cmp.Compare(a.key, b.key) }
 
 // sorted returns the pages by key.
 func (m *Minute) sorted() []slot {
-	m.post()
-	if len(m.fresh) == 0 {
+	m.settle()
+	t := &m.tables[own]
+	if len(t.fresh) == 0 {
 		return m.order
 	}
-	slices.SortFunc(m.fresh, byKey)
+	slices.SortFunc(t.fresh, byKey)
 	// Merge from the back, in place.
-	a, b := len(m.order)-1, len(m.fresh)-1
-	m.order = append(m.order, m.fresh...)
+	a, b := len(m.order)-1, len(t.fresh)-1
+	m.order = append(m.order, t.fresh...)
 	for to := len(m.order) - 1; b >= 0; to-- {
-		if a >= 0 && m.order[a].key > m.fresh[b].key {
+		if a >= 0 && m.order[a].key > t.fresh[b].key {
 			m.order[to] = m.order[a]
 			a--
 		} else {
-			m.order[to] = m.fresh[b]
+			m.order[to] = t.fresh[b]
 			b--
 		}
 	}
-	m.fresh = m.fresh[:0]
+	t.fresh = t.fresh[:0]
 	return m.order
 }
 
@@ -328,7 +350,9 @@ func (r *Run) Page(i int) (variation int, tags uint32) {
 }
 
 // Value returns a cell of the i-th page. In a run of visitors it only says, by not being 0, that Sketch is not nil.
-func (r *Run) Value(i, cell int) int64 { return r.m.cells[int(r.pages[i].ref)+pageHead+cell] }
+func (r *Run) Value(i, cell int) int64 {
+	return r.m.tables[own].cells[int(r.pages[i].ref)+pageHead+cell]
+}
 
 // Sketch returns the sketch of the i-th page of a run of visitors, nil if there is none.
 func (r *Run) Sketch(i int) *Sketch {
@@ -341,13 +365,14 @@ func (r *Run) Sketch(i int) *Sketch {
 // Runs calls fn for each run that has a touched cell, in order of scope and group.
 func (m *Minute) Runs(fn func(r *Run) error) error {
 	order := m.sorted()
-	slices.SortFunc(m.touched, byKey)
+	touched, cells := m.tables[own].touched, m.tables[own].cells
+	slices.SortFunc(touched, byKey)
 	r := Run{m: m}
-	for t, i := 0, 0; t < len(m.touched); {
-		row := m.touched[t].key.Row()
+	for t, i := 0, 0; t < len(touched); {
+		row := touched[t].key.Row()
 		r.Touched = 0
-		for ; t < len(m.touched) && m.touched[t].key.Row() == row; t++ {
-			r.Touched |= uint64(m.cells[m.touched[t].ref])
+		for ; t < len(touched) && touched[t].key.Row() == row; t++ {
+			r.Touched |= uint64(cells[touched[t].ref])
 		}
 		i += beforeRow(order[i:], row)
 		r.set(order[i:])

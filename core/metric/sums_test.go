@@ -2,6 +2,7 @@ package metric
 
 import (
 	"bytes"
+	"fmt"
 	"maps"
 	"math/bits"
 	"math/rand/v2"
@@ -28,12 +29,12 @@ func random(rng *rand.Rand, s *Sums, n int) {
 			m.Seen(k, rng.Uint64())
 			continue
 		}
-		postSome(rng, m, k, rng.Uint64()*uint64(rng.IntN(2)), func(int, int64) {})
+		postSome(rng, m, k, rng.Uint64()*uint64(rng.IntN(2)), rng.IntN(2) > 0, func(int, int64) {})
 	}
 }
 
 // postSome adds to some cells of a page, by deltas of which some fit a byte and some do not, and tells of each.
-func postSome(rng *rand.Rand, m *Minute, k Key, visitor uint64, told func(cell int, delta int64)) {
+func postSome(rng *rand.Rand, m *Minute, k Key, visitor uint64, twice bool, told func(cell int, delta int64)) {
 	n := groupCells(k.Group())
 	mask := uint64(0)
 	for range 1 + rng.IntN(12) {
@@ -48,7 +49,7 @@ func postSome(rng *rand.Rand, m *Minute, k Key, visitor uint64, told func(cell i
 		deltas = append(deltas, d)
 		told(c, d)
 	}
-	m.Post(k, n, mask, deltas, visitor)
+	m.Post(k, n, mask, deltas, visitor, twice)
 }
 
 type cellID struct {
@@ -173,7 +174,7 @@ func TestAddedPages(t *testing.T) {
 					if group == GroupSeen {
 						m.Seen(k, v)
 					} else {
-						m.Post(k, groupCells(group), 1<<(groupCells(group)-1), []int64{d}, 0)
+						m.Post(k, groupCells(group), 1<<(groupCells(group)-1), []int64{d}, 0, false)
 					}
 				}
 			}
@@ -208,21 +209,24 @@ func TestSumsAreCanonical(t *testing.T) {
 		group := []int{0, 2, 3, 4}[rng.IntN(4)]
 		list = append(list, one{int64(rng.IntN(9)), NewKey(rng.IntN(3), group, rng.IntN(9), uint32(rng.IntN(99))), rng.IntN(groupCells(group)), int64(rng.IntN(5)) - 2})
 	}
-	add := func(s *Sums, o one, sign int64) {
-		m := s.At(o.minute)
-		m.Post(o.k, groupCells(o.k.Group()), 1<<o.cell, []int64{sign * o.v}, 0)
+	add := func(s *Sums, o one, sign int64, at int) {
+		m, n, twice := s.At(o.minute), groupCells(o.k.Group()), at%2 > 0
+		m.Post(o.k, n, 1<<o.cell, []int64{sign * o.v}, 0, twice)
+		if !twice {
+			m.Post(o.k.NextScope(), n, 1<<o.cell, []int64{sign * o.v}, 0, false)
+		}
 	}
 	var want []byte
 	for round := range 4 {
 		var s Sums
 		rng.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
 		for i, o := range list {
-			add(&s, o, 1)
+			add(&s, o, 1, i)
 			if round > 1 { // and take back something that was never wanted
 				gone := list[(i*7)%len(list)]
 				gone.minute, gone.v = gone.minute+int64(i%3)*100, 5
-				add(&s, gone, 1)
-				add(&s, gone, -1)
+				add(&s, gone, 1, i)
+				add(&s, gone, -1, i/2)
 			}
 		}
 		b := bytesOf(&s)
@@ -290,6 +294,13 @@ func TestForgetSeenTouchesOnlyWhatIsThere(t *testing.T) {
 
 // Runs shows, tick after tick, exactly what was touched, and all pages of a row that has a touched cell.
 func TestRunsAreWhatWasTouched(t *testing.T) {
+	for _, visitors := range []int{50, 1e6} {
+		t.Run(fmt.Sprint(visitors), func(t *testing.T) { runsAreWhatWasTouched(t, visitors) })
+	}
+}
+
+// runsAreWhatWasTouched: of how many visitors each is one.
+func runsAreWhatWasTouched(t *testing.T, visitors int) {
 	rng := rand.New(rand.NewPCG(5, 3))
 	type rowID struct{ scope, group int }
 	var s Sums
@@ -300,29 +311,39 @@ func TestRunsAreWhatWasTouched(t *testing.T) {
 		for range []int{0, 1, 3, 40, 400}[rng.IntN(5)] {
 			group := []int{0, 2, 3, 4}[rng.IntN(4)]
 			k := NewKey(rng.IntN(20), group, rng.IntN(4), uint32(rng.IntN(5)))
-			seen, visitor := NewKey(k.Scope(), GroupSeen, k.Variation(), k.Tags()), (1+uint64(rng.IntN(50)))<<56
+			visitor := (1 + uint64(rng.IntN(visitors))) * mix
+			keys := []Key{k}
 			if rng.IntN(3) > 0 {
-				if values[k] == nil {
-					values[k] = map[int]int64{}
-				}
 				if rng.IntN(2) > 0 {
 					visitor = 0
 				}
-				postSome(rng, m, k, visitor, func(cell int, delta int64) {
-					values[k][cell] += delta
-					touched[rowID{k.Scope(), group}] |= 1 << cell
+				twice := rng.IntN(2) > 0
+				if twice {
+					keys = append(keys, k.NextScope())
+				}
+				postSome(rng, m, k, visitor, twice, func(cell int, delta int64) {
+					for _, k := range keys {
+						if values[k] == nil {
+							values[k] = map[int]int64{}
+						}
+						values[k][cell] += delta
+						touched[rowID{k.Scope(), group}] |= 1 << cell
+					}
 				})
 			} else {
-				m.Seen(seen, visitor)
+				m.Seen(k.withGroup(GroupSeen), visitor)
 			}
 			if visitor == 0 {
 				continue
 			}
-			if sketches[seen] == nil {
-				sketches[seen] = &Sketch{}
-			}
-			if sketches[seen].Add(visitor) {
-				touched[rowID{k.Scope(), GroupSeen}] |= 1
+			for _, k := range keys {
+				seen := k.withGroup(GroupSeen)
+				if sketches[seen] == nil {
+					sketches[seen] = &Sketch{}
+				}
+				if sketches[seen].Add(visitor) {
+					touched[rowID{k.Scope(), GroupSeen}] |= 1
+				}
 			}
 		}
 		if tick%5 == 4 { // more than the journal holds
@@ -331,7 +352,7 @@ func TestRunsAreWhatWasTouched(t *testing.T) {
 				values[k] = map[int]int64{}
 			}
 			for range journalMost / 2 {
-				m.Post(k, MaxCells, 1<<62, []int64{300}, 0)
+				m.Post(k, MaxCells, 1<<62, []int64{300}, 0, false)
 			}
 			values[k][62] += 300 * journalMost / 2
 			touched[rowID{1, 4}] |= 1 << 62

@@ -92,8 +92,10 @@ func (u *Union) MergeUnion(o *Union) { u.Merge(&o.s) }
 
 // Merge adds what a sketch has.
 func (u *Union) Merge(o *Sketch) {
-	if o.regs == nil && len(o.list) == 0 && u.s.regs == nil && unite(&u.s.exact, o.exact, 0, exactLimit) {
-		return
+	if o.regs == nil && len(o.list) == 0 && u.s.regs == nil {
+		if done, _ := unite(&u.s.exact, o.exact, 0, exactLimit); done {
+			return
+		}
 	}
 	u.lay()
 	for _, h := range o.exact {
@@ -103,7 +105,7 @@ func (u *Union) Merge(o *Sketch) {
 		u.s.raise(r>>8, byte(r))
 	}
 	if o.regs != nil {
-		u.s.set = mergeRegisters(u.s.regs, o.regs)
+		u.s.set, _ = mergeRegisters(u.s.regs, o.regs)
 	}
 }
 
@@ -181,13 +183,16 @@ func greaterRanks(x, y uint64) uint64 {
 	return x&greater | y&^greater
 }
 
-// mergeRegisters raises the registers of a to those of b, and counts those of a that are not zero then.
-func mergeRegisters(a, b []byte) (set int) {
+// mergeRegisters raises the registers of a to those of b, counts those of a that are not zero then, and says whether any was raised.
+func mergeRegisters(a, b []byte) (set int, raised bool) {
 	a, b = a[:registers], b[:registers]
+	other := uint64(0)
 	for i := 0; i < registers; i += 8 {
-		m := greaterRanks(binary.LittleEndian.Uint64(a[i:]), binary.LittleEndian.Uint64(b[i:]))
+		before := binary.LittleEndian.Uint64(a[i:])
+		m := greaterRanks(before, binary.LittleEndian.Uint64(b[i:]))
+		other |= before ^ m
 		binary.LittleEndian.PutUint64(a[i:], m)
 		set += bits.OnesCount64(notZero(m))
 	}
-	return set
+	return set, other != 0
 }

@@ -236,6 +236,7 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 		}
 	}
 	w.in(0, 0, s.Tags, s.siteTotals(), firsts{firstOfVisit, firstOfSession, lastP == noTime, f.newVisitor})
+	w.move(s.siteTotals())
 	for i := range s.Marks {
 		m := &s.Marks[i]
 		if e.TS >= m.end {
@@ -244,13 +245,21 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 		x := f.Chain.Exps[m.Inst].X
 		assigned, fm := s.markTotals(i)
 		first := firstOfGroup && e.TS == m.Assigned
-		w.in(tenant.AssignedScope(x), m.Variation, m.Tags, assigned,
-			firsts{firstOfVisit || first, first, lastP < m.Assigned, f.newVisitor || f.seenTS < m.Assigned})
+		firsts1 := firsts{firstOfVisit || first, first, lastP < m.Assigned, f.newVisitor || f.seenTS < m.Assigned}
 		if m.IsQualified {
 			first = firstOfGroup && e.TS == m.Qualified
-			w.in(tenant.FmScope(x), m.Variation, m.FmTags, fm,
-				firsts{firstOfVisit || first, first, lastP < m.Qualified, f.newVisitor || f.seenTS < m.Qualified})
+			firsts2 := firsts{firstOfVisit || first, first, lastP < m.Qualified, f.newVisitor || f.seenTS < m.Qualified}
+			if firsts1 == firsts2 && m.Tags == m.FmTags && w.alike(assigned, fm) {
+				w.both(tenant.AssignedScope(x), m.Variation, m.Tags, assigned, firsts1)
+				w.move(assigned)
+				w.move(fm)
+				continue
+			}
+			w.in(tenant.FmScope(x), m.Variation, m.FmTags, fm, firsts2)
+			w.move(fm)
 		}
+		w.in(tenant.AssignedScope(x), m.Variation, m.Tags, assigned, firsts1)
+		w.move(assigned)
 	}
 	f.seenTS = e.TS
 }

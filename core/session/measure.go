@@ -21,6 +21,7 @@ type measure struct {
 	minute *metric.Minute // nil: only totals move
 
 	scope, variation int    // of the scope at hand
+	twice            bool   // the scope after it gets the same
 	base             uint32 // tags of the scope's first beacon
 	out              posting
 
@@ -69,31 +70,76 @@ func (w *measure) post() {
 	if out.tags == w.e.Tags {
 		visitor, out.visitor = out.visitor, 0
 	}
-	w.minute.Post(metric.NewKey(w.scope, out.group, w.variation, out.tags), len(w.f.Chain.Groups[out.group].Names), out.mask, out.deltas[:out.n], visitor)
+	w.minute.Post(metric.NewKey(w.scope, out.group, w.variation, out.tags), len(w.f.Chain.Groups[out.group].Names), out.mask, out.deltas[:out.n], visitor,
+		w.twice)
 	out.mask, out.n, out.last = 0, 0, -1
 }
 
 // firsts say of which runs of a scope a beacon is the first.
 type firsts struct{ visit, session, point, visitor bool }
 
-// in adds the beacon's contributions to one scope, and moves the scope's totals on.
+// in adds the beacon's contributions to one scope, whose totals before it are these.
 func (w *measure) in(scope, variation int, base uint32, totals []int64, first firsts) {
-	if w.minute != nil {
-		w.scope, w.variation, w.base = scope, variation, base
-		if !w.plain || base != w.e.Tags || !w.counts(totals, first) {
-			w.contribute(totals, first)
-			w.post()
-			if w.out.visitor != 0 { // a beacon that adds nothing else
-				w.minute.Seen(metric.NewKey(scope, tenant.GroupSeen, variation, w.e.Tags), w.out.visitor)
-				w.out.visitor = 0
-			}
-		}
+	if w.minute == nil {
+		return
 	}
+	w.scope, w.variation, w.base = scope, variation, base
+	if w.plain && base == w.e.Tags && w.counts(totals, first) {
+		return
+	}
+	w.contribute(totals, first)
+	w.post()
+	if w.out.visitor != 0 { // a beacon that adds nothing else
+		w.seen(w.minute.Seen)
+		w.out.visitor = 0
+	}
+}
+
+// both is in for a scope and the one after it, which get the same.
+func (w *measure) both(scope, variation int, base uint32, totals []int64, first firsts) {
+	w.twice = true
+	w.in(scope, variation, base, totals, first)
+	w.twice = false
+}
+
+// seen tells of the beacon's visitor in the scope at hand.
+func (w *measure) seen(tell func(k metric.Key, visitor uint64)) {
+	k := metric.NewKey(w.scope, tenant.GroupSeen, w.variation, w.e.Tags)
+	tell(k, w.e.Visitor)
+	if w.twice {
+		tell(k.NextScope(), w.e.Visitor)
+	}
+}
+
+// move moves a scope's totals on.
+func (w *measure) move(totals []int64) {
 	if w.p != nil {
 		for _, d := range w.f.deltas {
 			totals[d.slot] += d.by
 		}
 	}
+}
+
+// alike says whether the beacon adds the same with either totals.
+func (w *measure) alike(a, b []int64) bool {
+	p := w.p
+	if p == nil {
+		return true
+	}
+	if p.Stat >= 0 && a[p.Stat] != b[p.Stat] {
+		return false
+	}
+	for _, v := range w.e.Values {
+		if slot := p.Values[v.Index].CapSlot; slot >= 0 && a[slot] != b[slot] {
+			return false
+		}
+	}
+	for i := range p.Pairs {
+		if x := &p.Pairs[i]; a[x.A] != b[x.A] || a[x.B] != b[x.B] {
+			return false
+		}
+	}
+	return true
 }
 
 // prepare sees whether the short way of counts is open to the beacon.
@@ -153,7 +199,7 @@ func (w *measure) counts(totals []int64, first firsts) bool {
 	if first.visitor {
 		visitor = w.e.Visitor
 	}
-	w.minute.PostSmall(metric.NewKey(w.scope, tenant.GroupVisit, w.variation, w.e.Tags), w.cells, mask, deltas, visitor)
+	w.minute.PostSmall(metric.NewKey(w.scope, tenant.GroupVisit, w.variation, w.e.Tags), w.cells, mask, deltas, visitor, w.twice)
 	return true
 }
 
@@ -161,7 +207,7 @@ func (w *measure) counts(totals []int64, first firsts) bool {
 func (w *measure) contribute(totals []int64, first firsts) {
 	if w.e.Visitor != 0 && first.visitor {
 		if w.f.Seen != nil {
-			w.f.Seen(w.minute.Minute, metric.NewKey(w.scope, tenant.GroupSeen, w.variation, w.e.Tags), w.e.Visitor)
+			w.seen(func(k metric.Key, visitor uint64) { w.f.Seen(w.minute.Minute, k, visitor) })
 		} else {
 			w.out.visitor = w.e.Visitor
 		}
@@ -351,8 +397,13 @@ func (f *Folder) count(e *End) {
 		deltas = append(deltas, f.Sign)
 	}
 	deltas = append(deltas, f.Sign*int64(e.Pages), f.Sign*e.Seconds)
-	for _, x := range e.Scopes {
-		minute.Post(metric.NewKey(x.Scope, tenant.GroupVisit, x.Variation, e.Tags), n, mask, deltas, 0)
+	for i := 0; i < len(e.Scopes); i++ {
+		x := e.Scopes[i]
+		twice := x.Scope > 0 && i+1 < len(e.Scopes) && e.Scopes[i+1] == EndScope{x.Scope + 1, x.Variation}
+		minute.Post(metric.NewKey(x.Scope, tenant.GroupVisit, x.Variation, e.Tags), n, mask, deltas, 0, twice)
+		if twice {
+			i++
+		}
 	}
 }
 
