@@ -24,7 +24,7 @@ const (
 	smallMost = 7
 	// journalMost words: then they are posted. Some 1,000 beacons with four experiments each fill it, and it stays in the
 	// second cache; a batch has one for each of a window's 30 minutes.
-	journalMost = 1 << 15
+	journalMost = 1 << 14
 )
 
 // Post adds to cells of a page of n cells: those of the mask's bits, by the deltas in turn. What is added to is touched,

@@ -76,8 +76,8 @@ func TestRowGroups(t *testing.T) {
 		rows []Row
 		want []int64
 	}{
-		{"cut by rows at a hash", many(20_000, 0, func(i int) uint64 { return uint64(i / 1000) }), []int64{9_000, 9_000, 2_000}},
-		{"one hash", many(20_000, 0, func(int) uint64 { return 5 }), []int64{16_384, 3_616}},
+		{"cut by rows at a hash", many(20_000, 0, func(i int) uint64 { return uint64(i / 1000) }), []int64{5_000, 5_000, 5_000, 5_000}},
+		{"one hash", many(20_000, 0, func(int) uint64 { return 5 }), []int64{8_192, 8_192, 3_616}},
 		{"cut by bytes", many(20, 1<<20, func(i int) uint64 { return uint64(i / 3) }), []int64{9, 9, 2}},
 		{"one hash, large", many(20, 1<<20, func(int) uint64 { return 5 }), []int64{16, 4}},
 	}

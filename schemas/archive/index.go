@@ -89,7 +89,7 @@ func decodeIndex(text string, groups []group, end int64) error {
 			rows := int64(0)
 			for i := range n {
 				p := page{at: at, length: int(u()), head: int(u()), raw: int(u()), values: int(u())}
-				if len(b) < 8 || bad || p.length < p.head || p.raw > maxRaw || p.values > 2*groupRows {
+				if len(b) < 8 || bad || p.length < p.head || p.raw > maxRaw || p.values > mostRows {
 					return errIndex
 				}
 				p.digest, b = binary.LittleEndian.Uint64(b), b[8:]

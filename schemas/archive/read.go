@@ -113,7 +113,7 @@ func (f *File) footer(tail []byte) (err error) {
 
 func readGroup(md *metadata.RowGroupMetaData) (group, error) {
 	g := group{rows: md.NumRows()}
-	if g.rows < 1 || g.rows > 2*groupRows {
+	if g.rows < 1 || g.rows > mostRows {
 		return g, fmt.Errorf("it has %d rows", g.rows)
 	}
 	chunk, err := md.ColumnChunk(colHash)

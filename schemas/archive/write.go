@@ -18,8 +18,10 @@ const (
 	// A row group is cut at the next new hash once it has groupRows rows or groupBytes bytes, and at any row, though it
 	// divides a hash, once it has twice that: a session of any length costs a reader no more than this. What a reader holds of
 	// a file is a row group without its payloads, and a merge reads some dozens of files at once.
-	groupRows  = 8 << 10
+	groupRows  = 4 << 10
 	groupBytes = 8 << 20
+	// mostRows is the most that a reader takes: files made when groupRows was twice as many have such row groups.
+	mostRows = 16 << 10
 
 	// A page of plain values has at most so many bytes, or one value: a block of zstd, which is faster alone. Payloads are read
 	// by pages, where one is wanted, the other columns whole.
