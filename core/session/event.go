@@ -7,6 +7,8 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
+
+	"tandem/core/tenant"
 )
 
 // Event is a used beacon as its revision reads it: names are ids of the tenant.Chain, so an event is valid only with
@@ -228,6 +230,43 @@ func (r *Run) Decode(b []byte) ([]byte, error) {
 	}
 	r.Events = append(r.Events, e)
 	return in.b, nil
+}
+
+// Check says whether the events are such as a reader of the chain makes, each after the one before: what they name is there, so
+// that they can be folded.
+func (r *Run) Check(chain *tenant.Chain) error {
+	for i := range r.Events {
+		e := &r.Events[i]
+		if i > 0 && Compare(&r.Events[i-1], e) >= 0 || e.TS < MinTS || e.TS > MaxTS || !e.known(chain) {
+			return errCorrupt
+		}
+	}
+	return nil
+}
+
+// known says whether the chain has what the event names.
+func (e *Event) known(chain *tenant.Chain) bool {
+	rev := chain.At(e.TS)
+	if rev == nil || int64(e.Tags) >= int64(len(chain.Tags)) || e.Point < 0 || e.Point == 0 && len(e.Values) > 0 {
+		return false
+	}
+	if e.Point > 0 {
+		p := rev.Point(e.Point)
+		if p == nil {
+			return false
+		}
+		for _, v := range e.Values {
+			if v.Index < 0 || v.Index >= len(p.Values) {
+				return false
+			}
+		}
+	}
+	for _, x := range e.Exps {
+		if x.Inst < 0 || rev.Exp(x.Inst) == nil || x.Variation >= 0 && !rev.Exp(x.Inst).Listed(x.Variation) {
+			return false
+		}
+	}
+	return true
 }
 
 // Append appends a copy of the event, ID included.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -148,6 +149,7 @@ func start(o Options) (*Stack, error) {
 	s.env = append(os.Environ(), "DEVSTACK_HOME="+s.home, "DEVSTACK_NET="+strconv.Itoa(net), "DCS="+strings.Join(o.DCs, " "),
 		"AUTH="+flag(o.Auth), "TLS="+flag(o.TLS))
 	s.env = append(s.env, o.Env...)
+	go s.wipeOnSignal()
 	var fetch []string
 	if o.Others > 0 {
 		s.Other, fetch = &Cluster{stack: s}, []string{"MM2=1"}
@@ -363,6 +365,15 @@ func (s *Stack) wipe() error {
 		return err
 	}
 	return os.RemoveAll(s.home)
+}
+
+// wipeOnSignal stops the servers when the process is told to end, as scripts/test does with all that runs once a step has failed.
+func (s *Stack) wipeOnSignal() {
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, os.Interrupt, syscall.SIGTERM)
+	<-told
+	_ = s.wipe() // what it leaves the next stack of this number stops
+	os.Exit(1)
 }
 
 func (s *Stack) close() error {

@@ -292,7 +292,13 @@ func (s *Shard) restoreSession(core, head, open []byte) (found bool, err error) 
 	if err := decodeRun(&sc.old, open); err != nil {
 		return false, s.corrupt(i, err)
 	}
+	if err := sc.old.Check(s.Chain); err != nil {
+		return false, s.corrupt(i, err)
+	}
 	run := sc.old.Events
+	if len(run) > 0 && !sc.sealed.Empty && run[0].TS <= sc.sealed.LastTS {
+		return false, s.corrupt(i, errors.New("an open beacon is not later than those sealed"))
+	}
 	if len(run) > 0 {
 		en.open, en.head = s.slab.put(open), s.slab.put(head)
 		en.nOpen, en.first, en.last = uint32(len(run)), run[0].TS, run[len(run)-1].TS
