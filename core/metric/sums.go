@@ -154,10 +154,11 @@ func (s *Sums) Reset() {
 	s.minutes, s.last = s.minutes[:0], nil
 }
 
-// Bytes is about how much memory what was added takes.
+// Bytes is about how much memory what was added takes, once it is in the pages of each scope, where it is brought.
 func (s *Sums) Bytes() int64 {
 	n := 0
 	for _, m := range s.minutes {
+		m.settle()
 		n += 8*cap(m.journal) + 16*cap(m.order)
 		for i := range m.tables {
 			t := &m.tables[i]

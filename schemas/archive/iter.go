@@ -276,6 +276,7 @@ func (it *Iter) find(o *opening) error {
 	}
 	it.from = sort.Search(len(o.hashes), func(i int) bool { return unflip(o.hashes[i]) >= it.lo })
 	to := sort.Search(len(o.hashes), func(i int) bool { return unflip(o.hashes[i]) > it.hi })
+	to = max(to, it.from) // the range may be empty
 	it.pos, it.n = 0, to-it.from
 	it.ints[colHash] = append(it.ints[colHash][:0], o.hashes[it.from:to]...)
 	return nil

@@ -43,6 +43,7 @@ type Stack struct {
 	scripts, home string
 	env           []string
 	lock          *os.File
+	closed        chan struct{} // by close
 }
 
 // Cluster is another cluster of Kafka beside that of the stack.
@@ -135,7 +136,7 @@ func start(o Options) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Stack{scripts: scripts}
+	s := &Stack{scripts: scripts, closed: make(chan struct{})}
 	net, err := s.take(cache)
 	if err != nil {
 		return nil, err
@@ -371,11 +372,16 @@ func (s *Stack) wipe() error {
 func (s *Stack) wipeOnSignal() {
 	told := make(chan os.Signal, 1)
 	signal.Notify(told, os.Interrupt, syscall.SIGTERM)
-	<-told
-	_ = s.wipe() // what it leaves the next stack of this number stops
-	os.Exit(1)
+	defer signal.Stop(told)
+	select {
+	case <-s.closed:
+	case <-told:
+		_ = s.wipe() // what it leaves the next stack of this number stops
+		os.Exit(1)
+	}
 }
 
 func (s *Stack) close() error {
+	close(s.closed)
 	return errors.Join(s.wipe(), s.lock.Close())
 }
