@@ -22,7 +22,7 @@ const (
 	beside    = 1 << 7
 	alike     = 1 << 6
 	smallMost = 7
-	// journalMost words: then they are posted. Some 1,000 beacons with four experiments each fill it, and it stays in the
+	// journalMost words: then they are posted. Some 800 beacons with four experiments each fill it, and it stays in the
 	// second cache; a batch has one for each of a window's 30 minutes.
 	journalMost = 1 << 14
 )
@@ -41,14 +41,7 @@ func (m *Minute) Post(k Key, n int, mask uint64, deltas []int64, visitor uint64,
 		return
 	}
 	m.Touched = true
-	head := uint64(n) << 56
-	if visitor != 0 {
-		head |= beside << 56
-	}
-	if twice {
-		head |= alike << 56
-	}
-	m.journal = append(m.journal, uint64(k), mask|wide, head)
+	m.journal = append(m.journal, uint64(k), mask|wide, headOf(n, visitor, twice))
 	for _, d := range deltas {
 		m.journal = append(m.journal, uint64(d))
 	}
@@ -63,17 +56,25 @@ func (m *Minute) Post(k Key, n int, mask uint64, deltas []int64, visitor uint64,
 // PostSmall is Post with at most 7 deltas that fit a byte each, as two's complement, the first in the lowest byte.
 func (m *Minute) PostSmall(k Key, n int, mask, deltas, visitor uint64, twice bool) {
 	m.Touched = true
-	if twice {
-		n |= alike
-	}
-	if visitor == 0 {
-		m.journal = append(m.journal, uint64(k), mask, uint64(n)<<56|deltas)
+	if small := headOf(n, visitor, twice) | deltas; visitor == 0 {
+		m.journal = append(m.journal, uint64(k), mask, small)
 	} else {
-		m.journal = append(m.journal, uint64(k), mask, uint64(n|beside)<<56|deltas, visitor)
+		m.journal = append(m.journal, uint64(k), mask, small, visitor)
 	}
 	if len(m.journal) >= journalMost {
 		m.post()
 	}
+}
+
+// headOf is the high byte of an entry's third word.
+func headOf(n int, visitor uint64, twice bool) uint64 {
+	if visitor != 0 {
+		n |= beside
+	}
+	if twice {
+		n |= alike
+	}
+	return uint64(n) << 56
 }
 
 // Seen adds a visitor to the sketch of the key, which is of GroupSeen.
@@ -130,8 +131,8 @@ func (m *Minute) post() {
 }
 
 func (m *Minute) see(k Key, ref uint32, visitor uint64) {
-	if t := &m.tables[own]; m.sketch(t, ref).Add(visitor) {
-		t.touch(k, ref, 1)
+	if m.sketch(ref).Add(visitor) {
+		m.tables[own].touch(k, ref, 1)
 	}
 }
 
@@ -165,10 +166,10 @@ func (m *Minute) introduce(k Key, ref uint32) {
 	m.met.exact = slices.Compact(met)
 	t := &m.tables[own]
 	a, b := m.pages(k, ref, seenCells[own])
-	if m.sketch(t, a).Merge(&m.met) {
+	if m.sketch(a).Merge(&m.met) {
 		t.touch(k, a, 1)
 	}
-	if m.sketch(t, b).Merge(&m.met) {
+	if m.sketch(b).Merge(&m.met) {
 		t.touch(k.NextScope(), b, 1)
 	}
 }

@@ -245,9 +245,9 @@ func (t *table) grow() {
 	}
 }
 
-// sketch returns the sketch of a page of visitors.
-func (m *Minute) sketch(t *table, ref uint32) *Sketch {
-	at := &t.cells[ref+pageHead]
+// sketch returns the sketch of a scope's page of visitors.
+func (m *Minute) sketch(ref uint32) *Sketch {
+	at := &m.tables[own].cells[ref+pageHead]
 	if *at == 0 {
 		if n := len(m.spare); n > 0 {
 			m.sketches = append(m.sketches, m.spare[n-1])
@@ -268,7 +268,7 @@ func (m *Minute) ForgetSeen() {
 		if s.key.Group() != GroupSeen {
 			return
 		}
-		if sketch := m.sketch(t, s.ref); !sketch.Empty() {
+		if sketch := m.sketch(s.ref); !sketch.Empty() {
 			sketch.Reset()
 			t.touch(s.key, s.ref, 1)
 			m.Touched = true

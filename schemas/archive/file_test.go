@@ -306,33 +306,3 @@ func TestForeignColumns(t *testing.T) {
 		t.Errorf("OpenFile = %v", err)
 	}
 }
-
-// Of a row group an iterator holds what is in its range: a window of many small files is read by a merge of all of them.
-func TestAnIteratorHoldsItsRangeOnly(t *testing.T) {
-	rows := sorted(benchRows(groupRows))
-	data, info := mustWrite(t, rows)
-	f := mustOpen(t, data, info)
-	held := func(lo, hi uint64) (n, bytes int) {
-		it := f.Rows(lo, hi, Columns{Event: true, Names: true})
-		for it.Next() {
-			n++
-			bytes = 0
-			for col := range numColumns {
-				v := &it.bytes[col]
-				bytes += 8*cap(it.ints[col]) + cap(v.raw) + 4*cap(v.ends) + 4*cap(v.listed)
-			}
-		}
-		if it.Err() != nil {
-			t.Fatal(it.Err())
-		}
-		return n, bytes
-	}
-	all, whole := held(0, math.MaxUint64)
-	part, some := held(rows[len(rows)/2].Hash, rows[len(rows)/2+len(rows)/32].Hash)
-	if all != len(rows) || part < len(rows)/32 || part > len(rows)/16 {
-		t.Fatalf("%d rows in all, and %d of a thirty-second", all, part)
-	}
-	if some > whole/8 {
-		t.Errorf("%d rows take %d bytes, and %d of them %d", all, whole, part, some)
-	}
-}

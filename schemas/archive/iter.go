@@ -3,7 +3,6 @@ package archive
 import (
 	"encoding/binary"
 	"fmt"
-	"slices"
 	"sort"
 	"sync"
 
@@ -14,8 +13,7 @@ import (
 )
 
 // Rows returns an iterator over the rows whose hash is in [lo, hi], both included, in the file's order. Row groups outside
-// the range are not read. An iterator holds of one row group the rows in the range, without their payloads, and a page of these: so
-// a merge of many files takes little more memory than one of a few, if as many rows of all are in the range.
+// the range are not read. An iterator holds one row group without its payloads, and a page of these.
 func (f *File) Rows(lo, hi uint64, cols Columns) *Iter {
 	return &Iter{f: f, lo: lo, hi: hi, cols: cols}
 }
@@ -36,8 +34,7 @@ type Iter struct {
 
 	nextGroup int     // the row group to open next
 	group     *group  // the one at hand
-	from, n   int     // its first row in the range, and how many are
-	pos       int     // of the next of these
+	pos       int     // of the next row in it
 	payloads  stretch // payloads of it as they are stored: all, or a page, where few are wanted
 	ints      [numColumns][]int64
 	bytes     [numColumns]values
@@ -61,9 +58,6 @@ type stretch struct {
 type opening struct {
 	span    stretch // the columns but the payload, as they are stored
 	scratch []byte
-	hashes  []int64
-	ints    []int64 // a column of the row group, of which only some rows are kept
-	bytes   values
 }
 
 var openings = sync.Pool{New: func() any { return &opening{} }}
@@ -81,41 +75,17 @@ func (v *values) at(i int) []byte {
 	if v.places != nil {
 		i = int(v.places[i])
 	}
-	return v.raw[v.start(i)+4 : v.ends[i] : v.ends[i]]
-}
-
-func (v *values) start(i int) int32 {
-	if i == 0 {
-		return 0
+	from := int32(0)
+	if i > 0 {
+		from = v.ends[i-1]
 	}
-	return v.ends[i-1]
-}
-
-// keep makes v a copy of some of o's, at least one.
-func (v *values) keep(o *values, from, to int) {
-	v.places = nil
-	if o.places != nil {
-		places := o.places[from:to]
-		least := slices.Min(places)
-		from, to = int(least), int(slices.Max(places))+1
-		v.listed = sized(v.listed, len(places))
-		for i, place := range places {
-			v.listed[i] = place - least
-		}
-		v.places = v.listed
-	}
-	at := o.start(from)
-	v.raw = append(v.raw[:0], o.raw[at:o.ends[to-1]]...)
-	v.ends = sized(v.ends, to-from)
-	for i := range v.ends {
-		v.ends[i] = o.ends[from+i] - at
-	}
+	return v.raw[from+4 : v.ends[i] : v.ends[i]]
 }
 
 // Next moves to the next row and tells if there is one. It is false at the end and after an error.
 func (it *Iter) Next() bool {
 	for !it.finished {
-		if it.pos == it.n {
+		if it.group == nil || it.pos == int(it.group.rows) {
 			if ok, err := it.open(); err != nil {
 				return it.fail(fmt.Errorf("row group %d: %w", it.nextGroup, err))
 			} else if !ok {
@@ -123,13 +93,15 @@ func (it *Iter) Next() bool {
 				return false
 			}
 		}
-		if it.n == 0 {
-			continue
-		}
 		i := it.pos
+		hash := unflip(it.ints[colHash][i])
+		if hash > it.hi {
+			it.finished = true
+			return false
+		}
 		it.pos++
 		if it.offsets == nil || it.offsets(it.ints[colOffset][i]) {
-			return it.take(unflip(it.ints[colHash][i]), i)
+			return it.take(hash, i)
 		}
 	}
 	return false
@@ -165,7 +137,7 @@ func (it *Iter) take(hash uint64, i int) bool {
 // Payload sees to it that the row that Next moved to has its payload, also where Rows was not asked for payloads. After an
 // error, which it returns and Err too, the iteration is over.
 func (it *Iter) Payload() error {
-	i := it.from + it.pos - 1
+	i := it.pos - 1
 	if i < it.pageFrom || i >= it.pageTo {
 		if err := it.payloadPage(i); err != nil {
 			it.fail(fmt.Errorf("row group %d: column payload: %w", it.nextGroup-1, err))
@@ -247,60 +219,25 @@ func (it *Iter) open() (bool, error) {
 	if err := it.read(&o.span, 0, last); err != nil {
 		return false, err
 	}
-	if err := it.find(o); err != nil {
-		return false, err
-	}
-	for col := colHash + 1; col <= last && it.n > 0; col++ {
+	for col := 0; col <= last; col++ {
 		if col == colEvent && !it.cols.Event {
 			continue
 		}
-		if err := it.column(o, col); err != nil {
+		if err := it.decode(o, col); err != nil {
 			return false, fmt.Errorf("column %s: %w", columnSpecs()[col].name, err)
 		}
 	}
-	it.nextGroup++
-	return true, nil
-}
-
-// find finds the rows of the row group at hand that are in the range.
-func (it *Iter) find(o *opening) error {
-	if err := it.decode(o, colHash, &o.hashes, &o.bytes); err != nil {
-		return fmt.Errorf("column %s: %w", columnSpecs()[colHash].name, err)
-	}
-	for i, h := range o.hashes {
+	hashes := it.ints[colHash]
+	for i, h := range hashes {
 		if hash := unflip(h); hash < it.last {
-			return fmt.Errorf("%w: row %d: hash %d comes after %d", ErrCorrupt, i, hash, it.last)
+			return false, fmt.Errorf("%w: row %d: hash %d comes after %d", ErrCorrupt, i, hash, it.last)
 		} else {
 			it.last = hash
 		}
 	}
-	it.from = sort.Search(len(o.hashes), func(i int) bool { return unflip(o.hashes[i]) >= it.lo })
-	to := sort.Search(len(o.hashes), func(i int) bool { return unflip(o.hashes[i]) > it.hi })
-	to = max(to, it.from) // the range may be empty
-	it.pos, it.n = 0, to-it.from
-	it.ints[colHash] = append(it.ints[colHash][:0], o.hashes[it.from:to]...)
-	return nil
-}
-
-// column reads a column of the rows that were found.
-func (it *Iter) column(o *opening, col int) error {
-	if it.n == int(it.group.rows) {
-		return it.decode(o, col, &it.ints[col], &it.bytes[col])
-	}
-	if err := it.decode(o, col, &o.ints, &o.bytes); err != nil {
-		return err
-	}
-	if isInt(col) {
-		it.ints[col] = append(it.ints[col][:0], o.ints[it.from:it.from+it.n]...)
-	} else {
-		it.bytes[col].keep(&o.bytes, it.from, it.from+it.n)
-	}
-	return nil
-}
-
-func isInt(col int) bool {
-	kind := columnSpecs()[col].kind
-	return kind == kindInt || kind == kindTime
+	it.nextGroup++
+	it.pos = sort.Search(len(hashes), func(i int) bool { return unflip(hashes[i]) >= it.lo })
+	return true, nil
 }
 
 // inflate checks a page, which lies in a stretch, and appends its body to buf, with room for padding behind it.
@@ -335,29 +272,28 @@ func (p *page) body(s *stretch) ([]byte, error) {
 	return b[p.head:], nil
 }
 
-// decode decodes a column of the row group at hand: integers into ints, others into v, which is scratch for integers.
-func (it *Iter) decode(o *opening, col int, ints *[]int64, v *values) error {
-	c, rows := &it.group.columns[col], int(it.group.rows)
-	if isInt(col) {
-		*ints = sized(*ints, rows)
-	} else {
-		ints = nil
+// decode decodes a column of the row group at hand.
+func (it *Iter) decode(o *opening, col int) error {
+	c, kind, rows := &it.group.columns[col], columnSpecs()[col].kind, int(it.group.rows)
+	isInt := kind == kindInt || kind == kindTime
+	if isInt {
+		it.ints[col] = sized(it.ints[col], rows)
 	}
 	switch {
-	case ints != nil && c.encoding == packed && len(c.pages) == 1:
+	case isInt && c.encoding == packed && len(c.pages) == 1:
 		body, err := c.pages[0].body(&o.span)
 		if err != nil {
 			return err
 		}
 		o.scratch = append(append(o.scratch[:0], body...), make([]byte, bitpack.Padding)...)
-		if err := bitpack.DecodeDelta(o.scratch, *ints); err != nil {
+		if err := bitpack.DecodeDelta(o.scratch, it.ints[col]); err != nil {
 			return fmt.Errorf("%w: %w", ErrCorrupt, err)
 		}
 		return nil
 	case c.encoding == listed && len(c.pages) == 2:
-		return decodeListed(o, c, rows, ints, v)
+		return it.decodeListed(o, col, isInt)
 	case c.encoding == plain:
-		return decodePlain(o, c, rows, ints, v)
+		return it.decodePlain(o, col, isInt)
 	}
 	return fmt.Errorf("%w: %d pages of encoding %d", ErrCorrupt, len(c.pages), c.encoding)
 }
@@ -369,7 +305,8 @@ func sized[T any](s []T, n int) []T {
 	return s[:n]
 }
 
-func decodeListed(o *opening, c *chunk, rows int, ints *[]int64, v *values) error {
+func (it *Iter) decodeListed(o *opening, col int, isInt bool) error {
+	c, v, rows := &it.group.columns[col], &it.bytes[col], int(it.group.rows)
 	var err error
 	if v.raw, err = c.pages[0].inflate(&o.span, v.raw[:0]); err != nil {
 		return err
@@ -382,21 +319,23 @@ func decodeListed(o *opening, c *chunk, rows int, ints *[]int64, v *values) erro
 	if err := bitpack.DecodePlaces(o.scratch[:len(o.scratch)+bitpack.Padding], v.listed, n); err != nil {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	if ints == nil {
+	if !isInt {
 		v.places = v.listed
 		return v.split(n)
 	}
 	if len(v.raw) != 8*n {
 		return fmt.Errorf("%w: %d bytes of %d integers", ErrCorrupt, len(v.raw), n)
 	}
+	ints := it.ints[col]
 	for i, place := range v.listed {
-		(*ints)[i] = int64(binary.LittleEndian.Uint64(v.raw[8*place:]))
+		ints[i] = int64(binary.LittleEndian.Uint64(v.raw[8*place:]))
 	}
 	return nil
 }
 
 // decodePlain decodes plain pages, of a row group's column one after another.
-func decodePlain(o *opening, c *chunk, rows int, ints *[]int64, v *values) error {
+func (it *Iter) decodePlain(o *opening, col int, isInt bool) error {
+	c, v, rows := &it.group.columns[col], &it.bytes[col], int(it.group.rows)
 	v.places = nil
 	size := 0
 	for k := range c.pages {
@@ -410,14 +349,14 @@ func decodePlain(o *opening, c *chunk, rows int, ints *[]int64, v *values) error
 		}
 	}
 	v.raw = all
-	if ints == nil {
+	if !isInt {
 		return v.split(rows)
 	}
 	if len(all) != 8*rows {
 		return fmt.Errorf("%w: %d bytes of %d integers", ErrCorrupt, len(all), rows)
 	}
-	for i := range *ints {
-		(*ints)[i] = int64(binary.LittleEndian.Uint64(all[8*i:]))
+	for i := range it.ints[col] {
+		it.ints[col][i] = int64(binary.LittleEndian.Uint64(all[8*i:]))
 	}
 	return nil
 }
