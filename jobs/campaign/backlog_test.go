@@ -3,8 +3,6 @@ package campaign
 import (
 	"testing"
 	"time"
-
-	"tandem/scripts/devstack"
 )
 
 // parts splits records in order of ingest time into raw records: by turns over partitions, each with a heartbeat in
@@ -50,7 +48,7 @@ func end(x *traffic, partitions int) []raw {
 // TestBacklog: two minutes without a record, an hour's backlog at once, then one raw partition half an hour behind the
 // others, a dispatcher stopped meanwhile. No beacon becomes late by it.
 func TestBacklog(t *testing.T) {
-	devstack.Need(t)
+	alongside(t)
 	n, stop := 60_000, 10*time.Second
 	if *long {
 		n, stop = 500_000, time.Minute
@@ -95,7 +93,7 @@ func TestBacklog(t *testing.T) {
 // backlog at once when they are back, with the stream killed in between. What comes of it is what the raw topic's records
 // give with the times that the broker gave them.
 func TestLive(t *testing.T) {
-	devstack.Need(t)
+	alongside(t)
 	phase, rate := 9*time.Second, int64(500)
 	if *long {
 		phase, rate = 2*time.Minute, 2000

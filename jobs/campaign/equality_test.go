@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"testing"
 	"time"
-
-	"tandem/scripts/devstack"
 )
 
 // limit is how long a scenario may take to be complete after its last record, on a busy machine of two cores. With each tick
@@ -17,6 +15,7 @@ func limit(x *traffic) time.Duration {
 // TestEqual: records through Kafka, dispatch, stream and Cassandra give, to the byte, the rows of their embedded replay,
 // with two dispatchers and however many stream processes.
 func TestEqual(t *testing.T) {
+	alongside(t)
 	type run struct {
 		traffic string
 		streams int
@@ -32,7 +31,6 @@ func TestEqual(t *testing.T) {
 	}
 	for _, r := range runs {
 		t.Run(fmt.Sprintf("%s/%d streams", r.traffic, r.streams), func(t *testing.T) {
-			devstack.Need(t)
 			x := benchOrReal(t, r.traffic)
 			sh := usual()
 			if x.last-x.first > (48 * time.Hour).Milliseconds() {

@@ -9,8 +9,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"tandem/scripts/devstack"
 )
 
 // TestFaults: processes are killed, stopped past their session timeout, joined and let go, servers killed and started
@@ -18,7 +16,7 @@ import (
 // byte; every message between the stages is one that an undisturbed shard publishes; and the poller has seen no closed
 // value change, no version or progress go back, and no value but those that some prefix of the metrics topic gives.
 func TestFaults(t *testing.T) {
-	devstack.Need(t)
+	alongside(t)
 	n, span, stop, kills := 100_000, 30*time.Minute, 9*time.Second, 6
 	if *long {
 		n, span, stop, kills = 1_000_000, 2*time.Hour, 36*time.Second, 10

@@ -2,7 +2,7 @@
 // are killed, stopped, cut off and doubled while a poller watches every row, and in the end every row must be, to the
 // byte, what the embedded replay of the same records gives. It is tests only.
 //
-//	TANDEM_SERVERS=1 go test ./jobs/campaign                         the short form: some 10 minutes on 2 busy cores
+//	TANDEM_SERVERS=1 go test ./jobs/campaign                         the short form: some 5 minutes on 2 busy cores
 //	TANDEM_SERVERS=1 go test ./jobs/campaign -long -timeout 3h       all of it
 //	... -run TestFaults -seed 17                                     the same faults, at the same moments, again
 //
@@ -21,6 +21,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"tandem/scripts/devstack"
 )
 
 var (
@@ -123,6 +125,16 @@ func needLong(t *testing.T) {
 	t.Helper()
 	if !*long {
 		t.Skip("only with -long")
+	}
+}
+
+// alongside starts a test that both forms have: it needs servers, and in the short form two of them run at once, each on servers
+// of its own, since they wait more than they compute. In the long form nothing runs beside what looks at the clock.
+func alongside(t *testing.T) {
+	t.Helper()
+	devstack.Need(t)
+	if !*long {
+		t.Parallel()
 	}
 }
 
