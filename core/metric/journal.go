@@ -9,41 +9,74 @@ import (
 // to session, and each has scopes of its own, so the pages that it would touch lie all over the minutes that are open: the
 // journal is written in order, and what is read of it at a time goes to one minute, whose pages then stay in the cache.
 //
-// The journal is words, an entry after another:
+// The journal is words, an entry after another; a scope's key and the page's, together by or, are the key of a page:
 //
-//	key  mask  n<<56 | up to 7 deltas, a byte each        the cells of the mask's bits grow by the deltas
-//	key  mask|wide  n<<56  deltas, a word each
-//	key  visitor                                          if the key's group is GroupSeen
+//	n | flags<<8 | twice<<16 | scopes<<40  page  the scopes  mask  up to 8 deltas, a byte each                [visitor]
+//	n | flags<<8 | twice<<16 | scopes<<40  page  the scopes  mask  deltas, a word each, with the flag wide    [visitor]
+//	0 | twice<<16 | scopes<<40             page  the scopes  visitor                                  of GroupSeen
 //
-// In the first two n|beside says that a visitor follows, of the same scope, variation and tag set, and n|alike that the scope after
-// the key's gets the same.
+// The visitor is there with the flag beside. twice is how many of the scopes bring along the scope after each.
 const (
-	wide      = 1 << 63
-	beside    = 1 << 7
-	alike     = 1 << 6
-	smallMost = 7
-	// journalMost words: then they are posted. Some 800 beacons with four experiments each fill it, and it stays in the
+	wide   = 1 << 8
+	beside = 1 << 9
+
+	smallMost = 8
+	// journalMost words: then they are posted. Some 1,000 beacons with four experiments each fill it, and it stays in the
 	// second cache; a batch has one for each of a window's 30 minutes.
 	journalMost = 1 << 14
 )
 
-// Post adds to cells of a page of n cells: those of the mask's bits, by the deltas in turn. What is added to is touched,
-// if by zero too. A visitor other than 0 is shown to the page of visitors beside it: of the same scope, variation and tag
-// set. twice: the scope after the key's gets the same.
-func (m *Minute) Post(k Key, n int, mask uint64, deltas []int64, visitor uint64, twice bool) {
-	small, fits := uint64(0), len(deltas) <= smallMost
-	for i, d := range deltas {
-		small |= uint64(uint8(d)) << (8 * i)
-		fits = fits && d == int64(int8(d))
+// To is where a contribution goes: to pages of several scopes, each named by a key, and for the first Twice of them to those of
+// the scope after it too. At most 2^24 scopes.
+type To struct {
+	Scopes []Key
+	Twice  int
+}
+
+// Add adds a scope.
+func (to *To) Add(k Key, twice bool) {
+	to.Scopes = append(to.Scopes, k)
+	if twice {
+		at, last := to.Twice, len(to.Scopes)-1
+		to.Scopes[at], to.Scopes[last] = to.Scopes[last], to.Scopes[at]
+		to.Twice++
 	}
-	if fits {
-		m.PostSmall(k, n, mask, small, visitor, twice)
-		return
-	}
+}
+
+func (m *Minute) head(n int, flags uint64, to To, page Key) {
 	m.Touched = true
-	m.journal = append(m.journal, uint64(k), mask|wide, headOf(n, visitor, twice))
-	for _, d := range deltas {
-		m.journal = append(m.journal, uint64(d))
+	m.journal = append(m.journal, uint64(n)|flags|uint64(to.Twice)<<16|uint64(len(to.Scopes))<<40, uint64(page))
+	for _, k := range to.Scopes {
+		m.journal = append(m.journal, uint64(k))
+	}
+}
+
+// Post adds to cells of pages of n cells: those of the mask's bits, by the deltas in turn. What is added to is touched,
+// if by zero too. A visitor other than 0 is shown to the pages of visitors beside them: of the same scope, variation and tag
+// set. The key of each page is a scope's and page's together.
+func (m *Minute) Post(to To, page Key, n int, mask uint64, deltas []int64, visitor uint64) {
+	small, flags := uint64(0), uint64(0)
+	if len(deltas) > smallMost {
+		flags = wide
+	} else {
+		for i, d := range deltas {
+			small |= uint64(uint8(d)) << (8 * i)
+			if d != int64(int8(d)) {
+				flags = wide
+			}
+		}
+	}
+	if visitor != 0 {
+		flags |= beside
+	}
+	m.head(n, flags, to, page)
+	m.journal = append(m.journal, mask)
+	if flags&wide == 0 {
+		m.journal = append(m.journal, small)
+	} else {
+		for _, d := range deltas {
+			m.journal = append(m.journal, uint64(d))
+		}
 	}
 	if visitor != 0 {
 		m.journal = append(m.journal, visitor)
@@ -53,81 +86,85 @@ func (m *Minute) Post(k Key, n int, mask uint64, deltas []int64, visitor uint64,
 	}
 }
 
-// PostSmall is Post with at most 7 deltas that fit a byte each, as two's complement, the first in the lowest byte.
-func (m *Minute) PostSmall(k Key, n int, mask, deltas, visitor uint64, twice bool) {
-	m.Touched = true
-	if small := headOf(n, visitor, twice) | deltas; visitor == 0 {
-		m.journal = append(m.journal, uint64(k), mask, small)
-	} else {
-		m.journal = append(m.journal, uint64(k), mask, small, visitor)
-	}
-	if len(m.journal) >= journalMost {
-		m.post()
-	}
-}
-
-// headOf is the high byte of an entry's third word.
-func headOf(n int, visitor uint64, twice bool) uint64 {
-	if visitor != 0 {
-		n |= beside
-	}
-	if twice {
-		n |= alike
-	}
-	return uint64(n) << 56
-}
-
-// Seen adds a visitor to the sketch of the key, which is of GroupSeen.
-func (m *Minute) Seen(k Key, visitor uint64) {
-	m.Touched = true
-	if m.journal = append(m.journal, uint64(k), visitor); len(m.journal) >= journalMost {
+// Seen adds a visitor to the sketches of pages of GroupSeen.
+func (m *Minute) Seen(to To, page Key, visitor uint64) {
+	m.head(0, 0, to, page)
+	if m.journal = append(m.journal, visitor); len(m.journal) >= journalMost {
 		m.post()
 	}
 }
 
 // post brings the journal's entries into the pages.
 func (m *Minute) post() {
-	j := m.journal
-	for len(j) > 0 {
-		k := Key(j[0])
-		if k.Group() == GroupSeen {
-			m.see(k, m.tables[own].ref(k, seenCells[own]), j[1])
-			j = j[2:]
-			continue
-		}
-		mask, head := j[1], j[2]
-		t := &m.tables[head>>62&1]
-		ref := t.ref(k, int(head>>56&^(beside|alike)))
-		t.touch(k, ref, mask&^wide)
-		page := t.cells[ref+pageHead:]
-		j = j[3:]
-		if mask&wide == 0 {
-			for small := head; mask != 0; mask &= mask - 1 {
-				page[bits.TrailingZeros64(mask)] += int64(int8(small))
-				small >>= 8
-			}
-		} else {
-			for mask &^= wide; mask != 0; mask &= mask - 1 {
-				page[bits.TrailingZeros64(mask)] += int64(j[0])
-				j = j[1:]
-			}
-		}
-		if head>>56&beside != 0 {
-			seen := k.withGroup(GroupSeen)
-			at := uint32(t.cells[ref+pageBeside])
-			if at == 0 {
-				at = t.ref(seen, seenCells[head>>62&1]) + 1
-				t.cells[ref+pageBeside] |= int64(at)
-			}
-			if head>>62&1 == own {
-				m.see(seen, at-1, j[0])
-			} else {
-				m.meet(seen, at-1, j[0])
+	var bytes [smallMost]uint64
+	for j := m.journal; len(j) > 0; {
+		head, part, scopes := j[0], Key(j[1]), j[2:][:j[0]>>40]
+		twice := int(head >> 16 & (1<<24 - 1))
+		j = j[2+len(scopes):]
+		n := int(head & 0xff)
+		if n == 0 {
+			for i, k := range scopes {
+				t := i < twice
+				m.visit(t, Key(k)|part, m.tables[which(t)].ref(Key(k)|part, seenCells[which(t)]), j[0])
 			}
 			j = j[1:]
+			continue
+		}
+		mask, visitor, deltas := j[0], uint64(0), bytes[:]
+		if many := bits.OnesCount64(mask); head&wide != 0 {
+			deltas, j = j[1:1+many], j[1+many:]
+		} else {
+			for i := range min(many, smallMost) {
+				bytes[i] = uint64(int8(j[1] >> (8 * i)))
+			}
+			j = j[2:]
+		}
+		if head&beside != 0 {
+			visitor, j = j[0], j[1:]
+		}
+		for i, k := range scopes {
+			m.add(i < twice, Key(k)|part, n, mask, deltas, visitor)
 		}
 	}
 	m.journal = m.journal[:0]
+}
+
+// which is the table of what a scope gets, or it and the one after it.
+func which(twice bool) int {
+	if twice {
+		return shared
+	}
+	return own
+}
+
+// add adds to one page, and shows the visitor to the one beside it.
+func (m *Minute) add(twice bool, k Key, n int, mask uint64, deltas []uint64, visitor uint64) {
+	t := &m.tables[which(twice)]
+	ref := t.ref(k, n)
+	t.touch(k, ref, mask)
+	page := t.cells[ref+pageHead:][:n]
+	for i := 0; mask != 0; i, mask = i+1, mask&(mask-1) {
+		page[bits.TrailingZeros64(mask)] += int64(deltas[i])
+	}
+	if visitor == 0 {
+		return
+	}
+	seen := k.withGroup(GroupSeen)
+	at := uint32(t.cells[ref+pageBeside])
+	if at == 0 {
+		at = t.ref(seen, seenCells[which(twice)]) + 1
+		t.cells[ref+pageBeside] |= int64(at)
+	}
+	m.visit(twice, seen, at-1, visitor)
+}
+
+// visit shows a visitor to a page of visitors.
+func (m *Minute) visit(twice bool, k Key, ref uint32, visitor uint64) {
+	if twice {
+		m.meet(k, ref, visitor)
+	} else {
+		m.see(k, ref, visitor)
+	}
 }
 
 func (m *Minute) see(k Key, ref uint32, visitor uint64) {

@@ -26,7 +26,7 @@ func random(rng *rand.Rand, s *Sums, n int) {
 		group := rng.IntN(5)
 		k := NewKey(rng.IntN(3), group, rng.IntN(4), uint32(rng.IntN(30)))
 		if group == GroupSeen {
-			m.Seen(k, rng.Uint64())
+			m.Seen(to(k, rng.IntN(2) > 0), 0, rng.Uint64())
 			continue
 		}
 		postSome(rng, m, k, rng.Uint64()*uint64(rng.IntN(2)), rng.IntN(2) > 0, func(int, int64) {})
@@ -49,7 +49,12 @@ func postSome(rng *rand.Rand, m *Minute, k Key, visitor uint64, twice bool, told
 		deltas = append(deltas, d)
 		told(c, d)
 	}
-	m.Post(k, n, mask, deltas, visitor, twice)
+	m.Post(to(k, twice), 0, n, mask, deltas, visitor)
+}
+
+func to(k Key, twice bool) (t To) {
+	t.Add(k, twice)
+	return t
 }
 
 type cellID struct {
@@ -172,9 +177,9 @@ func TestAddedPages(t *testing.T) {
 				k, v, d := row+NewKey(0, 0, rng.IntN(3), uint32(rng.IntN(6))), rng.Uint64(), int64(rng.IntN(5)-2)
 				for _, m := range []*Minute{s.At(7), union.At(7)} {
 					if group == GroupSeen {
-						m.Seen(k, v)
+						m.Seen(to(k, false), 0, v)
 					} else {
-						m.Post(k, groupCells(group), 1<<(groupCells(group)-1), []int64{d}, 0, false)
+						m.Post(to(k, false), 0, groupCells(group), 1<<(groupCells(group)-1), []int64{d}, 0)
 					}
 				}
 			}
@@ -211,9 +216,9 @@ func TestSumsAreCanonical(t *testing.T) {
 	}
 	add := func(s *Sums, o one, sign int64, at int) {
 		m, n, twice := s.At(o.minute), groupCells(o.k.Group()), at%2 > 0
-		m.Post(o.k, n, 1<<o.cell, []int64{sign * o.v}, 0, twice)
+		m.Post(to(o.k, twice), 0, n, 1<<o.cell, []int64{sign * o.v}, 0)
 		if !twice {
-			m.Post(o.k.NextScope(), n, 1<<o.cell, []int64{sign * o.v}, 0, false)
+			m.Post(to(o.k.NextScope(), false), 0, n, 1<<o.cell, []int64{sign * o.v}, 0)
 		}
 	}
 	var want []byte
@@ -275,7 +280,7 @@ func TestForgetSeenTouchesOnlyWhatIsThere(t *testing.T) {
 		}
 		return n, cells
 	}
-	m.Seen(k, 42)
+	m.Seen(to(k, false), 0, 42)
 	m.Untouch()
 	m.ForgetSeen()
 	if n, cells := rows(); n != 1 || cells != 0 {
@@ -286,7 +291,7 @@ func TestForgetSeenTouchesOnlyWhatIsThere(t *testing.T) {
 	if n, _ := rows(); n != 0 {
 		t.Errorf("nothing was there to forget, and %d rows are touched", n)
 	}
-	m.Seen(k, 43)
+	m.Seen(to(k, false), 0, 43)
 	if n, cells := rows(); n != 1 || cells != 1 {
 		t.Errorf("%d rows with %d cells after another visitor", n, cells)
 	}
@@ -331,7 +336,7 @@ func runsAreWhatWasTouched(t *testing.T, visitors int) {
 					}
 				})
 			} else {
-				m.Seen(k.withGroup(GroupSeen), visitor)
+				m.Seen(to(k.withGroup(GroupSeen), false), 0, visitor)
 			}
 			if visitor == 0 {
 				continue
@@ -352,7 +357,7 @@ func runsAreWhatWasTouched(t *testing.T, visitors int) {
 				values[k] = map[int]int64{}
 			}
 			for range journalMost / 2 {
-				m.Post(k, MaxCells, 1<<62, []int64{300}, 0, false)
+				m.Post(to(k, false), 0, MaxCells, 1<<62, []int64{300}, 0)
 			}
 			values[k][62] += 300 * journalMost / 2
 			touched[rowID{1, 4}] |= 1 << 62

@@ -30,7 +30,10 @@ type Folder struct {
 	Closed, Restarted int
 
 	deltas []delta
-	scopes []EndScope // of the visit end at hand
+	scopes []EndScope   // of the visit end at hand
+	ended  []metric.Key // of the scopes of it
+	scope  [1]metric.Key
+	burst  burst
 
 	// The visitor that this Fold has shown to every scope of the session that was open at seenTS: showing it again in
 	// the same minute and tag set would change nothing.
@@ -64,6 +67,7 @@ func (f *Folder) Fold(s *State, events []Event) {
 		f.group(s, events[i:j])
 		i = j
 	}
+	f.endBurst()
 }
 
 // group folds the beacons of one ts. Scopes go by ts, so the markers of all of them are set before any is measured.
@@ -131,8 +135,9 @@ func (f *Folder) cross(s *State, ts int64) {
 	}
 }
 
-// forget drops what is remembered of the session at hand from beacon to beacon.
+// forget ends what goes from beacon to beacon of the session at hand.
 func (f *Folder) forget() {
+	f.endBurst()
 	f.seen = visitorAt{}
 }
 
@@ -161,6 +166,7 @@ func (f *Folder) markers(s *State, rev *tenant.Rev, g []Event) {
 				m.IsQualified, m.Qualified = true, ts
 			}
 			m.end, m.life = f.Chain.ScopeEnds(rev, a.Inst, a.Variation, ts)
+			f.endBurst()
 			s.addMark(m)
 		}
 	}
@@ -226,7 +232,6 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 		f.change(p, e)
 	}
 	w := measure{f: f, e: e, p: p, out: posting{last: -1}}
-	w.prepare()
 	if minute := metric.FloorDiv(e.TS, 60000); f.Beacons && minute >= f.Floor {
 		w.minute = f.Sums.At(minute)
 		at := visitorAt{e.Visitor, minute, e.Tags}
@@ -234,34 +239,63 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 		if f.newVisitor {
 			f.seen = at
 		}
+		first := firsts{firstOfVisit, firstOfSession, lastP == noTime, f.newVisitor}
+		f.open(w.minute, e, s, w.others(s, first, lastP, firstOfGroup))
+		w.together(s.Tags, s.siteTotals(), first)
 	}
-	w.in(0, 0, s.Tags, s.siteTotals(), firsts{firstOfVisit, firstOfSession, lastP == noTime, f.newVisitor})
 	w.move(s.siteTotals())
 	for i := range s.Marks {
+		if m := &s.Marks[i]; e.TS < m.end {
+			assigned, fm := s.markTotals(i)
+			w.move(assigned)
+			if m.IsQualified {
+				w.move(fm)
+			}
+		}
+	}
+	f.seenTS = e.TS
+}
+
+// others adds the beacon's contributions to the scopes of the session's marks that get others than the site, whose firsts are
+// given, and returns those that get the same.
+func (w *measure) others(s *State, site firsts, lastP int64, firstOfGroup bool) (same together) {
+	f, ts := w.f, w.e.TS
+	for i := range s.Marks {
 		m := &s.Marks[i]
-		if e.TS >= m.end {
+		if ts >= m.end {
 			continue
 		}
 		x := f.Chain.Exps[m.Inst].X
 		assigned, fm := s.markTotals(i)
-		first := firstOfGroup && e.TS == m.Assigned
-		firsts1 := firsts{firstOfVisit || first, first, lastP < m.Assigned, f.newVisitor || f.seenTS < m.Assigned}
-		if m.IsQualified {
-			first = firstOfGroup && e.TS == m.Qualified
-			firsts2 := firsts{firstOfVisit || first, first, lastP < m.Qualified, f.newVisitor || f.seenTS < m.Qualified}
-			if firsts1 == firsts2 && m.Tags == m.FmTags && w.alike(assigned, fm) {
-				w.both(tenant.AssignedScope(x), m.Variation, m.Tags, assigned, firsts1)
-				w.move(assigned)
-				w.move(fm)
-				continue
-			}
-			w.in(tenant.FmScope(x), m.Variation, m.FmTags, fm, firsts2)
-			w.move(fm)
+		of := func(began int64) firsts {
+			first := firstOfGroup && ts == began
+			return firsts{site.visit || first, first, lastP < began, site.visitor || f.seenTS < began}
 		}
-		w.in(tenant.AssignedScope(x), m.Variation, m.Tags, assigned, firsts1)
-		w.move(assigned)
+		first := of(m.Assigned)
+		isSame := i < mostTogether && first == site && m.Tags == s.Tags && w.alike(s.siteTotals(), assigned)
+		if isSame {
+			same.assigned |= 1 << i
+		}
+		if !m.IsQualified {
+			if !isSame {
+				w.in(tenant.AssignedScope(x), m.Variation, false, m.Tags, assigned, first)
+			}
+			continue
+		}
+		firstFm := of(m.Qualified)
+		switch {
+		case isSame && firstFm == site && m.FmTags == s.Tags && w.alike(s.siteTotals(), fm):
+			same.fm |= 1 << i
+		case !isSame && first == firstFm && m.Tags == m.FmTags && w.alike(assigned, fm):
+			w.in(tenant.AssignedScope(x), m.Variation, true, m.Tags, assigned, first)
+		default:
+			if !isSame {
+				w.in(tenant.AssignedScope(x), m.Variation, false, m.Tags, assigned, first)
+			}
+			w.in(tenant.FmScope(x), m.Variation, false, m.FmTags, fm, firstFm)
+		}
 	}
-	f.seenTS = e.TS
+	return same
 }
 
 const noTime = -1 << 62

@@ -20,14 +20,10 @@ type measure struct {
 	p      *tenant.Point1
 	minute *metric.Minute // nil: only totals move
 
-	scope, variation int    // of the scope at hand
-	twice            bool   // the scope after it gets the same
-	base             uint32 // tags of the scope's first beacon
-	out              posting
-
-	plain bool   // a scope gets counts only, in one page (counts)
-	cells int    // of that page
-	mask  uint64 // of the cells that every scope gets
+	to    metric.To // the scopes at hand
+	burst *burst    // of the scopes at hand, if they have one
+	base  uint32    // tags of their first beacon
+	out   posting
 }
 
 // posting gathers what goes to one page.
@@ -46,10 +42,15 @@ func (w *measure) add(at tenant.Place, cell int, v int64) { w.addTo(w.e.Tags, at
 // addFirst adds to a cell under the tags of the session's first beacon in the scope, where functions of totals stand.
 func (w *measure) addFirst(at tenant.Place, cell int, v int64) { w.addTo(w.base, at, cell, v) }
 
-// addTo adds to the page at hand, or to another one, which then is. Cells come in order, as a rule.
+// addTo adds to the burst, or to the page at hand, or to another one, which then is. Cells come in order, as a rule.
 func (w *measure) addTo(tags uint32, at tenant.Place, cell int, v int64) {
-	out := &w.out
 	c := at.Cell + cell
+	if b := w.burst; b != nil && at.Group == tenant.GroupVisit && tags == b.tags {
+		b.cells[c] += w.f.Sign * v
+		b.mask |= 1 << c
+		return
+	}
+	out := &w.out
 	if out.group != at.Group || out.tags != tags || c <= out.last || out.n == len(out.deltas) {
 		w.post()
 		out.group, out.tags = at.Group, tags
@@ -70,45 +71,25 @@ func (w *measure) post() {
 	if out.tags == w.e.Tags {
 		visitor, out.visitor = out.visitor, 0
 	}
-	w.minute.Post(metric.NewKey(w.scope, out.group, w.variation, out.tags), len(w.f.Chain.Groups[out.group].Names), out.mask, out.deltas[:out.n], visitor,
-		w.twice)
+	w.minute.Post(w.to, metric.NewKey(0, out.group, 0, out.tags), len(w.f.Chain.Groups[out.group].Names), out.mask, out.deltas[:out.n], visitor)
 	out.mask, out.n, out.last = 0, 0, -1
 }
 
 // firsts say of which runs of a scope a beacon is the first.
 type firsts struct{ visit, session, point, visitor bool }
 
-// in adds the beacon's contributions to one scope, whose totals before it are these.
-func (w *measure) in(scope, variation int, base uint32, totals []int64, first firsts) {
-	if w.minute == nil {
-		return
-	}
-	w.scope, w.variation, w.base = scope, variation, base
-	if w.plain && base == w.e.Tags && w.counts(totals, first) {
-		return
-	}
+// in adds the beacon's contributions to one scope, and to the one after it if twice, whose totals before it are these.
+func (w *measure) in(scope, variation int, twice bool, base uint32, totals []int64, first firsts) {
+	w.burst, w.base = nil, base
+	w.to = metric.To{Scopes: w.f.scope[:0]}
+	w.to.Add(metric.NewKey(scope, 0, variation, 0), twice)
 	w.contribute(totals, first)
-	w.post()
-	if w.out.visitor != 0 { // a beacon that adds nothing else
-		w.seen(w.minute.Seen)
-		w.out.visitor = 0
-	}
 }
 
-// both is in for a scope and the one after it, which get the same.
-func (w *measure) both(scope, variation int, base uint32, totals []int64, first firsts) {
-	w.twice = true
-	w.in(scope, variation, base, totals, first)
-	w.twice = false
-}
-
-// seen tells of the beacon's visitor in the scope at hand.
-func (w *measure) seen(tell func(k metric.Key, visitor uint64)) {
-	k := metric.NewKey(w.scope, tenant.GroupSeen, w.variation, w.e.Tags)
-	tell(k, w.e.Visitor)
-	if w.twice {
-		tell(k.NextScope(), w.e.Visitor)
-	}
+// together adds the beacon's contributions to all scopes of the burst at hand.
+func (w *measure) together(base uint32, totals []int64, first firsts) {
+	w.burst, w.base, w.to = &w.f.burst, base, w.f.burst.to
+	w.contribute(totals, first)
 }
 
 // move moves a scope's totals on.
@@ -142,74 +123,16 @@ func (w *measure) alike(a, b []int64) bool {
 	return true
 }
 
-// prepare sees whether the short way of counts is open to the beacon.
-func (w *measure) prepare() {
-	p := w.p
-	w.plain = p != nil && p.At.Group == tenant.GroupVisit && len(w.e.Values) == 0 && len(p.Pairs) == 0 && w.f.Seen == nil
-	if !w.plain {
-		return
-	}
-	w.cells = len(w.f.Chain.Groups[tenant.GroupVisit].Names)
-	w.mask = 1 << p.At.Cell
-	if p.Stat >= 0 {
-		w.mask |= (1<<nextTot | 1<<nextHit | 1<<nextSq) << p.At.Cell
-	}
-}
-
-// mostPlain is the greatest count whose change of square fits a byte.
-const mostPlain = 63
-
-// counts does what contribute does for a beacon without values and pairs in a scope that began under the beacon's own tags,
-// which is what nearly all are: all goes to one page, by deltas that fit a byte each, at most seven. It says false, and has
-// done nothing, where they do not fit.
-func (w *measure) counts(totals []int64, first firsts) bool {
-	p, t := w.p, int64(0)
-	if p.Stat >= 0 {
-		if t = totals[p.Stat]; t > mostPlain {
-			return false
-		}
-	}
-	// Deltas stand in the order of their cells: the visit's first, then the point's.
-	mask, deltas, at := w.mask, uint64(0), 0
-	one := uint64(uint8(w.f.Sign))
-	if first.visit {
-		mask |= 1 << tenant.CellVisit
-		deltas, at = one, 8
-	}
-	if first.session {
-		mask |= 1 << tenant.CellVisitBeta
-		deltas |= one << at
-		at += 8
-	}
-	deltas |= one << at
-	at += 8
-	if first.point {
-		mask |= 1 << nextBeta << p.At.Cell
-		deltas |= one << at
-		at += 8
-	}
-	if p.Stat >= 0 {
-		deltas |= one << at
-		if t == 0 {
-			deltas |= one << (at + 8)
-		}
-		deltas |= uint64(uint8(w.f.Sign*(2*t+1))) << (at + 16)
-	}
-	visitor := uint64(0)
-	if first.visitor {
-		visitor = w.e.Visitor
-	}
-	w.minute.PostSmall(metric.NewKey(w.scope, tenant.GroupVisit, w.variation, w.e.Tags), w.cells, mask, deltas, visitor, w.twice)
-	return true
-}
-
-// contribute adds what the beacon adds to the scope at hand; totals are those before it.
+// contribute adds what the beacon adds to the scopes at hand; totals are those before it.
 func (w *measure) contribute(totals []int64, first firsts) {
-	if w.e.Visitor != 0 && first.visitor {
-		if w.f.Seen != nil {
-			w.seen(func(k metric.Key, visitor uint64) { w.f.Seen(w.minute.Minute, k, visitor) })
-		} else {
-			w.out.visitor = w.e.Visitor
+	if v := w.e.Visitor; v != 0 && first.visitor {
+		switch {
+		case w.f.Seen != nil:
+			w.tell()
+		case w.burst != nil:
+			w.burst.visitor = v
+		default:
+			w.out.visitor = v
 		}
 	}
 	if first.visit {
@@ -220,6 +143,22 @@ func (w *measure) contribute(totals []int64, first firsts) {
 	}
 	if w.p != nil {
 		w.point(totals, first.point)
+	}
+	w.post()
+	if v := w.out.visitor; v != 0 { // a beacon that adds nothing else
+		w.minute.Seen(w.to, metric.NewKey(0, tenant.GroupSeen, 0, w.e.Tags), v)
+		w.out.visitor = 0
+	}
+}
+
+// tell tells Folder.Seen of the beacon's visitor in the scopes at hand.
+func (w *measure) tell() {
+	for i, k := range w.to.Scopes {
+		k |= metric.NewKey(0, tenant.GroupSeen, 0, w.e.Tags)
+		w.f.Seen(w.minute.Minute, k, w.e.Visitor)
+		if i < w.to.Twice {
+			w.f.Seen(w.minute.Minute, k.NextScope(), w.e.Visitor)
+		}
 	}
 }
 
@@ -388,8 +327,6 @@ func (f *Folder) count(e *End) {
 	if at < f.Floor {
 		return
 	}
-	minute := f.Sums.At(at)
-	n := len(f.Chain.Groups[tenant.GroupVisit].Names)
 	mask := uint64(1<<tenant.CellEnd | 1<<tenant.CellPages | 1<<tenant.CellSeconds)
 	deltas := append(make([]int64, 0, 4), f.Sign) // in the order of the cells
 	if e.Pages == 1 {
@@ -397,14 +334,16 @@ func (f *Folder) count(e *End) {
 		deltas = append(deltas, f.Sign)
 	}
 	deltas = append(deltas, f.Sign*int64(e.Pages), f.Sign*e.Seconds)
+	to := metric.To{Scopes: f.ended[:0]}
 	for i := 0; i < len(e.Scopes); i++ {
 		x := e.Scopes[i]
 		twice := x.Scope > 0 && i+1 < len(e.Scopes) && e.Scopes[i+1] == EndScope{x.Scope + 1, x.Variation}
-		minute.Post(metric.NewKey(x.Scope, tenant.GroupVisit, x.Variation, e.Tags), n, mask, deltas, 0, twice)
-		if twice {
+		if to.Add(metric.NewKey(x.Scope, 0, x.Variation, 0), twice); twice {
 			i++
 		}
 	}
+	f.ended = to.Scopes
+	f.Sums.At(at).Post(to, metric.NewKey(0, tenant.GroupVisit, 0, e.Tags), len(f.Chain.Groups[tenant.GroupVisit].Names), mask, deltas, 0)
 }
 
 // EndVisits counts the visits that have ended by watermark w (ms): an end at t counts when w is past t. The caller

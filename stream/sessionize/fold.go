@@ -340,7 +340,7 @@ func (s *Shard) forget() error {
 	f := session.Folder{Chain: s.Chain, Sums: &sums, Beacons: true, Sign: 1}
 	f.Seen = func(minute int64, k metric.Key, v uint64) {
 		if _, ok := minutes[minute]; ok {
-			s.sums.At(minute).Seen(k, v)
+			s.sums.At(minute).Seen(metric.To{Scopes: []metric.Key{k}}, 0, v)
 		}
 	}
 	var run session.Run
