@@ -8,9 +8,9 @@ import (
 )
 
 // compressor is shared by all files. It is at the fastest level: on beacons its files are as small as those of the default
-// one.
+// one. The window comes first: the level would else make two blocks of a page.
 var compressor = sync.OnceValues(func() (*zstd.Encoder, error) {
-	return zstd.NewWriter(nil, zstd.WithZeroFrames(true), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false))
+	return zstd.NewWriter(nil, zstd.WithWindowSize(pageBytes), zstd.WithZeroFrames(true), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderCRC(false))
 })
 
 // inflater is shared too. It takes no page that says it is larger than any that is written.
