@@ -45,7 +45,7 @@ type State struct {
 	texts   []string
 	metrics [][3]string // by a metric's name: with each scope, once it is asked for
 	ids     []uint32    // scratch: the names of a message
-	all     []cell      // scratch: the cells of a row
+	all     told        // scratch: the cells of a row
 	due     []due       // scratch of Due, and what it returned
 	rows    []store.Row
 	forms   forms
@@ -124,16 +124,31 @@ type contribution struct {
 	shard      int
 	generation int64
 	offset     int64 // version within the generation
-	cells      []cell
-	parts      [][]cell // of a version that is not all there yet
+	told       told
+	parts      []*told // of a version that is not all there yet
 	partsOf    int64
 	partsGen   int64
+}
+
+// told are the cells of a row as a shard has told them. There are as many sketches in a row of visitors, and none in others, so
+// that these hold no pointers: they are most of the memory.
+type told struct {
+	cells    []cell
+	sketches [][]byte
 }
 
 type cell struct {
 	variation, tags uint32
 	value           int64
-	sketch          []byte
+}
+
+func (t *told) add(x *told) {
+	t.cells, t.sketches = append(t.cells, x.cells...), append(t.sketches, x.sketches...)
+}
+
+func (t *told) reset() {
+	clear(t.sketches)
+	t.cells, t.sketches = t.cells[:0], t.sketches[:0]
 }
 
 // New makes the state that begins at the given offset; closed: what the store knows of each tenant. note is that of the commit with
@@ -294,19 +309,21 @@ func (s *State) row(ms *minuteState, shard int, known generations, m *wire.Messa
 		return // a former owner writes while parts of a greater version are on their way
 	}
 	if r.Parts == 1 {
-		c.cells = s.cells(c.cells[:0], r)
+		s.cells(&c.told, r)
 		c.parts = nil
 	} else {
 		if c.parts == nil || c.partsGen != m.Generation || c.partsOf != m.Offset || len(c.parts) != r.Parts {
-			c.partsGen, c.partsOf, c.parts = m.Generation, m.Offset, make([][]cell, r.Parts)
+			c.partsGen, c.partsOf, c.parts = m.Generation, m.Offset, make([]*told, r.Parts)
 		}
-		c.parts[r.Part] = s.cells([]cell{}, r)
+		c.parts[r.Part] = &told{}
+		s.cells(c.parts[r.Part], r)
+		if slices.Contains(c.parts, nil) {
+			return // a version counts only when all of it is there
+		}
+		c.told = told{}
 		for _, p := range c.parts {
-			if p == nil {
-				return // a version counts only when all of it is there
-			}
+			c.told.add(p)
 		}
-		c.cells = slices.Concat(c.parts...)
 		c.parts = nil
 	}
 	c.generation, c.offset = m.Generation, m.Offset
@@ -329,17 +346,16 @@ func (r *rowState) of(shard int) *contribution {
 	return &r.shards[len(r.shards)-1]
 }
 
-func (s *State) cells(dst []cell, r *wire.Row) []cell {
-	dst = slices.Grow(dst, len(r.Cells))
+func (s *State) cells(to *told, r *wire.Row) {
+	to.reset()
+	to.cells = slices.Grow(to.cells, len(r.Cells))
 	for i := range r.Cells {
 		c, at := &r.Cells[i], r.CellsAt[i]
-		x := cell{variation: s.ids[at.Variation], tags: s.ids[at.Tags], value: c.Value}
-		if c.Sketch != nil {
-			x.sketch = slices.Clone(c.Sketch)
+		to.cells = append(to.cells, cell{variation: s.ids[at.Variation], tags: s.ids[at.Tags], value: c.Value})
+		if r.Sketch {
+			to.sketches = append(to.sketches, slices.Clone(c.Sketch))
 		}
-		dst = append(dst, x)
 	}
-	return dst
 }
 
 // metric is a metric's name with its scope.
@@ -354,15 +370,24 @@ func (s *State) metric(id rowID) string {
 	return *name
 }
 
-// due is a row that was touched, of a minute.
+// due is a row that was touched, of a minute. rank orders those of a tenant: by series, as the names came.
 type due struct {
+	rank   [2]uint64
 	minute int64
 	row    *rowState
 }
 
+func newDue(minute int64, r *rowState) due {
+	return due{[2]uint64{uint64(r.id.experiment)<<32 | uint64(r.id.metric), uint64(r.id.scope)}, minute, r}
+}
+
 func (a due) compare(b due) int {
-	x, y := &a.row.id, &b.row.id
-	return cmp.Or(cmp.Compare(x.experiment, y.experiment), cmp.Compare(x.metric, y.metric), cmp.Compare(x.scope, y.scope), cmp.Compare(a.minute, b.minute))
+	for i := range a.rank {
+		if a.rank[i] != b.rank[i] {
+			return cmp.Compare(a.rank[i], b.rank[i])
+		}
+	}
+	return cmp.Compare(a.minute, b.minute)
 }
 
 // dueMost rows and fewer: their memory is kept for the next call.
@@ -381,7 +406,7 @@ func (s *State) Due() ([]store.Row, error) {
 		for minute, ms := range t.minutes {
 			for _, r := range ms.touched {
 				r.dirty = false
-				list = append(list, due{minute, r})
+				list = append(list, newDue(minute, r))
 			}
 			ms.touched = ms.touched[:0]
 		}

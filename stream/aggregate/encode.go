@@ -12,19 +12,18 @@ import (
 
 // encode adds up the shards of a row. Zeros are left out: absent means zero.
 func (s *State) encode(r *rowState) ([]byte, error) {
-	all := s.all[:0]
+	s.all.reset()
 	for i := range r.shards {
-		all = append(all, r.shards[i].cells...)
+		s.all.add(&r.shards[i].told)
 	}
-	s.all = all
-	f, err := s.forms.find(s.texts, all)
+	f, err := s.forms.find(s.texts, s.all.cells)
 	if err != nil {
 		return nil, err
 	}
 	if r.sketch {
-		return f.sketches(all)
+		return f.union(s.all.sketches)
 	}
-	return s.forms.encode(f, all)
+	return s.forms.encode(f, s.all.cells)
 }
 
 // forms know how rows are written whose cells have come in the same order before: what goes where, and what the row begins with.
@@ -129,11 +128,11 @@ func (one *form) without(sums []int64) []row.Cell {
 	return cells
 }
 
-// sketches writes a row of visitors.
-func (one *form) sketches(all []cell) ([]byte, error) {
+// union writes a row of visitors.
+func (one *form) union(all [][]byte) ([]byte, error) {
 	parts := make([][][]byte, len(one.cells))
-	for i := range all {
-		parts[one.to[i]] = append(parts[one.to[i]], all[i].sketch)
+	for i, sketch := range all {
+		parts[one.to[i]] = append(parts[one.to[i]], sketch)
 	}
 	cells := slices.Clone(one.cells)
 	size := 64

@@ -31,15 +31,15 @@ func TestRowsAreSumsInOrder(t *testing.T) {
 			c := contribution{shard: shard}
 			for range rng.IntN([]int{3, 12, 600}[rng.IntN(3)]) {
 				x := cell{variation: names[rng.IntN(3)], tags: names[rng.IntN(len(names))], value: rng.Int64N(4) - 1}
-				c.cells = append(c.cells, x)
+				c.told.cells = append(c.told.cells, x)
 				want[[2]string{s.texts[x.variation], s.texts[x.tags]}] += x.value
 			}
 			r.shards = append(r.shards, c)
 			if rng.IntN(3) == 0 && shard > 0 { // the same cells again: a form that is known
-				r.shards[shard].cells = slices.Clone(r.shards[0].cells)
+				r.shards[shard].told.cells = slices.Clone(r.shards[0].told.cells)
 				clear(want)
 				for _, c := range r.shards {
-					for _, x := range c.cells {
+					for _, x := range c.told.cells {
 						want[[2]string{s.texts[x.variation], s.texts[x.tags]}] += x.value
 					}
 				}

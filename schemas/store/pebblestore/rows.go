@@ -90,7 +90,7 @@ type listing struct {
 
 func (w *writer) open() *pebble.Batch {
 	if w.batch == nil {
-		w.batch = w.s.db.NewBatch()
+		w.batch = w.s.db.NewBatch(pebble.WithMaxRetainedSizeBytes(2 * batchBytes)) // its memory serves the next one
 	}
 	return w.batch
 }
