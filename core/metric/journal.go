@@ -27,7 +27,7 @@ const (
 )
 
 // To is where a contribution goes: to pages of several scopes, each named by a key, and for the first Twice of them to those of
-// the scope after it too. At most 2^24 scopes.
+// the scope after it too. Fewer than 2^24 scopes.
 type To struct {
 	Scopes []Key
 	Twice  int

@@ -224,7 +224,7 @@ func (t *table) touch(k Key, ref uint32, mask uint64) {
 	t.cells[ref] |= int64(mask)
 }
 
-// MaxCells is the most cells that a page has: one for each bit of its mask but the sign, which the journal needs.
+// MaxCells is the most cells that a page has: each is a bit of its mask, whose sign is spare.
 const MaxCells = 63
 
 var zeros [pageHead + MaxCells]int64

@@ -52,6 +52,31 @@ func postSome(rng *rand.Rand, m *Minute, k Key, visitor uint64, twice bool, told
 	m.Post(to(k, twice), 0, n, mask, deltas, visitor)
 }
 
+// Those of the scopes that get it twice come first, whatever order they are added in.
+func TestTo(t *testing.T) {
+	rng := rand.New(rand.NewPCG(6, 1))
+	for range 200 {
+		var to To
+		var got, want Sums
+		page := NewKey(0, 2, 0, 7)
+		for i := range 1 + rng.IntN(9) {
+			k, twice := NewKey(1+2*i, 0, i%3, 0), rng.IntN(2) > 0
+			to.Add(k, twice)
+			scopes := []Key{k}
+			if twice {
+				scopes = append(scopes, k.NextScope())
+			}
+			for _, k := range scopes {
+				want.At(1).Post(To{Scopes: []Key{k | page}}, 0, groupCells(2), 0b1010, []int64{300, -1}, 42)
+			}
+		}
+		got.At(1).Post(to, page, groupCells(2), 0b1010, []int64{300, -1}, 42)
+		if a, b := all(t, &got), all(t, &want); !maps.Equal(a, b) {
+			t.Fatalf("%d scopes, %d of them twice, get\n%v, want\n%v", len(to.Scopes), to.Twice, a, b)
+		}
+	}
+}
+
 func to(k Key, twice bool) (t To) {
 	t.Add(k, twice)
 	return t

@@ -43,7 +43,8 @@ func (f *Folder) open(minute *metric.Minute, e *Event, s *State, scopes together
 	}
 }
 
-// endBurst brings it to its scopes. It must come before the session's marks change.
+// endBurst brings it to its scopes, whose keys it has. Where the session's marks change it must come before the next open, which would
+// take other marks for the same.
 func (f *Folder) endBurst() {
 	b := &f.burst
 	if b.minute == nil {

@@ -32,6 +32,9 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if err := flag.Set("test.parallel", "2"); err != nil { // each has servers of its own: see alongside
+		panic(err)
+	}
 	code := m.Run()
 	if dir := work(); dir != "" {
 		_ = os.RemoveAll(dir) // a leftover in the temporary folder harms nobody

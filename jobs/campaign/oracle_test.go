@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,14 +30,17 @@ func replay(t testing.TB, records, config, tenant, tick string) map[rowKey][]byt
 		t.Fatal(err)
 	}
 	key := strings.Join([]string{records, string(text), tick}, "\n")
+	replayed.Lock()
+	defer replayed.Unlock()
 	if replayed.rows == nil || replayed.key != key {
 		replayed.rows, replayed.key = replayAnew(t, records, config, tenant, tick), key
 	}
 	return replayed.rows
 }
 
-// replayed is the last replay. The tests that need one run one after another.
+// replayed is the last replay.
 var replayed struct {
+	sync.Mutex
 	key  string
 	rows map[rowKey][]byte
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 )
@@ -43,7 +44,6 @@ type Stack struct {
 	scripts, home string
 	env           []string
 	lock          *os.File
-	closed        chan struct{} // by close
 }
 
 // Cluster is another cluster of Kafka beside that of the stack.
@@ -136,7 +136,7 @@ func start(o Options) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Stack{scripts: scripts, closed: make(chan struct{})}
+	s := &Stack{scripts: scripts}
 	net, err := s.take(cache)
 	if err != nil {
 		return nil, err
@@ -150,7 +150,7 @@ func start(o Options) (*Stack, error) {
 	s.env = append(os.Environ(), "DEVSTACK_HOME="+s.home, "DEVSTACK_NET="+strconv.Itoa(net), "DCS="+strings.Join(o.DCs, " "),
 		"AUTH="+flag(o.Auth), "TLS="+flag(o.TLS))
 	s.env = append(s.env, o.Env...)
-	go s.wipeOnSignal()
+	running.add(s)
 	var fetch []string
 	if o.Others > 0 {
 		s.Other, fetch = &Cluster{stack: s}, []string{"MM2=1"}
@@ -368,20 +368,42 @@ func (s *Stack) wipe() error {
 	return os.RemoveAll(s.home)
 }
 
-// wipeOnSignal stops the servers when the process is told to end, as scripts/test does with all that runs once a step has failed.
-func (s *Stack) wipeOnSignal() {
-	told := make(chan os.Signal, 1)
-	signal.Notify(told, os.Interrupt, syscall.SIGTERM)
-	defer signal.Stop(told)
-	select {
-	case <-s.closed:
-	case <-told:
-		_ = s.wipe() // what it leaves the next stack of this number stops
-		os.Exit(1)
-	}
+// running are the stacks of this process.
+var running stacks
+
+type stacks struct {
+	sync.Mutex
+	all    []*Stack
+	listen sync.Once
+}
+
+// add adds a stack. When the process is told to end, as scripts/test does with all that runs once a step has failed, the servers of
+// all of them stop; what is left of them, the next stack of the number stops.
+func (r *stacks) add(s *Stack) {
+	r.Lock()
+	defer r.Unlock()
+	r.all = append(r.all, s)
+	r.listen.Do(func() {
+		told := make(chan os.Signal, 1)
+		signal.Notify(told, os.Interrupt, syscall.SIGTERM)
+		go func() {
+			<-told
+			r.Lock() // to the end: none begins or ends any more
+			for _, s := range r.all {
+				_ = s.wipe()
+			}
+			os.Exit(1)
+		}()
+	})
+}
+
+func (r *stacks) remove(s *Stack) {
+	r.Lock()
+	defer r.Unlock()
+	r.all = slices.DeleteFunc(r.all, func(x *Stack) bool { return x == s })
 }
 
 func (s *Stack) close() error {
-	close(s.closed)
+	running.remove(s)
 	return errors.Join(s.wipe(), s.lock.Close())
 }

@@ -3,6 +3,7 @@ package aggregate
 import (
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"slices"
 	"strings"
 
@@ -19,6 +20,13 @@ func (s *State) encode(r *rowState) ([]byte, error) {
 	f, err := s.forms.find(s.texts, s.all.cells)
 	if err != nil {
 		return nil, err
+	}
+	sketches := 0
+	if r.sketch {
+		sketches = len(s.all.cells)
+	}
+	if len(s.all.sketches) != sketches {
+		return nil, errors.New("it is told now as visitors, now as sums")
 	}
 	if r.sketch {
 		return f.union(s.all.sketches)
