@@ -65,6 +65,8 @@ func (p *process) startLocked() error {
 	p.starts++
 	fmt.Fprintf(out, "---- start %d at %s: %s\n", p.starts, time.Now().UTC().Format(time.RFC3339Nano), strings.Join(p.args, " "))
 	cmd := exec.Command(p.bin, p.args...)
+	// It ends with the test, however that ends: its servers' addresses and its id will be another's.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("%s: %w", p.name, err)
