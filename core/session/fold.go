@@ -30,9 +30,9 @@ type Folder struct {
 	Closed, Restarted int
 
 	deltas []delta
-	scopes []EndScope   // of the visit end at hand
-	ended  []metric.Key // of the scopes of it
-	scope  [1]metric.Key
+	scopes []EndScope    // of the visit end at hand
+	ended  []metric.Key  // of the scopes of it
+	scope  [1]metric.Key // of a contribution to one alone
 	burst  burst
 
 	// The visitor that this Fold has shown to every scope of the session that was open at seenTS: showing it again in

@@ -132,7 +132,7 @@ func needLong(t *testing.T) {
 }
 
 // alongside starts a test that both forms have: it needs servers, and in the short form two of them run at once, each on servers
-// of its own, since they wait more than they compute. In the long form nothing runs beside what looks at the clock.
+// of its own: one computes while the other waits. In the long form nothing runs beside what looks at the clock.
 func alongside(t *testing.T) {
 	t.Helper()
 	devstack.Need(t)
