@@ -132,7 +132,7 @@ func needLong(t *testing.T) {
 }
 
 // alongside starts a test that both forms have: it needs servers, and in the short form two of them run at once, each on servers
-// of its own: one computes while the other waits. In the long form nothing runs beside what looks at the clock.
+// of its own: one computes while the other waits. It is not for what looks at the clock, as in the long form all may.
 func alongside(t *testing.T) {
 	t.Helper()
 	devstack.Need(t)

@@ -305,7 +305,7 @@ func readyIn(processes []*process) {
 // failover auto promotes dc2, and a reader there follows. Then dc1's Kafka dies too, all comes back, and dc1 is promoted
 // again. The rows of both layers are the oracle's to the byte.
 func TestMirrors(t *testing.T) {
-	alongside(t)
+	devstack.Need(t) // alone: how soon a reader follows is looked at
 	n := 40_000
 	if *long {
 		n = 400_000
