@@ -137,7 +137,7 @@ func (w *world) aggregate(ctx context.Context, flags *serviceFlags, st store.Sto
 		}
 	}
 	return &service.Aggregate{Host: h, Layer: w.layer, Tenants: w.tenants(), Store: st, Cold: cold, Standby: standby,
-		Window: batch.WindowMS / 60000}, nil
+		Window: batch.WindowMS / 60000, Tick: w.site.Tick}, nil
 }
 
 // firstActive makes the site's layer the one that readers see, of tenants that have none yet. Of two data centres that do so

@@ -34,12 +34,16 @@ func (m *messages) Write(_ context.Context, recs []broker.Record) error {
 	return nil
 }
 
+// aggregateTenants is what stage 2 knows of the traffic's tenant.
+func aggregateTenants(b *bench) []aggregate.Tenant {
+	rev := b.chain.Revs[0].Config
+	return []aggregate.Tenant{{Name: b.chain.Tenant, Topics: []string{"beacons"}, Shards: 1, RetentionMS: rev.Retention, LeadMS: time.Hour.Milliseconds()}}
+}
+
 // aggregates are those of all partitions, with one store.
 func aggregates(b *bench, st aggregate.Rows) (all [metricsPartitions]*aggregate.Worker, err error) {
-	rev := b.chain.Revs[0].Config
-	tenants := []aggregate.Tenant{{Name: b.chain.Tenant, Topics: []string{"beacons"}, Shards: 1, RetentionMS: rev.Retention, LeadMS: time.Hour.Milliseconds()}}
 	for p := range all {
-		cfg := aggregate.Config{Layer: "stream.bench", Partition: int32(p), Tenants: tenants}
+		cfg := aggregate.Config{Layer: "stream.bench", Partition: int32(p), Tenants: aggregateTenants(b)}
 		state, err := aggregate.New(cfg, 0, map[string]int64{}, "")
 		if err != nil {
 			return all, err

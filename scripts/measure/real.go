@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -13,8 +14,10 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"tandem/batch"
 	"tandem/schemas/store/pebblestore"
 	"tandem/stream/broker"
+	"tandem/stream/service"
 )
 
 // real is the Kafka of -kafka with topics of this run alone, which it leaves there: the records as dispatch writes them.
@@ -150,48 +153,53 @@ func streamReal(ctx context.Context, b *bench, m *meter) error {
 		return err
 	}
 	defer st.Close()
-	all, err := aggregates(b, st)
-	if err != nil {
-		return err
-	}
 	out := &toAggregates{out: r.rows}
 	w, err := openWorkerOf(b, r.metrics, out, 10)
 	if err != nil {
 		return err
 	}
-	var told atomic.Bool // all that the shard has to tell
+	var written atomic.Int64
+	two := &service.Aggregate{Layer: "stream.bench", Tenants: aggregateTenants(b), Store: st, Tick: time.Duration(w.Shard.ID.TickMS) * time.Millisecond,
+		Window: batch.WindowMS / 60000, Ticked: func(t service.Tick) { written.Add(t.Rows) },
+		Host: &service.Host{Connection: r.to, Group: r.metrics, Log: slog.New(slog.DiscardHandler)}}
+	for p := range int32(metricsPartitions) {
+		two.Host.Fixed = append(two.Host.Fixed, broker.Partition{Topic: r.metrics, Partition: p})
+	}
 	err = m.run(func() error {
 		g, ctx := errgroup.WithContext(ctx)
+		second, end := context.WithCancel(ctx)
+		g.Go(func() error { return two.Run(second) })
 		g.Go(func() error {
-			err := consume(ctx, r.to, r.beacons, 1, func() bool { return w.Shard.Offset < r.end }, w.Handle)
-			told.Store(true)
-			return err
-		})
-		g.Go(func() error {
-			more := func() bool {
-				done := told.Load() // before the offsets are looked at
-				for p := range all {
-					if all[p].State.Offset < out.n[p].Load() {
-						return true
-					}
-				}
-				return !done
+			defer end()
+			if err := consume(ctx, r.to, r.beacons, 1, func() bool { return w.Shard.Offset < r.end }, w.Handle); err != nil {
+				return err
 			}
-			return consume(ctx, r.to, r.metrics, metricsPartitions, more, func(ctx context.Context, recs []broker.Record) error {
-				return all[recs[0].Partition].Handle(ctx, recs)
-			})
+			for !handled(two.Host, out) {
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-time.After(10 * time.Millisecond):
+				}
+			}
+			return nil
 		})
 		return g.Wait()
 	})
 	if err != nil {
 		return err
 	}
-	written := int64(0)
-	for _, a := range all {
-		written += a.State.Counts.Written
-	}
-	m.note("%d rows written", written)
+	m.note("%d rows written", written.Load())
 	return b.checkTotals(ctx, st, "stream.bench", m)
+}
+
+// handled says whether stage 2 has handled all that was published.
+func handled(h *service.Host, out *toAggregates) bool {
+	for _, s := range h.Seats() {
+		if s.Status().Next < out.n[s.Partition.Partition].Load() {
+			return false
+		}
+	}
+	return true
 }
 
 // readMemory adds up the bytes of all payloads, a word at a time: they do not fit any cache.

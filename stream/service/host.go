@@ -53,6 +53,9 @@ type Host struct {
 	Fixed      []broker.Partition // not empty: these, and no group
 	// Open opens the owner of a partition and says from which offset it reads.
 	Open func(ctx context.Context, s *Seat) (Owner, int64, error)
+	// Gather is for how long what came for an owner may wait for more, so that it is all handled at once: as long as a queue's share
+	// allows. 0: not at all.
+	Gather time.Duration
 	// Fresh says whether the configs that owners go by are known as of late, so that records may be read now; while not, owners
 	// wait. Nil: always.
 	Fresh func() bool

@@ -23,6 +23,7 @@ type Seat struct {
 
 	mu      sync.Mutex // all below
 	queue   []broker.Record
+	since   time.Time // when the first of the queue came
 	bytes   int
 	paused  bool
 	broken  error // reading failed
@@ -199,6 +200,9 @@ func (s *Seat) push(b broker.Batch, share int) (pause bool) {
 		s.broken = b.Err
 	}
 	s.status.End = max(s.status.End, b.End)
+	if len(s.queue) == 0 {
+		s.since = time.Now()
+	}
 	s.queue = append(s.queue, b.Records...)
 	for i := range b.Records {
 		s.bytes += len(b.Records[i].Value) + len(b.Records[i].Key) + 128
@@ -220,15 +224,20 @@ func (s *Seat) next() ([]broker.Record, error) {
 		if s.leaving() {
 			return nil, nil
 		}
-		recs, resume, err := s.pop()
+		recs, resume, wait, err := s.pop()
 		if resume {
 			s.host.do(func() { s.host.feed.Pause(s.Partition, false) })
 		}
 		if recs != nil || err != nil {
 			return recs, err
 		}
+		var gathered <-chan time.Time
+		if wait > 0 {
+			gathered = time.After(wait)
+		}
 		select {
 		case <-s.arrived:
+		case <-gathered:
 		case <-s.left:
 		case <-s.ctx.Done():
 			return nil, s.ctx.Err()
@@ -236,7 +245,8 @@ func (s *Seat) next() ([]broker.Record, error) {
 	}
 }
 
-func (s *Seat) pop() (recs []broker.Record, resume bool, err error) {
+// pop takes what an owner is given at once, if it has waited long enough or there is no room for more.
+func (s *Seat) pop() (recs []broker.Record, resume bool, wait time.Duration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, bytes := 0, 0
@@ -245,6 +255,10 @@ func (s *Seat) pop() (recs []broker.Record, resume bool, err error) {
 		n++
 	}
 	if n > 0 {
+		full := n == handleRecords || bytes >= handleBytes || s.paused || s.broken != nil
+		if wait = s.host.Gather - time.Since(s.since); wait > 0 && !full {
+			return nil, false, wait, nil
+		}
 		recs = s.queue[:n:n]
 		if s.queue = s.queue[n:]; len(s.queue) == 0 {
 			s.queue = nil
@@ -256,7 +270,7 @@ func (s *Seat) pop() (recs []broker.Record, resume bool, err error) {
 		if s.paused && s.bytes < share/2 {
 			s.paused, resume = false, true
 		}
-		return recs, resume, nil
+		return recs, resume, 0, nil
 	}
-	return nil, false, s.broken
+	return nil, false, 0, s.broken
 }

@@ -239,6 +239,9 @@ func (p *plant) start(name string) {
 	if p.r.IntN(3) == 0 {
 		m.host.Fresh = func() bool { return time.Now().Unix()%60 > 20 }
 	}
+	if p.r.IntN(2) == 0 {
+		m.host.Gather = time.Duration(p.r.Int64N(int64(3 * time.Second)))
+	}
 	p.mu.Unlock()
 	m.run()
 }

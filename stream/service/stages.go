@@ -133,12 +133,17 @@ type Aggregate struct {
 	Tenants []aggregate.Tenant
 	Store   Metrics
 	Cold    bool
-	Standby bool       // hold what there is to write until the layer is the active one (Gate)
-	Window  int64      // minutes that a coverage covers
+	Standby bool  // hold what there is to write until the layer is the active one (Gate)
+	Window  int64 // minutes that a coverage covers
+	Tick    time.Duration
 	Ticked  func(Tick) // if set, called by any of the owners
 
 	gate *Gate
 }
+
+// gathered is the part of a tick for which what shards tell waits for more. They tell a tick's rows one after another, within seconds,
+// and each would have the row written once more; and of a backlog's ticks one version of a row will do.
+const gathered = 30
 
 // Run aggregates until the context ends.
 func (a *Aggregate) Run(ctx context.Context) error {
@@ -147,7 +152,7 @@ func (a *Aggregate) Run(ctx context.Context) error {
 		names = append(names, t.Name)
 	}
 	a.gate = NewGate(a.Store, a.Layer, names, a.Standby, a.Window, a.Host.Log)
-	a.Host.Open = a.open
+	a.Host.Open, a.Host.Gather = a.open, a.Tick/gathered
 	gate, stop := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
