@@ -76,8 +76,10 @@ func TestRowGroups(t *testing.T) {
 		rows []Row
 		want []int64
 	}{
-		{"cut by rows at a hash", many(20_000, 0, func(i int) uint64 { return uint64(i / 1000) }), []int64{5_000, 5_000, 5_000, 5_000}},
-		{"one hash", many(20_000, 0, func(int) uint64 { return 5 }), []int64{8_192, 8_192, 3_616}},
+		{"cut by rows at a hash", many(150_000, 0, func(i int) uint64 { return uint64(i / 5000) }), slices.Repeat([]int64{5_000}, 30)},
+		{"one hash", many(150_000, 0, func(int) uint64 { return 5 }), append(slices.Repeat([]int64{8_192}, 18), 2_544)},
+		{"of a small file", many(32_000, 0, func(i int) uint64 { return uint64(i / 100) }), slices.Repeat([]int64{1000}, 32)},
+		{"of one yet smaller", many(2_000, 0, func(i int) uint64 { return uint64(i) }), []int64{512, 512, 512, 464}},
 		{"cut by bytes", many(20, 1<<20, func(i int) uint64 { return uint64(i / 3) }), []int64{9, 9, 2}},
 		{"one hash, large", many(20, 1<<20, func(int) uint64 { return 5 }), []int64{16, 4}},
 	}

@@ -17,9 +17,12 @@ const (
 
 	// A row group is cut at the next new hash once it has groupRows rows or groupBytes bytes, and at any row, though it
 	// divides a hash, once it has twice that: a session of any length costs a reader no more than this. What a reader holds of
-	// a file is a row group without its payloads, and a merge reads some dozens of files at once.
+	// a file is a row group without its payloads, and a merge reads some dozens of files at once, or hundreds if they are small:
+	// a file has fewGroups at least, so that these cost less each, unless they would have less than leastRows.
 	groupRows  = 4 << 10
 	groupBytes = 8 << 20
+	fewGroups  = 32
+	leastRows  = 512
 	// mostRows is the most that a reader takes: files made when groupRows was twice as many have such row groups.
 	mostRows = 16 << 10
 
@@ -45,8 +48,9 @@ func Write(rows []Row) (data []byte, info FileInfo, err error) {
 	if err != nil {
 		return nil, FileInfo{}, fmt.Errorf("archive: write: %w", err)
 	}
+	most := min(max(len(rows)/fewGroups, leastRows), groupRows)
 	for at := 0; at < len(rows); {
-		n := groupEnd(rows[at:])
+		n := groupEnd(rows[at:], most)
 		if err := w.group(rows, at, at+n); err != nil {
 			return nil, FileInfo{}, fmt.Errorf("archive: write: %w", err)
 		}
@@ -80,12 +84,12 @@ func rowBytes(r *Row) int {
 	return 5*8 + len(r.Session) + len(r.ID) + len(r.Payload) + len(r.Point) + len(r.Visitor) + len(r.Event)
 }
 
-// groupEnd returns how many of rows go into the next row group.
-func groupEnd(rows []Row) int {
+// groupEnd returns how many of rows go into the next row group, which has most of them or a few more.
+func groupEnd(rows []Row, most int) int {
 	size := 0
 	for i := range rows {
-		full := i >= groupRows || size >= groupBytes
-		if full && (rows[i].Hash != rows[i-1].Hash || i >= 2*groupRows || size >= 2*groupBytes) {
+		full := i >= most || size >= groupBytes
+		if full && (rows[i].Hash != rows[i-1].Hash || i >= 2*most || size >= 2*groupBytes) {
 			return i
 		}
 		size += rowBytes(&rows[i])

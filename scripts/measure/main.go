@@ -1,6 +1,6 @@
 // measure runs the stages of Tandem on the benchmark's traffic and prints beacons per CPU-second of the whole process.
 //
-//	go run ./scripts/measure -records records.tsv -config config.yaml -site FOLDER [-run TANDEM]
+//	go run ./scripts/measure -records records.tsv -config config.yaml -site FOLDER [-run TANDEM] [-rows N]
 //	go run ./scripts/measure -records records.tsv -config config.yaml [-stages parse,fold,shard] [-profile FOLDER]
 //	go run ./scripts/measure -growth all
 package main
@@ -23,6 +23,7 @@ import (
 
 	"tandem/core/tenant"
 	"tandem/schemas/records"
+	sarchive "tandem/stream/archive"
 )
 
 // bench is what every stage gets.
@@ -80,6 +81,7 @@ func main() {
 	kafka := flag.String("kafka", "", "`HOST:PORT,...` of a Kafka for the stages that end in -real; without it they are left out")
 	site := flag.String("site", "", "archive the records in this `folder`, which becomes a site for tandem batch, and measure nothing")
 	program := flag.String("run", "", "with -site: a tandem `program`, whose batch then runs on the site, a process of its own: its CPU time and memory")
+	rows := flag.Int("rows", sarchive.DefaultRows, "with -site: rows of an event file, at most")
 	profile := flag.String("profile", "", "folder for CPU profiles")
 	keep := flag.String("keep", "", "`folder` for the store of the stage serve, made once; without it that is left out")
 	readers := flag.Duration("readers", 0, "for how long 200 readers ask at once in the stage serve")
@@ -97,7 +99,7 @@ func main() {
 		os.Exit(2)
 	}
 	if *site != "" {
-		beacons, err := makeSite(*site, *file, *config)
+		beacons, err := makeSite(*site, *file, *config, *rows)
 		if err == nil && *program != "" {
 			err = runOn(*site, *program, beacons)
 		}

@@ -28,9 +28,9 @@ blobs: blobs
 store: {pebble: store}
 `
 
-// makeSite archives the records of a file, without holding them, in a folder that becomes a site: the real batch runs on it,
-// and its memory is that of a process of its own (tandem batch --site FOLDER/site.yaml).
-func makeSite(folder, file, config string) (beacons int64, err error) {
+// makeSite archives the records of a file, without holding them, in files of so many rows at most, in a folder that becomes a
+// site: the real batch runs on it, and its memory is that of a process of its own (tandem batch --site FOLDER/site.yaml).
+func makeSite(folder, file, config string, rows int) (beacons int64, err error) {
 	data, chain, err := loadConfig(config)
 	if err != nil {
 		return 0, err
@@ -48,7 +48,7 @@ func makeSite(folder, file, config string) (beacons int64, err error) {
 		return 0, err
 	}
 	topic := "beacons." + chain.Tenant + ".0"
-	a, err := sarchive.Open(sarchive.Config{Topic: topic, TopicID: topic, Partitions: 1, MaxRows: sarchive.DefaultRows, MaxBytes: sarchive.DefaultBytes}, chain, blobs)
+	a, err := sarchive.Open(sarchive.Config{Topic: topic, TopicID: topic, Partitions: 1, MaxRows: rows, MaxBytes: sarchive.DefaultBytes}, chain, blobs)
 	if err != nil {
 		return 0, err
 	}
