@@ -12,8 +12,8 @@ import (
 	"tandem/schemas/staterun"
 )
 
-// openFiles keeps event files open while a plan runs: each is wanted by every range of one or two windows, and those up to
-// heldFile are read when they are opened.
+// openFiles keeps event files open while a plan runs: each is wanted by every range of one or two windows, and small ones are held
+// in memory as long as there is room.
 type openFiles struct {
 	job   *Job
 	blobs blob.Store
@@ -22,7 +22,8 @@ type openFiles struct {
 	open  map[string]*openFile
 	clock int64
 	idle  int   // files that nobody reads
-	bytes int64 // that these hold
+	bytes int64 // that all hold
+	room  int64 // for these
 	runs  map[runKey]*stateRun
 	// parked are readers that have stopped at the end of a range.
 	parked map[cursorKey]*cursor
@@ -41,12 +42,11 @@ type openFiles struct {
 // goes on with a plan that was stopped maps again what is neither stored nor covered.
 const heldResults = 64 << 20
 
-// maxIdle and maxIdleBytes bound the files that are kept open though nobody reads them, and the memory of those up to
-// heldFile, which an open file holds whole. Beyond, those used longest ago are closed.
+// maxIdle bounds the files that are kept open though nobody reads them; beyond, those used longest ago are closed. maxHeldBytes
+// bounds what files hold that are held whole: beyond, they are read in pieces, as large ones always are.
 const (
 	maxIdle      = 256
-	maxIdleBytes = 128 << 20
-	heldFile     = 1 << 20
+	maxHeldBytes = 64 << 20
 )
 
 type openFile struct {
@@ -67,7 +67,7 @@ type runKey struct {
 const wholeRun = -1
 
 func (j *Job) open() *openFiles {
-	return &openFiles{job: j, blobs: j.Blobs, open: map[string]*openFile{}, runs: map[runKey]*stateRun{}, parked: map[cursorKey]*cursor{}, results: map[runKey]*rangeResult{}}
+	return &openFiles{job: j, blobs: j.Blobs, open: map[string]*openFile{}, room: maxHeldBytes, runs: map[runKey]*stateRun{}, parked: map[cursorKey]*cursor{}, results: map[runKey]*rangeResult{}}
 }
 
 // run returns what is known of a run, and reads it once. Two that ask at the same time may both read it.
@@ -182,13 +182,13 @@ func (o *openFiles) get(info archive.FileInfo) (*archive.File, error) {
 	switch {
 	case f == nil:
 		f = &openFile{}
-		if info.Bytes <= heldFile {
+		if info.Bytes <= blob.HoldBytes && o.bytes+info.Bytes <= o.room {
 			f.bytes = info.Bytes
+			o.bytes += f.bytes
 		}
 		o.open[info.Name] = f
 	case f.readers == 0:
 		o.idle--
-		o.bytes -= f.bytes
 	}
 	f.readers++
 	o.mu.Unlock()
@@ -198,7 +198,11 @@ func (o *openFiles) get(info archive.FileInfo) (*archive.File, error) {
 			f.err = fmt.Errorf("event file %s: %w", info.Name, err)
 			return
 		}
-		f.file, f.err = archive.OpenFile(r, info)
+		if f.bytes > 0 {
+			f.file, f.err = archive.OpenFile(r, info)
+		} else {
+			f.file, f.err = archive.OpenLean(r, info)
+		}
 	})
 	return f.file, f.err
 }
@@ -212,10 +216,9 @@ func (o *openFiles) done(names []string) {
 		f.used = o.clock
 		if f.readers--; f.readers == 0 {
 			o.idle++
-			o.bytes += f.bytes
 		}
 	}
-	for o.idle > maxIdle || o.bytes > maxIdleBytes && o.idle > 0 {
+	for o.idle > maxIdle {
 		oldest := ""
 		for name, f := range o.open {
 			if f.readers == 0 && (oldest == "" || f.used < o.open[oldest].used) {
@@ -223,12 +226,12 @@ func (o *openFiles) done(names []string) {
 			}
 		}
 		o.idle--
-		o.bytes -= o.open[oldest].bytes
 		o.drop(oldest)
 	}
 }
 
 func (o *openFiles) drop(name string) {
+	o.bytes -= o.open[name].bytes
 	if f := o.open[name].file; f != nil {
 		f.Close() // it was only read
 	}

@@ -48,7 +48,10 @@ type Job struct {
 	Reparse bool
 	// LateEvery is how long beacons that come after their window was covered wait for their pass (Archive.LateEvery).
 	LateEvery time.Duration
-	noTables  bool // of an audit
+	// Holds, if set, is told before a plan's tasks begin about how many bytes each of them holds of the files that it reads: a piece
+	// of every one.
+	Holds    func(bytes int64)
+	noTables bool // of an audit
 	// Done, if set, is told of each window that is covered, one at a time.
 	Done func(*Covered)
 	// Step, if set, is told how far a plan is after each of its tasks, one at a time.
@@ -275,6 +278,17 @@ func (j *Job) line(p *Plan, a Archive, windows, ranges []int) *line {
 		mapped: make([]time.Duration, len(ranges)), records: make([]int64, len(ranges)),
 		step: Step{Tenant: p.Tenant, Generation: p.Generation, AllTasks: len(windows) * len(ranges), AllWindows: len(windows)}}
 	l.changed.L = &l.mu
+	if j.Holds != nil {
+		most := int64(0)
+		for _, w := range windows {
+			bytes := int64(0)
+			for _, f := range filesOf(&p.Windows[w], a) {
+				bytes += f.Held()
+			}
+			most = max(most, bytes)
+		}
+		j.Holds(most)
+	}
 	for i := range l.left {
 		l.left[i] = len(ranges)
 	}

@@ -136,24 +136,26 @@ func runBatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 }
 
 // What a batch holds at once is little against what it makes and drops: by itself the heap would grow to twice that. The
-// limit is soft, so a config with many more cells than most costs time, not the process. GOMEMLIMIT overrides it.
+// limit is soft, so a config with many more cells than most costs time, not the process; but a task that holds pieces of hundreds of
+// files must be allowed these. GOMEMLIMIT overrides it.
 const (
 	batchMemory = 160 << 20
-	taskMemory  = 96 << 20 // for each task at once
+	taskMemory  = 96 << 20 // for each task at once, as long as its files take no more than half of it
 )
 
-func (b *batchJob) limitMemory() {
+// limitMemory limits the heap, of tasks that hold so many bytes of files each.
+func (b *batchJob) limitMemory(held int64) {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		n := b.parallel
 		if n == 0 {
 			n = runtime.GOMAXPROCS(0)
 		}
-		debug.SetMemoryLimit(batchMemory + int64(n)*taskMemory)
+		debug.SetMemoryLimit(batchMemory + int64(n)*(taskMemory+max(held-taskMemory/2, 0)))
 	}
 }
 
 func (b *batchJob) open(file string) (err error) {
-	b.limitMemory()
+	b.limitMemory(0)
 	b.site, b.blobs, err = site.Open(file)
 	return err
 }
@@ -173,7 +175,7 @@ func (b *batchJob) only(name string) error {
 // job is the batch of a tenant. Which topics its archive is of, the archive says itself.
 func (b *batchJob) job(t *site.Tenant) (*batch.Job, error) {
 	j := &batch.Job{Chain: t.Spliced, Blobs: b.blobs, Digest: archive.ParseDigest, Parallel: b.parallel, Ranges: b.ranges, Reparse: b.reparse,
-		Parser: archive.ParserVersion, Throttle: b.throttle, Step: b.bar.step, LateEvery: b.site.LateEvery}
+		Parser: archive.ParserVersion, Throttle: b.throttle, Step: b.bar.step, Holds: b.limitMemory, LateEvery: b.site.LateEvery}
 	for g := range t.Groups {
 		topic := batch.Topic{Name: b.site.BeaconsTopic(t.Chain.Tenant, g), Partitions: t.Partitions}
 		known, err := archived.ReadPartitions(b.blobs, topic.Name)

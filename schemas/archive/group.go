@@ -28,6 +28,7 @@ type fileWriter struct {
 	cols  [numColumns]columnWriter
 	index []byte
 	end   int64 // of the last page
+	page  int   // bytes of a page of plain values, at most
 	n     int16 // row groups
 	total int   // bytes of all rows so far
 
@@ -83,7 +84,7 @@ func newFileWriter(rows int) (*fileWriter, error) {
 	}
 	w := &fileWriter{specs: specs, meta: metadata.NewFileMetadataBuilder(schema.NewSchema(sc), parquet.NewWriterProperties(props...), nil)}
 	w.out.b = append(make([]byte, 0, 128*rows+4096), magic...) // about what it will take
-	w.end = w.out.Tell()
+	w.end, w.page = w.out.Tell(), pageBytes
 	return w, nil
 }
 
@@ -170,7 +171,7 @@ func (w *fileWriter) row(rows []Row, i int) error {
 		fresh := true
 		if spec.encoding == listed {
 			fresh = c.list(v)
-		} else if err := c.plain(v); err != nil {
+		} else if err := c.plain(v, w.page); err != nil {
 			return err
 		}
 		if fresh && spec.kind == kindString && !utf8.Valid(v) {
@@ -204,9 +205,9 @@ func appendPlain(b, v []byte) []byte {
 	return append(binary.LittleEndian.AppendUint32(b, uint32(len(v))), v...)
 }
 
-// plain adds a value to the page at hand.
-func (c *columnWriter) plain(v []byte) error {
-	if c.inPage > 0 && len(c.page)+4+len(v) > pageBytes {
+// plain adds a value to the page at hand, which has most bytes at most.
+func (c *columnWriter) plain(v []byte, most int) error {
+	if c.inPage > 0 && len(c.page)+4+len(v) > most {
 		if err := c.endPage(); err != nil {
 			return err
 		}
@@ -252,7 +253,7 @@ func (w *fileWriter) finish(col int, rows []Row) error {
 		c.listInts()
 	}
 	if c.values > len(rows)/2+1 {
-		return c.unlist(rows, col, spec.kind)
+		return c.unlist(rows, col, spec.kind, w.page)
 	}
 	c.pages = append(c.pages, storedPage{raw: len(c.dict), values: c.values, encoding: parquet.Encodings.Plain, dictionary: true})
 	c.page = bitpack.AppendPlaces(c.page, c.places, c.values)
@@ -280,7 +281,7 @@ func (c *columnWriter) listInts() {
 }
 
 // unlist makes plain pages of a listed column whose values do not repeat.
-func (c *columnWriter) unlist(rows []Row, col int, kind columnKind) error {
+func (c *columnWriter) unlist(rows []Row, col int, kind columnKind, page int) error {
 	if kind == kindInt {
 		for _, v := range c.ints {
 			c.page = binary.LittleEndian.AppendUint64(c.page, uint64(v))
@@ -288,7 +289,7 @@ func (c *columnWriter) unlist(rows []Row, col int, kind columnKind) error {
 		c.inPage = len(c.ints)
 	} else {
 		for i := range rows {
-			if err := c.plain(bytesField(&rows[i], col)); err != nil {
+			if err := c.plain(bytesField(&rows[i], col), page); err != nil {
 				return err
 			}
 		}

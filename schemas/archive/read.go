@@ -45,24 +45,31 @@ type group struct {
 // OpenFile opens the file that info describes: r is the object info.Name. Size and the footer's digest are compared before
 // anything is decoded, the number of rows and the columns after; any difference is ErrCorrupt. The file takes r over in any
 // case.
-func OpenFile(r blob.Reader, info FileInfo) (*File, error) {
-	f, err := openFile(r, info)
+func OpenFile(r blob.Reader, info FileInfo) (*File, error) { return openAs(r, info, true) }
+
+// OpenLean is OpenFile for one of many: a small file is not read at once and held (blob.Held), but in pieces as large ones are.
+func OpenLean(r blob.Reader, info FileInfo) (*File, error) { return openAs(r, info, false) }
+
+func openAs(r blob.Reader, info FileInfo, hold bool) (*File, error) {
+	f, err := openFile(r, info, hold)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("event file %s: %w", info.Name, err), r.Close())
 	}
 	return f, nil
 }
 
-func openFile(r blob.Reader, info FileInfo) (*File, error) {
+func openFile(r blob.Reader, info FileInfo, hold bool) (_ *File, err error) {
 	if err := info.check(); err != nil {
 		return nil, fmt.Errorf("%w: its description: %w", ErrCorrupt, err)
 	}
 	if r.Size() != info.Bytes {
 		return nil, fmt.Errorf("%w: it has %d bytes, its manifest says %d", ErrCorrupt, r.Size(), info.Bytes)
 	}
-	from, err := blob.Held(r)
-	if err != nil {
-		return nil, err
+	from := io.ReaderAt(r)
+	if hold {
+		if from, err = blob.Held(r); err != nil {
+			return nil, err
+		}
 	}
 	f := &File{info: info, from: from, closer: r}
 	tail, err := blob.ReadAt(f.from, info.Bytes-info.Tail, info.Tail, nil)

@@ -27,8 +27,9 @@ const (
 	mostRows = 16 << 10
 
 	// A page of plain values has at most so many bytes, or one value: a block of zstd, which is faster alone. Payloads are read
-	// by pages, where one is wanted, the other columns whole.
+	// by pages, where one is wanted, the other columns whole. Small files, of which a merge has many, have pages of leastPage.
 	pageBytes = 128 << 10
+	leastPage = 32 << 10
 )
 
 // Write encodes rows, which must be in the order of Sort, as one Parquet file. The same rows give the same bytes.
@@ -48,7 +49,10 @@ func Write(rows []Row) (data []byte, info FileInfo, err error) {
 	if err != nil {
 		return nil, FileInfo{}, fmt.Errorf("archive: write: %w", err)
 	}
-	most := min(max(len(rows)/fewGroups, leastRows), groupRows)
+	most := rowsOfGroups(len(rows))
+	if most < groupRows {
+		w.page = leastPage
+	}
 	for at := 0; at < len(rows); {
 		n := groupEnd(rows[at:], most)
 		if err := w.group(rows, at, at+n); err != nil {
@@ -61,6 +65,22 @@ func Write(rows []Row) (data []byte, info FileInfo, err error) {
 		return nil, FileInfo{}, fmt.Errorf("archive: write: %w", err)
 	}
 	return w.out.b, describe(rows, w.out.b, tail), nil
+}
+
+// rowsOfGroups is how many rows the groups of a file of so many have.
+func rowsOfGroups(rows int) int { return min(max(rows/fewGroups, leastRows), groupRows) }
+
+// heldRow is what a row of a group takes in memory, without its payload, of beacons as most are.
+const heldRow = 200
+
+// Held is about what reading the file in order holds, in bytes: a row group without payloads, a page of these, and some as they are
+// stored.
+func (i *FileInfo) Held() int64 {
+	rows, page := rowsOfGroups(int(i.Rows)), pageBytes
+	if rows < groupRows {
+		page = leastPage
+	}
+	return int64(rows*heldRow + page + payloadBytes)
 }
 
 // describe describes data, the last tail bytes of which are its footer.
