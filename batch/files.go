@@ -39,8 +39,12 @@ type openFiles struct {
 }
 
 // heldResults bounds the map results in memory. Those beyond are stored, as all are where another process may reduce: whoever
-// goes on with a plan that was stopped maps again what is neither stored nor covered.
-const heldResults = 64 << 20
+// goes on with a plan that was stopped maps again what is neither stored nor covered. Of windows of more than largeWindow records they
+// are many more than that anyway, so that holding half as many takes no more time, and leaves memory to the maps.
+const (
+	heldResults = 64 << 20
+	largeWindow = 4 << 20
+)
 
 // maxIdle bounds the files that are kept open though nobody reads them; beyond, those used longest ago are closed. maxHeldBytes
 // bounds what files hold that are held whole: beyond, they are read in pieces, as large ones always are.

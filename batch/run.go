@@ -306,6 +306,9 @@ func (l *line) run(ctx context.Context) error {
 	defer l.files.close()
 	if l.reduces {
 		l.files.left = heldResults
+		if slices.ContainsFunc(l.windows, func(w int) bool { return l.archive.Records[l.plan.Windows[w].Window] > largeWindow }) {
+			l.files.left /= 2
+		}
 	}
 	stop := context.AfterFunc(ctx, func() { l.fail(ctx.Err()) })
 	defer stop()

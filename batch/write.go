@@ -47,7 +47,10 @@ func (j *Job) write(ctx context.Context, c *Covered, results []*rangeResult, fil
 	if err := w.table.keep(c); err != nil {
 		return err
 	}
-	give(files, &files.writers, w)
+	// After a large one it would be held through the maps of the next one, beside which getting it again is nothing.
+	if c.Counts.Records <= largeWindow {
+		give(files, &files.writers, w)
+	}
 	return nil
 }
 

@@ -139,7 +139,7 @@ func runBatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 // limit is soft, so a config with many more cells than most costs time, not the process; but a task that holds pieces of hundreds of
 // files must be allowed these. GOMEMLIMIT overrides it.
 const (
-	batchMemory = 160 << 20
+	batchMemory = 136 << 20
 	taskMemory  = 96 << 20 // for each task at once, as long as its files take no more than half of it
 )
 
