@@ -47,7 +47,8 @@ const (
 )
 
 // maxIdle bounds the files that are kept open though nobody reads them; beyond, those used longest ago are closed. maxHeldBytes
-// bounds what files hold that are held whole: beyond, they are read in pieces, as large ones always are.
+// bounds what files hold that are held whole: where there is no room, those that nobody reads are closed, and if that is not
+// enough the file is read in pieces, as large ones always are.
 const (
 	maxIdle      = 256
 	maxHeldBytes = 64 << 20
@@ -186,7 +187,7 @@ func (o *openFiles) get(info archive.FileInfo) (*archive.File, error) {
 	switch {
 	case f == nil:
 		f = &openFile{}
-		if info.Bytes <= blob.HoldBytes && o.bytes+info.Bytes <= o.room {
+		if info.Bytes <= blob.HoldBytes && o.makeRoom(info.Bytes) {
 			f.bytes = info.Bytes
 			o.bytes += f.bytes
 		}
@@ -223,15 +224,32 @@ func (o *openFiles) done(names []string) {
 		}
 	}
 	for o.idle > maxIdle {
-		oldest := ""
-		for name, f := range o.open {
-			if f.readers == 0 && (oldest == "" || f.used < o.open[oldest].used) {
-				oldest = name
-			}
-		}
-		o.idle--
-		o.drop(oldest)
+		o.dropIdle(func(*openFile) bool { return true })
 	}
+}
+
+// makeRoom says whether so many bytes more may be held, now that files that nobody reads had to make room; under the lock.
+func (o *openFiles) makeRoom(bytes int64) bool {
+	for o.bytes+bytes > o.room && o.dropIdle(func(f *openFile) bool { return f.bytes > 0 }) {
+	}
+	return o.bytes+bytes <= o.room
+}
+
+// dropIdle closes, of the files that nobody reads and that are wanted so, the one used longest ago, and says whether there was one; under
+// the lock.
+func (o *openFiles) dropIdle(of func(*openFile) bool) bool {
+	oldest := ""
+	for name, f := range o.open {
+		if f.readers == 0 && of(f) && (oldest == "" || f.used < o.open[oldest].used) {
+			oldest = name
+		}
+	}
+	if oldest == "" {
+		return false
+	}
+	o.idle--
+	o.drop(oldest)
+	return true
 }
 
 func (o *openFiles) drop(name string) {

@@ -2,6 +2,7 @@ package batch
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"tandem/schemas/archive"
@@ -15,7 +16,7 @@ func TestFilesAreHeldWhileThereIsRoom(t *testing.T) {
 	chain, configs := compiled(t)
 	records := traffic(31)
 	want, _ := wanted(t, configs, records, false)
-	for _, room := range []int64{0, 20_000, maxHeldBytes} {
+	for _, share := range []float64{0, 0.5, 1} {
 		blobs := blob.NewMem()
 		put(t, blobs, chain, records, 12)
 		j, st := job(t, chain, blobs, 4)
@@ -30,7 +31,7 @@ func TestFilesAreHeldWhileThereIsRoom(t *testing.T) {
 			windows = append(windows, i)
 		}
 		l := j.line(p, a, windows, everyRange(p))
-		l.reduces, l.files.room = true, room
+		l.reduces = true
 		var infos []archive.FileInfo
 		largest, all := int64(0), int64(0)
 		for i := range p.Windows {
@@ -45,21 +46,47 @@ func TestFilesAreHeldWhileThereIsRoom(t *testing.T) {
 			t.Errorf("told is that a task holds %d bytes, want %d", told, largest)
 		}
 		seen := map[string]bool{}
+		infos = slices.DeleteFunc(infos, func(f archive.FileInfo) bool {
+			twice := seen[f.Name]
+			seen[f.Name] = true
+			return twice
+		})
 		for _, info := range infos {
-			if seen[info.Name] {
-				continue
-			}
-			seen[info.Name] = true
 			all += info.Bytes
+		}
+		room := int64(share * float64(all))
+		l.files.room = room
+		for _, info := range infos {
 			if _, err := l.files.get(info); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if l.files.bytes > room || all > room && l.files.bytes+100_000 < room || all <= room && l.files.bytes != all {
-			t.Errorf("with room for %d bytes of %d, %d are held", room, all, l.files.bytes)
+		bytes := l.files.bytes
+		// Those that nobody reads any more make room for others.
+		var held, lean []archive.FileInfo
+		for _, info := range infos {
+			if l.files.done([]string{info.Name}); l.files.open[info.Name].bytes > 0 {
+				held = append(held, info)
+			} else if lean = append(lean, info); bytes+info.Bytes <= room {
+				t.Errorf("with room for %d bytes, of which %d are held, a file of %d is not", room, bytes, info.Bytes)
+			}
 		}
-		for name := range seen {
-			l.files.done([]string{name})
+		if bytes > room {
+			t.Errorf("with room for %d bytes %d are held", room, bytes)
+		}
+		if (len(lean) == 0) != (share == 1) || (len(held) == 0) != (share == 0) {
+			t.Fatalf("with room for %d bytes of %d, %d files are held and %d not", room, all, len(held), len(lean))
+		}
+		for _, info := range lean {
+			l.files.drop(info.Name)
+			l.files.idle--
+			if _, err := l.files.get(info); err != nil {
+				t.Fatal(err)
+			}
+			if (l.files.open[info.Name].bytes > 0) != (share > 0) || l.files.bytes > room {
+				t.Errorf("%d bytes are held in room of %d, of a file of %d bytes %d", l.files.bytes, room, info.Bytes, l.files.open[info.Name].bytes)
+			}
+			l.files.done([]string{info.Name})
 		}
 		if err := l.run(ctx); err != nil { // it closes them
 			t.Fatal(err)

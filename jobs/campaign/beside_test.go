@@ -23,10 +23,11 @@ import (
 
 // What is asked of the server meanwhile, and appended to the live topic.
 const (
-	besideReads = 50 * time.Millisecond // a query is due so often, whether the one before was answered or not
-	besideLive  = 300                   // beacons a second
-	besideQuiet = time.Minute
-	besideTurns = 2
+	besideReads  = 50 * time.Millisecond // a query is due so often, whether the one before was answered or not
+	besideLive   = 300                   // beacons a second
+	besideSettle = 20 * time.Second      // Cassandra has written and merged what a backfill left
+	besideQuiet  = time.Minute
+	besideTurns  = 2
 )
 
 var measureBinary build
@@ -139,6 +140,7 @@ func TestBackfillBeside(t *testing.T) {
 	}
 	var quiet, busy []span
 	rest := func() {
+		time.Sleep(besideSettle)
 		began := time.Now()
 		time.Sleep(besideQuiet)
 		quiet = append(quiet, span{began, time.Now()})

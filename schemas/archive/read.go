@@ -47,7 +47,8 @@ type group struct {
 // case.
 func OpenFile(r blob.Reader, info FileInfo) (*File, error) { return openAs(r, info, true) }
 
-// OpenLean is OpenFile for one of many: a small file is not read at once and held (blob.Held), but in pieces as large ones are.
+// OpenLean is OpenFile for one of many: a small file is not read at once and held (blob.Held), but in pieces as large ones are, unless r
+// holds it by itself, as that of an S3 does.
 func OpenLean(r blob.Reader, info FileInfo) (*File, error) { return openAs(r, info, false) }
 
 func openAs(r blob.Reader, info FileInfo, hold bool) (*File, error) {

@@ -73,14 +73,14 @@ func rowsOfGroups(rows int) int { return min(max(rows/fewGroups, leastRows), gro
 // heldRow is what a row of a group takes in memory, without its payload, of beacons as most are.
 const heldRow = 200
 
-// Held is about what reading the file in order holds, in bytes: a row group without payloads, a page of these, and some as they are
-// stored.
+// Held is about what reading the file in order holds, in bytes, if Write made it as it does now: a row group without payloads, a page of
+// these, and some as they are stored.
 func (i *FileInfo) Held() int64 {
-	rows, page := rowsOfGroups(int(i.Rows)), pageBytes
+	rows, page := int64(rowsOfGroups(int(i.Rows))), int64(pageBytes)
 	if rows < groupRows {
 		page = leastPage
 	}
-	return int64(rows*heldRow + page + payloadBytes)
+	return min(rows, i.Rows)*heldRow + page + min(payloadBytes, i.Bytes)
 }
 
 // describe describes data, the last tail bytes of which are its footer.

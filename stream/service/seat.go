@@ -249,16 +249,18 @@ func (s *Seat) next() ([]broker.Record, error) {
 func (s *Seat) pop() (recs []broker.Record, resume bool, wait time.Duration, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	full := len(s.queue) >= handleRecords || s.bytes >= handleBytes || s.paused || s.broken != nil
+	if len(s.queue) > 0 && !full {
+		if wait = s.host.Gather - time.Since(s.since); wait > 0 {
+			return nil, false, wait, nil
+		}
+	}
 	n, bytes := 0, 0
 	for n < len(s.queue) && n < handleRecords && bytes < handleBytes {
 		bytes += len(s.queue[n].Value) + len(s.queue[n].Key) + 128
 		n++
 	}
 	if n > 0 {
-		full := n == handleRecords || bytes >= handleBytes || s.paused || s.broken != nil
-		if wait = s.host.Gather - time.Since(s.since); wait > 0 && !full {
-			return nil, false, wait, nil
-		}
 		recs = s.queue[:n:n]
 		if s.queue = s.queue[n:]; len(s.queue) == 0 {
 			s.queue = nil
