@@ -278,17 +278,6 @@ func (j *Job) line(p *Plan, a Archive, windows, ranges []int) *line {
 		mapped: make([]time.Duration, len(ranges)), records: make([]int64, len(ranges)),
 		step: Step{Tenant: p.Tenant, Generation: p.Generation, AllTasks: len(windows) * len(ranges), AllWindows: len(windows)}}
 	l.changed.L = &l.mu
-	if j.Holds != nil {
-		most := int64(0)
-		for _, w := range windows {
-			bytes := int64(0)
-			for _, f := range filesOf(&p.Windows[w], a) {
-				bytes += f.Held()
-			}
-			most = max(most, bytes)
-		}
-		j.Holds(most)
-	}
 	for i := range l.left {
 		l.left[i] = len(ranges)
 	}
@@ -302,8 +291,23 @@ func (j *Job) parallel() int {
 	return runtime.GOMAXPROCS(0)
 }
 
+// holds is about how many bytes a task holds of the files that it reads, of the window with most of them.
+func (l *line) holds() (most int64) {
+	for _, w := range l.windows {
+		bytes := int64(0)
+		for _, f := range filesOf(&l.plan.Windows[w], l.archive) {
+			bytes += f.Held()
+		}
+		most = max(most, bytes)
+	}
+	return most
+}
+
 func (l *line) run(ctx context.Context) error {
 	defer l.files.close()
+	if l.job.Holds != nil {
+		l.job.Holds(l.holds())
+	}
 	if l.reduces {
 		l.files.left = heldResults
 		if slices.ContainsFunc(l.windows, func(w int) bool { return l.archive.Records[l.plan.Windows[w].Window] > largeWindow }) {

@@ -8,13 +8,11 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -110,29 +108,15 @@ func TestBackfillBeside(t *testing.T) {
 	s := newScenario(t, x, sh)
 	s.archived()
 	s.services(1, 1)
-	addr := devstack.Address(t)
-	serve := exec.Command(tandem(t), "serve", "--site", s.site, "--listen", addr)
-	serve.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	s.must(serve.Start())
-	defer func() {
-		_ = serve.Process.Signal(syscall.SIGTERM)
-		if err := serve.Wait(); err != nil {
-			t.Error(err)
-		}
-	}()
-	await(t, time.Minute, "the server answers", func() (bool, string) {
-		resp, err := http.Get("http://" + addr + "/readyz")
-		if err != nil {
-			return false, err.Error()
-		}
-		resp.Body.Close()
-		return resp.StatusCode == http.StatusOK, resp.Status
-	})
+	serve := startListener(t, tandem(t), filepath.Join(s.dir, "logs"), "serve", "serve", "--site", s.site)
+	s.procs = append(s.procs, serve)
+	serve.ready(time.Minute)
 	l := startLive(t, s.kafka, x, s.shape.raw, besideLive)
 	m := startMeasure(s, l)
 	ctx, stop := context.WithCancel(context.Background())
+	answers := readers(ctx, t, "http://"+serve.addr+"/"+x.tenant, x)
+	defer answers() // none may report after the test
 	defer stop()
-	answers := readers(ctx, t, "http://"+addr+"/"+x.tenant, x)
 	time.Sleep(30 * time.Second) // all is warm
 
 	type span struct {

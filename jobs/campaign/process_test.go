@@ -37,12 +37,17 @@ type process struct {
 	ended  sync.WaitGroup
 }
 
-// start starts a service under its name, which is its static member id as well.
+// startProcess starts a service under its name, which is its static member id as well.
 func startProcess(t testing.TB, bin, logs, name string, args ...string) *process {
 	t.Helper()
+	return startListener(t, bin, logs, name, append(args, "--id", name)...)
+}
+
+// startListener starts what listens at an address, which is no member of a group.
+func startListener(t testing.TB, bin, logs, name string, args ...string) *process {
+	t.Helper()
 	addr := devstack.Address(t)
-	p := &process{t: t, name: name, bin: bin, addr: addr, log: filepath.Join(logs, name+".log")}
-	p.args = append(args, "--id", name, "--listen", addr)
+	p := &process{t: t, name: name, bin: bin, addr: addr, log: filepath.Join(logs, name+".log"), args: append(args, "--listen", addr)}
 	if err := p.start(); err != nil {
 		t.Fatal(err)
 	}

@@ -84,7 +84,7 @@ func newFileWriter(rows int) (*fileWriter, error) {
 	}
 	w := &fileWriter{specs: specs, meta: metadata.NewFileMetadataBuilder(schema.NewSchema(sc), parquet.NewWriterProperties(props...), nil)}
 	w.out.b = append(make([]byte, 0, 128*rows+4096), magic...) // about what it will take
-	w.end, w.page = w.out.Tell(), pageBytes
+	w.end = w.out.Tell()
 	return w, nil
 }
 

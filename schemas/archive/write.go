@@ -49,10 +49,8 @@ func Write(rows []Row) (data []byte, info FileInfo, err error) {
 	if err != nil {
 		return nil, FileInfo{}, fmt.Errorf("archive: write: %w", err)
 	}
-	most := rowsOfGroups(len(rows))
-	if most < groupRows {
-		w.page = leastPage
-	}
+	var most int
+	most, w.page = layout(len(rows))
 	for at := 0; at < len(rows); {
 		n := groupEnd(rows[at:], most)
 		if err := w.group(rows, at, at+n); err != nil {
@@ -67,8 +65,13 @@ func Write(rows []Row) (data []byte, info FileInfo, err error) {
 	return w.out.b, describe(rows, w.out.b, tail), nil
 }
 
-// rowsOfGroups is how many rows the groups of a file of so many have.
-func rowsOfGroups(rows int) int { return min(max(rows/fewGroups, leastRows), groupRows) }
+// layout is how many rows the groups of a file of so many have, and how many bytes its pages of plain values, at most.
+func layout(rows int) (group, page int) {
+	if group = max(rows/fewGroups, leastRows); group < groupRows {
+		return group, leastPage
+	}
+	return groupRows, pageBytes
+}
 
 // heldRow is what a row of a group takes in memory, without its payload, of beacons as most are.
 const heldRow = 200
@@ -76,11 +79,8 @@ const heldRow = 200
 // Held is about what reading the file in order holds, in bytes, if Write made it as it does now: a row group without payloads, a page of
 // these, and some as they are stored.
 func (i *FileInfo) Held() int64 {
-	rows, page := int64(rowsOfGroups(int(i.Rows))), int64(pageBytes)
-	if rows < groupRows {
-		page = leastPage
-	}
-	return min(rows, i.Rows)*heldRow + page + min(payloadBytes, i.Bytes)
+	group, page := layout(int(i.Rows))
+	return min(int64(group), i.Rows)*heldRow + int64(page) + min(payloadBytes, i.Bytes)
 }
 
 // describe describes data, the last tail bytes of which are its footer.

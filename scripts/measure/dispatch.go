@@ -89,7 +89,7 @@ func dispatchReal(ctx context.Context, b *bench, m *meter) error {
 	log = nil
 	d := dispatcherOf(b, raw, beacons, dead, out)
 	err = m.run(func() error {
-		return consume(ctx, to, raw, 1, func() bool { return d.Counts.Records < end }, d.Handle)
+		return consume(ctx, to, raw, func() bool { return d.Counts.Records < end }, d.Handle)
 	})
 	if err != nil {
 		return err

@@ -63,16 +63,14 @@ func createTopics(ctx context.Context, to broker.Connection, partitions map[stri
 	return nil
 }
 
-// consume hands partitions of a topic to handle, from their beginning on, as long as there is more.
-func consume(ctx context.Context, to broker.Connection, topic string, partitions int32, more func() bool, handle func(context.Context, []broker.Record) error) error {
+// consume hands the one partition of a topic to handle, from its beginning on, as long as there is more.
+func consume(ctx context.Context, to broker.Connection, topic string, more func() bool, handle func(context.Context, []broker.Record) error) error {
 	feed, err := broker.NewFeed(to)
 	if err != nil {
 		return err
 	}
 	defer feed.Close()
-	for p := range partitions {
-		feed.Add(broker.Partition{Topic: topic, Partition: p}, 0)
-	}
+	feed.Add(broker.Partition{Topic: topic}, 0)
 	for more() {
 		wait, done := context.WithTimeout(ctx, 250*time.Millisecond) // there may be no more
 		batches := feed.Poll(wait, pollSize)
@@ -102,7 +100,7 @@ func fetchReal(ctx context.Context, b *bench, m *meter) error {
 	defer r.rows.Close()
 	n := int64(0)
 	return m.run(func() error {
-		return consume(ctx, r.to, r.beacons, 1, func() bool { return n < r.end }, func(_ context.Context, recs []broker.Record) error {
+		return consume(ctx, r.to, r.beacons, func() bool { return n < r.end }, func(_ context.Context, recs []broker.Record) error {
 			n += int64(len(recs))
 			return nil
 		})
@@ -121,7 +119,7 @@ func shardReal(ctx context.Context, b *bench, m *meter) error {
 		return err
 	}
 	return m.run(func() error {
-		return consume(ctx, r.to, r.beacons, 1, func() bool { return w.Shard.Offset < r.end }, w.Handle)
+		return consume(ctx, r.to, r.beacons, func() bool { return w.Shard.Offset < r.end }, w.Handle)
 	})
 }
 
@@ -171,7 +169,7 @@ func streamReal(ctx context.Context, b *bench, m *meter) error {
 		g.Go(func() error { return two.Run(second) })
 		g.Go(func() error {
 			defer end()
-			if err := consume(ctx, r.to, r.beacons, 1, func() bool { return w.Shard.Offset < r.end }, w.Handle); err != nil {
+			if err := consume(ctx, r.to, r.beacons, func() bool { return w.Shard.Offset < r.end }, w.Handle); err != nil {
 				return err
 			}
 			for !handled(two.Host, out) {
