@@ -19,15 +19,20 @@ func writeDirect(path string, data []byte) (int, error) {
 		return 0, nil
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY|syscall.O_DIRECT, 0)
-	if errors.Is(err, syscall.EINVAL) {
+	if notSo(err) {
 		return 0, nil
 	}
 	if err != nil {
 		return 0, err
 	}
 	n, err := f.Write(data[:whole])
-	if errors.Is(err, syscall.EINVAL) { // a disk of larger blocks
+	if notSo(err) { // a disk of larger blocks
 		err = nil
 	}
 	return n, errors.Join(err, f.Close())
+}
+
+// notSo says whether an error tells that a file system, or its disk, does not take such writes.
+func notSo(err error) bool {
+	return errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported)
 }
