@@ -30,9 +30,54 @@ type Row struct {
 // Sort puts rows into the order of a file: by hash, session, ts, id, payload and ingest time, as in DESIGN section 5, then by offset, so
 // that equal beacons keep the order in which they were taken in. Files and their merges have this one order.
 func Sort(rows []Row) {
+	from, shared := 0, spreadBits(len(rows))
+	for _, end := range spread(rows, shared) {
+		sortNear(rows[from:end], shared)
+		from = end
+	}
+}
+
+// nearRows is about how many rows are put in order at once: they fit into a processor's caches. To move rows one by one to where they
+// belong among hundreds of thousands is to wait for memory with each.
+const nearRows = 16 << 10
+
+// spreadBits is how many leading bits of their hashes so many rows are spread by.
+func spreadBits(rows int) int { return min(max(bits.Len(uint(rows/nearRows))-1, 0), 6) }
+
+// spread brings rows together that have those leading bits of their hashes in common, in order of these, and returns where each such
+// part ends.
+func spread(rows []Row, by int) []int {
+	if by == 0 {
+		return []int{len(rows)}
+	}
+	shift := 64 - by
+	next := make([]int, 1<<by+1) // of each part, the place of the next row that is brought there
+	for i := range rows {
+		next[rows[i].Hash>>shift+1]++
+	}
+	for part := 1; part < len(next); part++ {
+		next[part] += next[part-1]
+	}
+	ends := slices.Clone(next[1:])
+	for part := range uint64(len(ends)) {
+		for next[part] < ends[part] {
+			r := rows[next[part]]
+			for to := r.Hash >> shift; to != part; to = r.Hash >> shift {
+				rows[next[to]], r = r, rows[next[to]]
+				next[to]++
+			}
+			rows[next[part]] = r
+			next[part]++
+		}
+	}
+	return ends
+}
+
+// sortNear is Sort for rows that have so many leading bits of their hashes in common.
+func sortNear(rows []Row, shared int) {
 	// Rows are wide and what they point to is scattered, so keys are sorted in their place: hash and ts tell nearly all
 	// rows of a session apart, and sessions of one hash are rare.
-	arrange(rows, sortedKeys(rows))
+	arrange(rows, sortedKeys(rows, shared))
 	for len(rows) > 0 {
 		n := 1
 		oneSession, oneTime := true, false
@@ -47,21 +92,21 @@ func Sort(rows []Row) {
 	}
 }
 
-// sortedKeys are the keys of rows in order. Hashes are spread evenly, so their leading bits put nearly all keys next to their
-// place at once; what is left to sort are a few each.
-func sortedKeys(rows []Row) []sortKey {
+// sortedKeys are the keys of rows in order. Hashes are spread evenly, so their leading bits after those that all share put nearly all
+// keys next to their place at once; what is left to sort are a few each.
+func sortedKeys(rows []Row, shared int) []sortKey {
 	const few = 8
 	shift := 64 - min(max(bits.Len(uint(len(rows)/few)), 1), 16)
 	starts := make([]int32, 1<<(64-shift)+1)
 	for i := range rows {
-		starts[rows[i].Hash>>shift+1]++
+		starts[rows[i].Hash<<shared>>shift+1]++
 	}
 	for i := 1; i < len(starts); i++ {
 		starts[i] += starts[i-1]
 	}
 	keys, next := make([]sortKey, len(rows)), slices.Clone(starts)
 	for i := range rows {
-		b := rows[i].Hash >> shift
+		b := rows[i].Hash << shared >> shift
 		keys[next[b]] = sortKey{rows[i].Hash, rows[i].TS, int32(i)}
 		next[b]++
 	}
