@@ -51,13 +51,7 @@ func spread(rows []Row, by int) []int {
 		return []int{len(rows)}
 	}
 	shift := 64 - by
-	next := make([]int, 1<<by+1) // of each part, the place of the next row that is brought there
-	for i := range rows {
-		next[rows[i].Hash>>shift+1]++
-	}
-	for part := 1; part < len(next); part++ {
-		next[part] += next[part-1]
-	}
+	next := starts(rows, 0, by) // of each part, the place of the next row that is brought there
 	ends := slices.Clone(next[1:])
 	for part := range uint64(len(ends)) {
 		for next[part] < ends[part] {
@@ -71,6 +65,18 @@ func spread(rows []Row, by int) []int {
 		}
 	}
 	return ends
+}
+
+// starts returns where rows begin, once in order, by the bits of their hashes that come after those that all share; and their number.
+func starts(rows []Row, shared, by int) []int {
+	at := make([]int, 1<<by+1)
+	for i := range rows {
+		at[rows[i].Hash<<shared>>(64-by)+1]++
+	}
+	for i := 1; i < len(at); i++ {
+		at[i] += at[i-1]
+	}
+	return at
 }
 
 // sortNear is Sort for rows that have so many leading bits of their hashes in common.
@@ -96,22 +102,16 @@ func sortNear(rows []Row, shared int) {
 // keys next to their place at once; what is left to sort are a few each.
 func sortedKeys(rows []Row, shared int) []sortKey {
 	const few = 8
-	shift := 64 - min(max(bits.Len(uint(len(rows)/few)), 1), 16)
-	starts := make([]int32, 1<<(64-shift)+1)
+	by := min(max(bits.Len(uint(len(rows)/few)), 1), 16)
+	begin := starts(rows, shared, by)
+	keys, next := make([]sortKey, len(rows)), slices.Clone(begin)
 	for i := range rows {
-		starts[rows[i].Hash<<shared>>shift+1]++
-	}
-	for i := 1; i < len(starts); i++ {
-		starts[i] += starts[i-1]
-	}
-	keys, next := make([]sortKey, len(rows)), slices.Clone(starts)
-	for i := range rows {
-		b := rows[i].Hash << shared >> shift
+		b := rows[i].Hash << shared >> (64 - by)
 		keys[next[b]] = sortKey{rows[i].Hash, rows[i].TS, int32(i)}
 		next[b]++
 	}
-	for b := range len(starts) - 1 {
-		slices.SortFunc(keys[starts[b]:starts[b+1]], func(x, y sortKey) int {
+	for b := range len(begin) - 1 {
+		slices.SortFunc(keys[begin[b]:begin[b+1]], func(x, y sortKey) int {
 			if x.hash != y.hash {
 				return cmp.Compare(x.hash, y.hash)
 			}

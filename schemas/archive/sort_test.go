@@ -1,7 +1,6 @@
 package archive
 
 import (
-	"cmp"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -25,7 +24,7 @@ func TestSortIsTheOrderOfFiles(t *testing.T) {
 			}
 			r.Shuffle(n, func(i, j int) { rows[i], rows[j] = rows[j], rows[i] })
 			want := slices.Clone(rows)
-			slices.SortFunc(want, func(a, b Row) int { return cmp.Or(Compare(&a, &b), cmp.Compare(a.Offset, b.Offset)) })
+			slices.SortFunc(want, func(a, b Row) int { return Compare(&a, &b) })
 			Sort(rows)
 			for i := range rows {
 				if rows[i].Offset != want[i].Offset {

@@ -227,9 +227,9 @@ func removeIfThere(path string) error {
 	return nil
 }
 
-// directLeast is the least size of an object that is written past the page cache: checkpoints, state runs, archive files. Nobody reads
-// them soon, or more than once; to copy them into pages of the cache took a twentieth of the stream's and of the batch's time, and what
-// else is in the cache has to go for them.
+// directLeast is the least size of an object that is written past the page cache: checkpoints, which only a restart reads, archive files
+// and state runs, which other tasks read later, by ranges. To copy them into pages of the cache took a twentieth of the stream's and of
+// the batch's time, and what else is in the cache has to go for them.
 const directLeast = 1 << 20
 
 // writeSynced makes a file with the data, and returns once both are on the disk.

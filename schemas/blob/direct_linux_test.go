@@ -3,6 +3,7 @@ package blob
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -23,24 +24,19 @@ func TestLargeObjectsGoPastTheCache(t *testing.T) {
 	if _, err := r.Read(all); err != nil {
 		t.Fatal(err)
 	}
-	name := 0
-	create := func(data []byte) *os.File {
-		t.Helper()
-		name++
-		if err := d.Create(string(rune('a'+name)), data); err != nil {
-			t.Fatal(err)
-		}
-		f, err := os.Open(filepath.Join(d.root, string(rune('a'+name))))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { f.Close() })
-		return f
-	}
+	direct := knowsDirect(t, d.root)
 	for _, from := range []int{0, 1, 512, directUnit} {
 		for _, n := range []int{directLeast - 1, directLeast, directLeast + 1, directLeast + directUnit - 1, directLeast + directUnit} {
 			data := all[from : from+n]
-			f := create(data)
+			name := fmt.Sprintf("%d/%d", from, n)
+			if err := d.Create(name, data); err != nil {
+				t.Fatal(err)
+			}
+			f, err := os.Open(d.path(name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
 			var stat unix.Cachestat_t
 			cached := unix.Cachestat(uint(f.Fd()), &unix.CachestatRange{}, &stat, 0)
 			got, err := os.ReadFile(f.Name())
@@ -52,7 +48,7 @@ func TestLargeObjectsGoPastTheCache(t *testing.T) {
 				t.Log("not looked at: this system does not say what its page cache holds")
 			case cached != nil:
 				t.Fatal(cached)
-			case aligned && stat.Cache > 1 && knowsDirect(t, d.root):
+			case aligned && stat.Cache > 1 && direct:
 				t.Errorf("%d bytes at %d: %d pages are in the cache", n, from, stat.Cache)
 			}
 		}
