@@ -105,7 +105,7 @@ func (m *Minute) post() {
 		if n == 0 {
 			for i, k := range scopes {
 				t := i < twice
-				m.visit(t, Key(k)|part, m.tables[which(t)].ref(Key(k)|part, seenCells[which(t)]), j[0])
+				m.visit(t, Key(k)|part, m.tables[which(t)].ref(Key(k)|part, seenCells), j[0])
 			}
 			j = j[1:]
 			continue
@@ -152,62 +152,65 @@ func (m *Minute) add(twice bool, k Key, n int, mask uint64, deltas []uint64, vis
 	seen := k.withGroup(GroupSeen)
 	at := uint32(t.cells[ref+pageBeside])
 	if at == 0 {
-		at = t.ref(seen, seenCells[which(twice)]) + 1
+		at = t.ref(seen, seenCells) + 1
 		t.cells[ref+pageBeside] |= int64(at)
 	}
 	m.visit(twice, seen, at-1, visitor)
 }
 
+// waiting are visitors that were shown to a page of visitors and are not in its sketch yet, of a shared page in those of both scopes:
+// they go there many at once, since a sketch is sorted.
+type waiting struct {
+	key      Key
+	ref      uint32
+	twice    bool
+	n        uint8
+	visitors [waitingMost]uint64
+}
+
+const waitingMost = 15
+
+// The cells of a page of visitors.
+const (
+	seenSketch  = 0 // the place + 1 of its sketch; none in a shared page
+	seenWaiting = 1 // the place + 1 of those that wait
+	seenCells   = 2
+)
+
 // visit shows a visitor to a page of visitors.
 func (m *Minute) visit(twice bool, k Key, ref uint32, visitor uint64) {
-	if twice {
-		m.meet(k, ref, visitor)
-	} else {
-		m.see(k, ref, visitor)
+	at := &m.tables[which(twice)].cells[ref+pageHead+seenWaiting]
+	if *at == 0 {
+		m.waiting = append(m.waiting, waiting{key: k, ref: ref, twice: twice})
+		*at = int64(len(m.waiting))
 	}
+	w := &m.waiting[*at-1]
+	if w.n == waitingMost {
+		m.introduce(w)
+	}
+	w.visitors[w.n] = visitor
+	w.n++
 }
 
-func (m *Minute) see(k Key, ref uint32, visitor uint64) {
-	if m.sketch(ref).Add(visitor) {
-		m.tables[own].touch(k, ref, 1)
-	}
-}
-
-// meetMost visitors are kept in a shared page; then they go to the sketches of both scopes, many at once.
-const meetMost = 15
-
-// seenCells are those of a page of visitors: of a scope the place + 1 of its sketch, of a shared one how many visitors follow and
-// they.
-var seenCells = [2]int{own: 1, shared: 1 + meetMost}
-
-func (m *Minute) meet(k Key, ref uint32, visitor uint64) {
-	t := &m.tables[shared]
-	t.touch(k, ref, 1)
-	page := t.cells[ref+pageHead:][:1+meetMost]
-	if page[0] == meetMost {
-		m.introduce(k, ref)
-	}
-	page[0]++
-	page[page[0]] = int64(visitor)
-}
-
-// introduce shows the visitors of a shared page to the sketches of both scopes.
-func (m *Minute) introduce(k Key, ref uint32) {
-	page := m.tables[shared].cells[ref+pageHead:][:1+meetMost]
-	met := m.met.exact[:0]
-	for _, v := range page[1 : 1+page[0]] {
-		met = append(met, uint64(v))
-	}
-	page[0] = 0
+// introduce brings visitors that wait into the sketch, or both.
+func (m *Minute) introduce(w *waiting) {
+	met := append(m.met.exact[:0], w.visitors[:w.n]...)
+	w.n = 0
 	slices.Sort(met)
 	m.met.exact = slices.Compact(met)
-	t := &m.tables[own]
-	a, b := m.pages(k, ref, seenCells[own])
-	if m.sketch(a).Merge(&m.met) {
-		t.touch(k, a, 1)
+	if !w.twice {
+		m.show(w.key, w.ref)
+		return
 	}
-	if m.sketch(b).Merge(&m.met) {
-		t.touch(k.NextScope(), b, 1)
+	a, b := m.pages(w.key, w.ref, seenCells)
+	m.show(w.key, a)
+	m.show(w.key.NextScope(), b)
+}
+
+// show brings the visitors of introduce into the sketch of a scope's page.
+func (m *Minute) show(k Key, ref uint32) {
+	if m.sketch(ref).Merge(&m.met) {
+		m.tables[own].touch(k, ref, 1)
 	}
 }
 
@@ -226,13 +229,15 @@ func (m *Minute) pages(k Key, ref uint32, n int) (a, b uint32) {
 func (m *Minute) settle() {
 	m.post()
 	both, t := &m.tables[shared], &m.tables[own]
+	for i := range m.waiting {
+		w := &m.waiting[i]
+		m.tables[which(w.twice)].cells[w.ref+pageHead+seenWaiting] = 0
+		m.introduce(w)
+	}
+	m.waiting = m.waiting[:0]
 	for _, s := range both.touched {
 		touched := uint64(both.cells[s.ref])
 		both.cells[s.ref] = 0
-		if s.key.Group() == GroupSeen {
-			m.introduce(s.key, s.ref)
-			continue
-		}
 		n := int(both.cells[s.ref+pageBeside] >> 32)
 		a, b := m.pages(s.key, s.ref, n)
 		t.touch(s.key, a, touched)

@@ -67,6 +67,7 @@ type Minute struct {
 
 	sketches []*Sketch // of the pages of visitors
 	spare    []*Sketch // for the next minute that this memory serves
+	waiting  []waiting // visitors that are not in the sketches yet
 	met      Sketch    // scratch of introduce
 }
 
@@ -159,7 +160,7 @@ func (s *Sums) Bytes() int64 {
 	n := 0
 	for _, m := range s.minutes {
 		m.settle()
-		n += 8*cap(m.journal) + 16*cap(m.order)
+		n += 8*cap(m.journal) + 16*cap(m.order) + (16+8*waitingMost)*cap(m.waiting)
 		for i := range m.tables {
 			t := &m.tables[i]
 			n += 8*cap(t.cells) + 4*len(t.slots) + 16*(cap(t.fresh)+cap(t.touched))
@@ -181,7 +182,7 @@ func (m *Minute) reset() {
 		s.Reset()
 	}
 	m.spare = append(m.spare, m.sketches...)
-	m.journal, m.order, m.sketches, m.Touched = m.journal[:0], m.order[:0], m.sketches[:0], false
+	m.journal, m.order, m.sketches, m.waiting, m.Touched = m.journal[:0], m.order[:0], m.sketches[:0], m.waiting[:0], false
 }
 
 const mix = 0x9e3779b97f4a7c15
@@ -247,7 +248,7 @@ func (t *table) grow() {
 
 // sketch returns the sketch of a scope's page of visitors.
 func (m *Minute) sketch(ref uint32) *Sketch {
-	at := &m.tables[own].cells[ref+pageHead]
+	at := &m.tables[own].cells[ref+pageHead+seenSketch]
 	if *at == 0 {
 		if n := len(m.spare); n > 0 {
 			m.sketches = append(m.sketches, m.spare[n-1])
