@@ -180,6 +180,7 @@ func shardMemory(ctx context.Context, b *bench, m *meter) error {
 	if err != nil {
 		return err
 	}
+	w.End = int64(len(log))
 	ticks := 0
 	var taken checkpoints
 	w.Ticked = func(st sessionize.TickStats) {

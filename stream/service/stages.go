@@ -118,6 +118,7 @@ func place(ctx context.Context, places chan struct{}, do func() error) error {
 // Handle also commits how far the shard is, for whoever watches the group's lag; the shard itself goes by its
 // checkpoints.
 func (o *shardOwner) Handle(ctx context.Context, recs []broker.Record) error {
+	o.End = o.seat.Status().End
 	if err := o.Worker.Handle(ctx, recs); err != nil {
 		return err
 	}

@@ -99,6 +99,44 @@ func deltasAreTheShard(t *testing.T, ttl string, ticks int) (wholes, deltas, gon
 	return wholes, deltas, gone
 }
 
+// While catching up a checkpoint waits until as many records were read since the last one as are left, for maxWait times as long
+// at most; with nothing left it does not.
+func TestCheckpointsWaitWhileCatchingUp(t *testing.T) {
+	chain, f := comeAndGo(t, 3, "90m")
+	taken := func(end int64) (n int) {
+		w := open(t, everyTick(), chain, f, blob.NewMem(), &sink{})
+		w.End = end
+		ticks, last, whole := 0, int64(0), int64(0)
+		w.Ticked = func(st TickStats) {
+			ticks++
+			waits := st.Offset-last < end-st.Offset
+			if !st.Checkpoint.Taken {
+				if !waits && !w.whole() || ticks >= maxWait {
+					t.Fatalf("end %d: no checkpoint at %d, %d ticks after the one at %d", end, st.Offset, ticks, last)
+				}
+				return
+			}
+			if waits && ticks < maxWait {
+				t.Fatalf("end %d: a checkpoint at %d, after the one at %d", end, st.Offset, last)
+			}
+			if st.Checkpoint.Whole {
+				whole = st.Offset
+			}
+			n, ticks, last = n+1, 0, st.Offset
+		}
+		handle(t, w, f.recs)
+		if whole == 0 {
+			t.Fatalf("end %d: no whole checkpoint", end)
+		}
+		return n
+	}
+	all, behind, far := taken(0), taken(int64(len(f.recs))), taken(1<<40)
+	t.Logf("%d checkpoints of %d records, %d while catching up, %d while far behind", all, len(f.recs), behind, far)
+	if far > all/3 || behind <= far || behind >= all {
+		t.Errorf("%d checkpoints of %d records, %d while catching up, %d while far behind", all, len(f.recs), behind, far)
+	}
+}
+
 func TestOwnersThatBeginAtDeltasPublishTheSameBytes(t *testing.T) {
 	chain, f := comeAndGo(t, 2, "90m")
 	t.Logf("%d versions compared", ownersAgree(t, chain, f, 40))

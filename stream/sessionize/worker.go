@@ -53,6 +53,8 @@ type Worker struct {
 	Shard *Shard
 	// Ticked, if set, is told of each tick that is done (monitoring).
 	Ticked func(TickStats)
+	// End, if it is kept up, is the offset after the last record that there is to read: checkpoints are fewer while catching up.
+	End int64
 
 	cfg   Config
 	out   Writer
@@ -60,6 +62,7 @@ type Worker struct {
 	pub   publisher
 	all   bool  // the next tick publishes every open row
 	ticks int   // since the last checkpoint
+	last  int64 // offset of the last checkpoint, or where the worker began
 	from  int64 // offset of the last whole checkpoint
 	line  lineage
 	recs  []broker.Record
@@ -209,14 +212,14 @@ func (w *Worker) restore(g int64, c claim, taken []string, chain *tenant.Chain, 
 	w.all = len(taken) == 0 // the first tick of a generation that began with another one's checkpoint
 	taken = c.checkpoints(taken)
 	if len(taken) == 0 {
-		w.Shard, w.from, w.all = New(id, chain, c.Start, payload), c.Start, false
+		w.Shard, w.last, w.from, w.all = New(id, chain, c.Start, payload), c.Start, c.Start, false
 		return nil
 	}
 	var err error
 	if w.Shard, w.line, err = w.read(taken, chain, payload); err != nil {
 		return err
 	}
-	w.from = w.line.offset
+	w.last, w.from = w.Shard.Offset, w.line.offset
 	if w.Shard.ID = id; w.all {
 		w.Shard.tick = math.MinInt64 // it counts in the other generation's ticks
 		w.from, w.line = w.Shard.Offset, lineage{}
@@ -272,17 +275,28 @@ func (w *Worker) Handle(ctx context.Context, recs []broker.Record) error {
 	return nil
 }
 
-// maxWait is how many times CheckpointTicks a checkpoint waits for records at most.
-const maxWait = 6
+const (
+	// maxWait is how many times CheckpointTicks a checkpoint waits at most.
+	maxWait = 6
+	// maxBehind records are read without a checkpoint at most because others wait to be read: seconds of work.
+	maxBehind = 1 << 20
+)
 
-// due says whether a checkpoint is due. A whole one writes every session, so it waits until as many records were read as there
-// are sessions: then it costs little beside them, and reading that many again is a matter of seconds.
+// due says whether a checkpoint is due. While catching up it waits until as many records were read since the last one as are
+// left: ticks follow each other in no time then, and whoever begins again has to read what is left anyway. A whole one writes
+// every session, so it waits until as many records were read as there are sessions: then it costs little beside them, and
+// reading that many again is a matter of seconds.
 func (w *Worker) due() bool {
-	n := w.cfg.CheckpointTicks
-	if n == 0 || w.ticks < n {
+	n, at := w.cfg.CheckpointTicks, w.Shard.Offset
+	switch {
+	case n == 0 || w.ticks < n:
+		return false
+	case w.ticks >= maxWait*n:
+		return true
+	case at-w.last < min(w.End-at, maxBehind):
 		return false
 	}
-	return !w.whole() || w.Shard.Offset-w.from >= int64(w.Shard.table.n) || w.ticks >= maxWait*n
+	return !w.whole() || at-w.from >= int64(w.Shard.table.n)
 }
 
 // whole says whether the next checkpoint has every session, or else what changed since the last one.
@@ -334,7 +348,7 @@ func (w *Worker) tick(ctx context.Context) error {
 		st.Checkpoint = w.checkpoint()
 		st.Checkpoint.Took = w.now().Sub(published)
 		if st.Checkpoint.Taken {
-			w.ticks = 0
+			w.ticks, w.last = 0, s.Offset
 			next := w.claimName(s.ID.Generation + 1)
 			if _, err := w.blobs.Get(next); err == nil { // else there is none, or the next checkpoint will tell
 				return fmt.Errorf("%s: %w", next, ErrSuperseded)
