@@ -273,8 +273,9 @@ func (j *Job) throttle() int {
 	return j.Throttle
 }
 
-// pacedRows is how many rows a throttled job writes at once: what a reader may have to wait for.
-const pacedRows = 500
+// pacedRows is how many rows a throttled job writes at once, what a reader may have to wait for: those of a window and two metrics,
+// since a store takes a batch of each side by side, and every one of them is at work on its cores beside what reads.
+const pacedRows = 64
 
 func (j *Job) rowsAtOnce() int {
 	if j.Throttle > 0 {

@@ -96,9 +96,8 @@ func readers(ctx context.Context, t testing.TB, url string, x *traffic) (answers
 	}
 }
 
-// TestBackfillBeside: while a backfill at 25 % runs, readers' p99 stays near what it is without and the stream is as fresh: each in a
-// process of its own, on one Cassandra, all on this machine. The aim is 1.5 times; 1.4 and 1.8 were measured, most of it Cassandra at
-// work on the rows.
+// TestBackfillBeside: while a backfill at 25 % runs, readers' p99 stays within 1.5 times of what it is without and the stream is as
+// fresh: each in a process of its own, on one Cassandra, all on this machine.
 func TestBackfillBeside(t *testing.T) {
 	needLong(t)
 	devstack.Need(t)
@@ -165,7 +164,7 @@ func TestBackfillBeside(t *testing.T) {
 	quiet50, quiet99, quietFresh := figures(quiet)
 	busy50, busy99, busyFresh := figures(busy)
 	t.Logf("%d queries; without a backfill p50 %s, p99 %s, freshness p99 %s; beside one p50 %s, p99 %s, freshness p99 %s", len(all), quiet50, quiet99, quietFresh, busy50, busy99, busyFresh)
-	if float64(busy99) > 2.5*float64(quiet99) {
+	if float64(busy99) > 1.5*float64(quiet99) {
 		t.Errorf("beside a backfill p99 is %s, %.1f times %s", busy99, float64(busy99)/float64(quiet99), quiet99)
 	}
 	if busyFresh > quietFresh+5*time.Second {
