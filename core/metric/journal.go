@@ -105,7 +105,7 @@ func (m *Minute) post() {
 		if n == 0 {
 			for i, k := range scopes {
 				t := i < twice
-				m.visit(t, Key(k)|part, m.tables[which(t)].ref(Key(k)|part, seenCells), j[0])
+				m.visit(t, m.tables[which(t)].ref(Key(k)|part, seenCells), j[0])
 			}
 			j = j[1:]
 			continue
@@ -141,7 +141,7 @@ func which(twice bool) int {
 func (m *Minute) add(twice bool, k Key, n int, mask uint64, deltas []uint64, visitor uint64) {
 	t := &m.tables[which(twice)]
 	ref := t.ref(k, n)
-	t.touch(k, ref, mask)
+	t.touch(ref, mask)
 	page := t.cells[ref+pageHead:][:n]
 	for i := 0; mask != 0; i, mask = i+1, mask&(mask-1) {
 		page[bits.TrailingZeros64(mask)] += int64(deltas[i])
@@ -149,21 +149,19 @@ func (m *Minute) add(twice bool, k Key, n int, mask uint64, deltas []uint64, vis
 	if visitor == 0 {
 		return
 	}
-	seen := k.withGroup(GroupSeen)
 	at := uint32(t.cells[ref+pageBeside])
 	if at == 0 {
-		at = t.ref(seen, seenCells) + 1
+		at = t.ref(k.withGroup(GroupSeen), seenCells) + 1
 		t.cells[ref+pageBeside] |= int64(at)
 	}
-	m.visit(twice, seen, at-1, visitor)
+	m.visit(twice, at-1, visitor)
 }
 
 // waiting are visitors that were shown to a page of visitors and are not in its sketch yet, of a shared page in those of both scopes:
 // they go there many at once, since a sketch is sorted.
 type waiting struct {
-	key      Key
-	ref      uint32
-	twice    bool
+	ref      uint32 // of the page
+	twice    bool   // it is a shared one
 	n        uint8
 	visitors [waitingMost]uint64
 }
@@ -178,10 +176,10 @@ const (
 )
 
 // visit shows a visitor to a page of visitors.
-func (m *Minute) visit(twice bool, k Key, ref uint32, visitor uint64) {
+func (m *Minute) visit(twice bool, ref uint32, visitor uint64) {
 	at := &m.tables[which(twice)].cells[ref+pageHead+seenWaiting]
 	if *at == 0 {
-		m.waiting = append(m.waiting, waiting{key: k, ref: ref, twice: twice})
+		m.waiting = append(m.waiting, waiting{ref: ref, twice: twice})
 		*at = int64(len(m.waiting))
 	}
 	w := &m.waiting[*at-1]
@@ -199,26 +197,27 @@ func (m *Minute) introduce(w *waiting) {
 	slices.Sort(met)
 	m.met.exact = slices.Compact(met)
 	if !w.twice {
-		m.show(w.key, w.ref)
+		m.show(w.ref)
 		return
 	}
-	a, b := m.pages(w.key, w.ref, seenCells)
-	m.show(w.key, a)
-	m.show(w.key.NextScope(), b)
+	a, b := m.pages(w.ref, seenCells)
+	m.show(a)
+	m.show(b)
 }
 
 // show brings the visitors of introduce into the sketch of a scope's page.
-func (m *Minute) show(k Key, ref uint32) {
+func (m *Minute) show(ref uint32) {
 	if m.sketch(ref).Merge(&m.met) {
-		m.tables[own].touch(k, ref, 1)
+		m.tables[own].touch(ref, 1)
 	}
 }
 
 // pages are the places of the two pages of n cells that a shared one is for.
-func (m *Minute) pages(k Key, ref uint32, n int) (a, b uint32) {
-	at := &m.tables[shared].cells[ref+pageOwn]
+func (m *Minute) pages(ref uint32, n int) (a, b uint32) {
+	page := m.tables[shared].cells[ref:][:pageHead]
+	at := &page[pageOwn]
 	if *at == 0 {
-		t := &m.tables[own]
+		t, k := &m.tables[own], Key(page[pageKey])
 		*at = int64(t.ref(k, n)+1)<<32 | int64(t.ref(k.NextScope(), n)+1)
 	}
 	return uint32(*at>>32) - 1, uint32(*at) - 1
@@ -239,9 +238,9 @@ func (m *Minute) settle() {
 		touched := uint64(both.cells[s.ref])
 		both.cells[s.ref] = 0
 		n := int(both.cells[s.ref+pageBeside] >> 32)
-		a, b := m.pages(s.key, s.ref, n)
-		t.touch(s.key, a, touched)
-		t.touch(s.key.NextScope(), b, touched)
+		a, b := m.pages(s.ref, n)
+		t.touch(a, touched)
+		t.touch(b, touched)
 		from := both.cells[s.ref+pageHead:][:n]
 		toA, toB := t.cells[a+pageHead:][:n], t.cells[b+pageHead:][:n]
 		for ; touched != 0; touched &= touched - 1 {

@@ -160,7 +160,7 @@ func (s *Sums) Bytes() int64 {
 	n := 0
 	for _, m := range s.minutes {
 		m.settle()
-		n += 8*cap(m.journal) + 16*cap(m.order) + (16+8*waitingMost)*cap(m.waiting)
+		n += 8*cap(m.journal) + 16*cap(m.order) + (8+8*waitingMost)*cap(m.waiting)
 		for i := range m.tables {
 			t := &m.tables[i]
 			n += 8*cap(t.cells) + 4*len(t.slots) + 16*(cap(t.fresh)+cap(t.touched))
@@ -218,9 +218,9 @@ func (t *table) ref(k Key, n int) uint32 {
 }
 
 // touch marks cells of a page as touched, by the bits of the mask.
-func (t *table) touch(k Key, ref uint32, mask uint64) {
+func (t *table) touch(ref uint32, mask uint64) {
 	if t.cells[ref] == 0 {
-		t.touched = append(t.touched, slot{k, ref})
+		t.touched = append(t.touched, slot{Key(t.cells[ref+pageKey]), ref})
 	}
 	t.cells[ref] |= int64(mask)
 }
@@ -271,7 +271,7 @@ func (m *Minute) ForgetSeen() {
 		}
 		if sketch := m.sketch(s.ref); !sketch.Empty() {
 			sketch.Reset()
-			t.touch(s.key, s.ref, 1)
+			t.touch(s.ref, 1)
 			m.Touched = true
 		}
 	})
@@ -304,7 +304,7 @@ func (m *Minute) Untouch() {
 // Touch touches every cell that there is (the first tick of a generation publishes every open row).
 func (m *Minute) Touch(cells func(group int) int) {
 	m.each(func(s slot) {
-		m.tables[own].touch(s.key, s.ref, 1<<cells(s.key.Group())-1)
+		m.tables[own].touch(s.ref, 1<<cells(s.key.Group())-1)
 		m.Touched = true
 	})
 }

@@ -89,9 +89,7 @@ func dispatchReal(ctx context.Context, b *bench, m *meter) error {
 	log = nil
 	d := dispatcherOf(b, raw, beacons, dead, out)
 	err = m.run(func() error {
-		return consume(ctx, to, raw, func() bool { return d.Counts.Records < end }, func(ctx context.Context, b broker.Batch) error {
-			return d.Handle(ctx, b.Records)
-		})
+		return consume(ctx, to, raw, func() bool { return d.Counts.Records < end }, d.Handle)
 	})
 	if err != nil {
 		return err

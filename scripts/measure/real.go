@@ -18,7 +18,6 @@ import (
 	"tandem/schemas/store/pebblestore"
 	"tandem/stream/broker"
 	"tandem/stream/service"
-	"tandem/stream/sessionize"
 )
 
 // real is the Kafka of -kafka with topics of this run alone, which it leaves there: the records as dispatch writes them.
@@ -65,7 +64,7 @@ func createTopics(ctx context.Context, to broker.Connection, partitions map[stri
 }
 
 // consume hands the one partition of a topic to handle, from its beginning on, as long as there is more.
-func consume(ctx context.Context, to broker.Connection, topic string, more func() bool, handle func(context.Context, broker.Batch) error) error {
+func consume(ctx context.Context, to broker.Connection, topic string, more func() bool, handle func(context.Context, []broker.Record) error) error {
 	feed, err := broker.NewFeed(to)
 	if err != nil {
 		return err
@@ -83,21 +82,13 @@ func consume(ctx context.Context, to broker.Connection, topic string, more func(
 			if batch.Err != nil {
 				return batch.Err
 			}
-			if err := handle(ctx, batch); err != nil {
+			if err := handle(ctx, batch.Records); err != nil {
 				return err
 			}
 			broker.Recycle(batch.Records)
 		}
 	}
 	return nil
-}
-
-// handler gives a shard what was read, as its seat does.
-func handler(w *sessionize.Worker) func(context.Context, broker.Batch) error {
-	return func(ctx context.Context, b broker.Batch) error {
-		w.End = b.End
-		return w.Handle(ctx, b.Records)
-	}
 }
 
 // fetchReal reads what a shard would, and does nothing with it.
@@ -109,8 +100,8 @@ func fetchReal(ctx context.Context, b *bench, m *meter) error {
 	defer r.rows.Close()
 	n := int64(0)
 	return m.run(func() error {
-		return consume(ctx, r.to, r.beacons, func() bool { return n < r.end }, func(_ context.Context, b broker.Batch) error {
-			n += int64(len(b.Records))
+		return consume(ctx, r.to, r.beacons, func() bool { return n < r.end }, func(_ context.Context, recs []broker.Record) error {
+			n += int64(len(recs))
 			return nil
 		})
 	})
@@ -127,8 +118,9 @@ func shardReal(ctx context.Context, b *bench, m *meter) error {
 	if err != nil {
 		return err
 	}
+	w.End = r.end
 	return m.run(func() error {
-		return consume(ctx, r.to, r.beacons, func() bool { return w.Shard.Offset < r.end }, handler(w))
+		return consume(ctx, r.to, r.beacons, func() bool { return w.Shard.Offset < r.end }, w.Handle)
 	})
 }
 
@@ -165,6 +157,7 @@ func streamReal(ctx context.Context, b *bench, m *meter) error {
 	if err != nil {
 		return err
 	}
+	w.End = r.end
 	var written atomic.Int64
 	two := &service.Aggregate{Layer: "stream.bench", Tenants: aggregateTenants(b), Store: st, Tick: time.Duration(w.Shard.ID.TickMS) * time.Millisecond,
 		Window: batch.WindowMS / 60000, Ticked: func(t service.Tick) { written.Add(t.Rows) },
@@ -178,7 +171,7 @@ func streamReal(ctx context.Context, b *bench, m *meter) error {
 		g.Go(func() error { return two.Run(second) })
 		g.Go(func() error {
 			defer end()
-			if err := consume(ctx, r.to, r.beacons, func() bool { return w.Shard.Offset < r.end }, handler(w)); err != nil {
+			if err := consume(ctx, r.to, r.beacons, func() bool { return w.Shard.Offset < r.end }, w.Handle); err != nil {
 				return err
 			}
 			for !handled(two.Host, out) {
