@@ -192,22 +192,25 @@ func (m *Minute) visit(twice bool, ref uint32, visitor uint64) {
 
 // introduce brings visitors that wait into the sketch, or both.
 func (m *Minute) introduce(w *waiting) {
-	met := append(m.met.exact[:0], w.visitors[:w.n]...)
-	w.n = 0
-	slices.Sort(met)
-	m.met.exact = slices.Compact(met)
-	if !w.twice {
-		m.show(w.ref)
-		return
+	a, b := w.ref, w.ref
+	if w.twice {
+		a, b = m.pages(w.ref, seenCells)
 	}
-	a, b := m.pages(w.ref, seenCells)
-	m.show(a)
-	m.show(b)
+	met := w.visitors[:w.n]
+	w.n = 0
+	if m.sketch(a).regs == nil || m.sketch(b).regs == nil {
+		slices.Sort(met)
+		met = slices.Compact(met)
+	}
+	m.show(a, met)
+	if w.twice {
+		m.show(b, met)
+	}
 }
 
-// show brings the visitors of introduce into the sketch of a scope's page.
-func (m *Minute) show(ref uint32) {
-	if m.sketch(ref).Merge(&m.met) {
+// show brings visitors into the sketch of a scope's page: ascending, if it has not all registers.
+func (m *Minute) show(ref uint32, visitors []uint64) {
+	if m.sketch(ref).addAll(visitors) {
 		m.tables[own].touch(ref, 1)
 	}
 }

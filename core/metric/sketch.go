@@ -75,15 +75,77 @@ func (s *Sketch) find(hash uint64) (at int, ok bool) {
 // spread goes on from hashes to registers. The hashes' memory goes: of a batch's sketches most have spread, and it would be a third of
 // what they take.
 func (s *Sketch) spread() {
-	for _, h := range s.exact {
-		s.register(h)
-	}
+	s.registerAll(s.exact)
 	s.exact = nil
 }
 
+// place is the register of a hash, and what it raises it to.
+func place(hash uint64) (i uint32, rank byte) {
+	return uint32(hash >> (64 - precision)), byte(bits.LeadingZeros64(hash<<precision|1<<(precision-1)) + 1)
+}
+
 func (s *Sketch) register(hash uint64) bool {
-	rank := byte(bits.LeadingZeros64(hash<<precision|1<<(precision-1)) + 1)
-	return s.raise(uint32(hash>>(64-precision)), rank)
+	i, rank := place(hash)
+	return s.raise(i, rank)
+}
+
+// registerAll registers hashes, ascending and fewer than exactLimit, and says whether any raised a register. Those that are new to the
+// list are made room for together, so that each register behind moves once.
+func (s *Sketch) registerAll(hashes []uint64) (changed bool) {
+	if s.regs != nil || len(s.list)+len(hashes) >= listLimit {
+		for _, h := range hashes {
+			changed = s.register(h) || changed
+		}
+		return changed
+	}
+	var (
+		came [exactLimit]uint32
+		at   [exactLimit]int // before which of the list
+		n    int
+	)
+	list := s.list
+	for _, h := range hashes {
+		i, rank := place(h)
+		v := i<<8 | uint32(rank)
+		if n > 0 && came[n-1]>>8 == i {
+			came[n-1] = max(came[n-1], v)
+			continue
+		}
+		k, ok := s.search(i)
+		switch {
+		case !ok:
+			came[n], at[n] = v, k
+			n++
+		case list[k] < v:
+			list[k] = v
+			changed = true
+		}
+	}
+	if n == 0 {
+		return changed
+	}
+	end := len(list)
+	list = append(list, came[:n]...)
+	for k := n - 1; k >= 0; k-- {
+		copy(list[at[k]+k+1:], list[at[k]:end])
+		list[at[k]+k] = came[k]
+		end = at[k]
+	}
+	s.list = list
+	return true
+}
+
+// search returns the place of a register in the list, as find does.
+func (s *Sketch) search(i uint32) (at int, ok bool) {
+	list := s.list
+	at = int(i) * len(list) >> precision
+	for at > 0 && list[at-1]>>8 >= i {
+		at--
+	}
+	for at < len(list) && list[at]>>8 < i {
+		at++
+	}
+	return at, at < len(list) && list[at]>>8 == i
 }
 
 // raise raises a register to the rank, which is not zero, and says whether it was lower.
@@ -98,22 +160,15 @@ func (s *Sketch) raise(i uint32, rank byte) bool {
 		s.regs[i] = rank
 		return true
 	}
-	list := s.list
-	at := int(i) * len(list) >> precision // as in find
-	for at > 0 && list[at-1]>>8 >= i {
-		at--
-	}
-	for at < len(list) && list[at]>>8 < i {
-		at++
-	}
-	if at < len(list) && list[at]>>8 == i {
-		if byte(list[at]) >= rank {
+	at, ok := s.search(i)
+	if ok {
+		if byte(s.list[at]) >= rank {
 			return false
 		}
-		list[at] = i<<8 | uint32(rank)
+		s.list[at] = i<<8 | uint32(rank)
 		return true
 	}
-	if len(list) == listLimit-1 {
+	if len(s.list) == listLimit-1 {
 		s.lay()
 		return s.raise(i, rank)
 	}
@@ -132,18 +187,24 @@ func (s *Sketch) lay() {
 	s.list = s.list[:0]
 }
 
+// addAll adds hashes, fewer than exactLimit, and says whether the sketch changed. They are ascending, but need not be if the sketch has
+// all registers.
+func (s *Sketch) addAll(hashes []uint64) (changed bool) {
+	if s.regs != nil || len(s.list) > 0 {
+		return s.registerAll(hashes)
+	}
+	if done, more := unite(&s.exact, hashes, 0, exactLimit); done {
+		return more
+	}
+	s.spread()
+	s.registerAll(hashes)
+	return true // to at least exactLimit
+}
+
 // Merge makes s the union of both, and says whether it changed.
 func (s *Sketch) Merge(o *Sketch) (changed bool) {
 	if o.regs == nil && len(o.list) == 0 {
-		if s.regs == nil && len(s.list) == 0 {
-			if done, more := unite(&s.exact, o.exact, 0, exactLimit); done {
-				return more
-			}
-		}
-		for _, h := range o.exact {
-			changed = s.Add(h) || changed
-		}
-		return changed
+		return s.addAll(o.exact)
 	}
 	if s.regs == nil && len(s.list) == 0 {
 		changed = true // to at least exactLimit
@@ -327,15 +388,17 @@ func (s *Sketch) AppendBinary(b []byte) []byte {
 	}
 	b = binary.AppendUvarint(append(b, formSparse), uint64(s.set))
 	before := 0
+	b = slices.Grow(b, 3*s.set)
+	regs := s.regs[:registers]
 	for i := 0; i < registers; i += 8 {
-		if binary.LittleEndian.Uint64(s.regs[i:]) == 0 {
-			continue // most of them, as long as this form is the one that stands
-		}
-		for k := i; k < i+8; k++ {
-			if r := s.regs[k]; r != 0 {
-				b = append(binary.AppendUvarint(b, uint64(k-before)), r)
-				before = k
+		for some := notZero(binary.LittleEndian.Uint64(regs[i:])); some != 0; some &= some - 1 {
+			k := i + bits.TrailingZeros64(some)>>3
+			if d := k - before; d < 0x80 {
+				b = append(b, byte(d), regs[k])
+			} else {
+				b = append(binary.AppendUvarint(b, uint64(d)), regs[k])
 			}
+			before = k
 		}
 	}
 	return b

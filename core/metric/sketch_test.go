@@ -79,6 +79,59 @@ func TestASketchIsAFunctionOfItsSet(t *testing.T) {
 	}
 }
 
+// A few hashes come into a sketch together as they do one by one: those that are there, those of a register that is there, with a lower
+// and a higher rank, several of one register, before the first register and behind the last.
+func TestASetIsAddedAsItsHashes(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 1))
+	for range 3 {
+		for _, n := range sizes {
+			addTogether(t, rng, n)
+		}
+	}
+}
+
+func addTogether(t *testing.T, rng *rand.Rand, n int) {
+	for _, more := range []int{0, 1, 2, 15, 98, 99} {
+		hs := hashes(rng, n)
+		came := hashes(rng, more)
+		known := rng.IntN(3) == 0 // all of them
+		for i := range came {
+			kind := rng.IntN(6)
+			if known {
+				kind = 4
+			}
+			switch kind {
+			case 0:
+				came[i] = came[0]>>50<<50 | came[i]>>14>>rng.IntN(40)
+			case 1:
+				came[i] >>= 50 - rng.IntN(2)
+			case 2:
+				came[i] |= 0x3fff << 50
+			case 3:
+				if n > 0 {
+					came[i] = hs[rng.IntN(n)]>>50<<50 | came[i]>>14>>rng.IntN(40)
+				}
+			case 4:
+				if n > 0 {
+					came[i] = hs[rng.IntN(n)]
+				}
+			}
+		}
+		one, all := set(hs), set(hs)
+		before := one.AppendBinary(nil)
+		for _, h := range came {
+			one.Add(h)
+		}
+		want := one.AppendBinary(nil)
+		if changed := all.Merge(set(came)); changed != !bytes.Equal(before, want) {
+			t.Fatalf("%d hashes, %d more: says it changed: %v", n, more, changed)
+		}
+		if got := all.AppendBinary(nil); !bytes.Equal(got, want) || !bytes.Equal(got, naive(append(hs, came...))) {
+			t.Fatalf("%d hashes, %d more together: other bytes than one by one", n, more)
+		}
+	}
+}
+
 // naive is the encoding as it is defined, of a set of hashes.
 func naive(hs []uint64) []byte {
 	hs = slices.Compact(slices.Sorted(slices.Values(hs)))

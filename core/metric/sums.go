@@ -68,7 +68,6 @@ type Minute struct {
 	sketches []*Sketch // of the pages of visitors
 	spare    []*Sketch // for the next minute that this memory serves
 	waiting  []waiting // visitors that are not in the sketches yet
-	met      Sketch    // scratch of introduce
 }
 
 // The tables of a minute.
