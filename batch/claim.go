@@ -38,6 +38,9 @@ func (j *Job) look(ctx context.Context) (Archive, map[int64]*Covered, error) {
 		return a, nil, err
 	}
 	covered, err := j.Covered(ctx)
+	if err == nil {
+		err = a.whole(j.Chain.Tenant, covered)
+	}
 	return a, covered, err
 }
 

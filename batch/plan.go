@@ -171,6 +171,7 @@ type Archive struct {
 	Spans    map[int64]map[string][]Span
 	Records  map[int64]int64     // of each window
 	Files    map[string][]File   // by "topic/partition", in order of offsets
+	Ends     map[string]int64    // offset that the last manifest ends at, by "topic/partition"; none: 0
 	From     int64               // ms: files of windows before it are retired, so these are never due
 	Arrivals map[int64][]Arrival // of each window, after its end
 	// LateEvery, ms, is how long beacons that come after their window was covered wait at most: their pass is due when progress
@@ -197,9 +198,12 @@ type File struct {
 // ReadArchive turns manifest chains, one for each partition of the tenant's topics, into what plan and map need.
 func ReadArchive(chains map[string][]archive.Manifest) Archive {
 	a := Archive{Progress: math.MaxInt64, Spans: map[int64]map[string][]Span{}, Records: map[int64]int64{}, Files: map[string][]File{},
-		Arrivals: map[int64][]Arrival{}}
+		Ends: map[string]int64{}, Arrivals: map[int64][]Arrival{}}
 	for _, name := range slices.Sorted(maps.Keys(chains)) {
 		chain := chains[name]
+		if len(chain) > 0 {
+			a.Ends[name] = chain[len(chain)-1].Next
+		}
 		if len(chain) == 0 || len(chain[len(chain)-1].Progress) == 0 {
 			a.Progress = math.MinInt64
 			continue
