@@ -121,7 +121,7 @@ func (j *Job) Archived() (Archive, error) {
 // goesOn says whether all that a plan has left is due, with the inputs that the plan names: then what it has made already
 // counts, whoever made it.
 func (j *Job) goesOn(p *Plan, due []WindowPlan, covered map[int64]*Covered) bool {
-	if p.Fold != FoldVersion || p.Parser != j.Parser || j.Reparse && !p.Reparse || j.Ranges > 0 && !slices.Equal(p.Bounds, uniform(j.Ranges)) {
+	if p.Fold != FoldVersion || p.Parser != j.Parser || j.Reparse && !p.Reparse || j.Ranges > 0 && !areOf(p.Bounds, j.Ranges) {
 		return false
 	}
 	own := map[int64]bool{} // windows of the plan that are left, or were done by it

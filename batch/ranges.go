@@ -67,17 +67,22 @@ func last(bounds []Hash, r int) uint64 {
 	return uint64(bounds[r+1]) - 1
 }
 
-// bounds chooses the hash ranges of a plan: as many as its largest window is worth, up to Buckets, and more where a sample
-// of the archive shows that some have more than their share. They set the time of a run and change nothing that it writes.
+// areOf says whether bounds may be those of a plan of n ranges.
+func areOf(bounds []Hash, n int) bool {
+	return len(bounds) <= 2*n && !slices.ContainsFunc(uniform(n), func(h Hash) bool { return !slices.Contains(bounds, h) })
+}
+
+// bounds chooses the hash ranges of a plan: Ranges, else as many as its largest window is worth, up to Buckets, and more where a
+// sample of the archive shows that some have more than their share. They set the time of a run and change nothing that it writes.
 func (j *Job) bounds(windows []WindowPlan, a Archive) ([]Hash, error) {
-	if j.Ranges > 0 {
-		return uniform(j.Ranges), nil
-	}
 	largest := slices.MaxFunc(windows, func(v, w WindowPlan) int { return cmp.Compare(a.Records[v.Window], a.Records[w.Window]) })
 	files := filesOf(&largest, a)
 	records, n := a.Records[largest.Window], 1
 	for n < Buckets && int64(n)*rangeRecords < records && (n < fewRanges || int64(n*len(files))*fileRecords < records) {
 		n *= 2
+	}
+	if j.Ranges > 0 {
+		n = j.Ranges
 	}
 	if n == 1 {
 		return uniform(1), nil

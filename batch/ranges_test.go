@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -167,6 +168,12 @@ func TestAnyBounds(t *testing.T) {
 
 // One hash range with 30 % of the traffic: it is divided, so that with eight at work no range has more than its share.
 func TestSkew(t *testing.T) {
+	for _, ranges := range []int{0, 16, 64} {
+		t.Run(fmt.Sprint(ranges), func(t *testing.T) { skewed(t, ranges) })
+	}
+}
+
+func skewed(t *testing.T, ranges int) {
 	chain, _ := compiled(t)
 	records := crowd(5000)
 	archived := blob.NewMem()
@@ -176,7 +183,7 @@ func TestSkew(t *testing.T) {
 	run(t, alone)
 	want := outcomeOf(t, alone, st)
 	beacons := map[uint64]int64{}
-	j, st := job(t, chain, objects(), 0)
+	j, st := job(t, chain, objects(), ranges)
 	a, err := j.Archived()
 	if err != nil {
 		t.Fatal(err)
