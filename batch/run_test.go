@@ -196,6 +196,57 @@ func TestKilled(t *testing.T) {
 	}
 }
 
+// A batch was stopped before its first reduce, and the release that goes on with its plan lays state runs out otherwise.
+func TestKilledAndGoneOnWithByAnotherRelease(t *testing.T) {
+	chain, _ := compiled(t)
+	archived := blob.NewMem()
+	put(t, archived, chain, traffic(40), 1)
+	objects := copyOf(t, archived)
+	j, st := job(t, chain, objects(), 2)
+	run(t, j)
+	want := outcomeOf(t, j, st)
+	j, st = job(t, chain, objects(), 2)
+	blobs := j.Blobs
+	j.Blobs = &unreduced{blobs}
+	if err := j.Run(context.Background()); !errors.Is(err, errKilled) {
+		t.Fatal(err)
+	}
+	names, err := blobs.List(j.folder() + "out/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	others := 0
+	for _, name := range names {
+		if strings.HasSuffix(name, ".parquet") {
+			others++
+			if err := errors.Join(blobs.Delete(name), blobs.Create(name, []byte("of another release"))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if others == 0 {
+		t.Fatal("it left no state runs")
+	}
+	j.Blobs = blobs
+	run(t, j)
+	if p, err := j.Standing(); err != nil || p.Generation != 1 {
+		t.Fatalf("plan %+v, %v: another one was claimed", p, err)
+	}
+	got := outcomeOf(t, j, st)
+	sameLines(t, "rows", got.rows, want.rows)
+	run(t, j)
+}
+
+// unreduced fails what ends a window's maps.
+type unreduced struct{ blob.Store }
+
+func (u *unreduced) Create(name string, data []byte) error {
+	if strings.HasSuffix(name, "/run.json") {
+		return errKilled
+	}
+	return u.Store.Create(name, data)
+}
+
 func TestSideBySide(t *testing.T) {
 	chain, _ := compiled(t)
 	archived := blob.NewMem()
