@@ -135,13 +135,13 @@ func (s *State) cross(e *tenant.Edge) {
 	}
 }
 
-// Covers says that every scope of o is one of s, with the same variation and begun no later: of one session, whatever
-// was in a scope of o still is.
+// Covers says that every scope of o is one of s, with the same variation, begun no later and ended no earlier: of one session,
+// whatever was in a scope of o still is.
 func (s *State) Covers(o *State) bool {
 	for i := range o.Marks {
 		a := &o.Marks[i]
 		b := s.mark(a.Inst)
-		if b == nil || b.Variation != a.Variation || b.Assigned > a.Assigned ||
+		if b == nil || b.Variation != a.Variation || b.Assigned > a.Assigned || b.end < a.end ||
 			a.IsQualified && (!b.IsQualified || b.Qualified > a.Qualified) {
 			return false
 		}

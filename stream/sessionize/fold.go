@@ -337,7 +337,7 @@ func (s *Shard) forget() error {
 		s.sums.At(m).ForgetSeen()
 	}
 	var sums metric.Sums // only the sketches of those minutes are wanted
-	f := session.Folder{Chain: s.Chain, Sums: &sums, Beacons: true, Sign: 1}
+	f := session.Folder{Chain: s.Chain, Sums: &sums, Beacons: true, Sign: 1, Floor: s.closed}
 	f.Seen = func(minute int64, k metric.Key, v uint64) {
 		if _, ok := minutes[minute]; ok {
 			s.sums.At(minute).Seen(metric.To{Scopes: []metric.Key{k}}, 0, v)

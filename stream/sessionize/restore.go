@@ -169,6 +169,7 @@ func restore(name string, get func(name string) ([]byte, error), chain *tenant.C
 		if newest {
 			s = New(h.ID, chain, h.Offset, payload)
 			s.Sources, s.Progress, s.Watermark, s.until, s.tick, s.Counts = h.Sources, h.Progress, h.Watermark, h.Until, h.Tick, h.Counts
+			s.closed = s.Watermark // a checkpoint is taken at the end of a tick
 			sessions = h.Sessions
 		}
 		return c.into(s, forgotten, newest)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -134,6 +135,47 @@ func TestCheckpointsWaitWhileCatchingUp(t *testing.T) {
 	t.Logf("%d checkpoints of %d records, %d while catching up, %d while far behind", all, len(f.recs), behind, far)
 	if far > all/3 || behind <= far || behind >= all {
 		t.Errorf("%d checkpoints of %d records, %d while catching up, %d while far behind", all, len(f.recs), behind, far)
+	}
+}
+
+// Sessions that never pause have open beacons of hours, and only of open minutes is anything summed: not when a shard is restored, nor when
+// sketches are formed anew.
+func TestClosedMinutesAreNotSummed(t *testing.T) {
+	chain := load(t, shopYAML)
+	f := newFeed(1)
+	for at := t0; at < t0+4*hour; at += minute {
+		for k := range 100 {
+			f.beacon(at, hit(fmt.Sprint("s", k), fmt.Sprint(at), at, `,"visitor":"v","experiments":{"color":"red"}`))
+		}
+		f.tell(at + minute)
+	}
+	blobs := blob.NewMem()
+	w := open(t, everyTick(), chain, f, blobs, &sink{})
+	var last int64
+	w.Ticked = func(st TickStats) {
+		if st.Checkpoint.Taken {
+			last = st.Offset
+		}
+	}
+	handle(t, w, f.recs)
+	allocated := func(do func() error) uint64 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		if err := do(); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&after)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	w.Shard.stale[w.Shard.Watermark+5] = struct{}{}
+	if n := allocated(w.Shard.forget); n > 2<<20 {
+		t.Errorf("forming a minute's sketches anew allocated %d bytes", n)
+	}
+	if n := allocated(func() error {
+		_, _, err := restore(w.checkpointName(0, last), blobs.Get, chain, f.payload)
+		return err
+	}); n > 6<<20 {
+		t.Errorf("restoring the shard allocated %d bytes", n)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"tandem/core/oracle"
 	"tandem/core/tenant"
@@ -176,6 +177,33 @@ func TestSealingWithMoreLatenessThanGap(t *testing.T) {
 		if len(s.dues) > 0 || len(s.sums.Minutes()) > 0 || len(s.stale) > 0 {
 			t.Errorf("%d minutes with sessions to look at, %d open and %d stale minutes are left", len(s.dues), len(s.sums.Minutes()), len(s.stale))
 		}
+	}
+}
+
+// A beacon that comes later but is earlier can move an assignment to before a revision that drops the variation, and its scopes end
+// there for good: what a later revision, which lists it again, had brought into them goes, its visitor too.
+func TestAScopeThatEndsEarlierLosesItsVisitor(t *testing.T) {
+	from := func(ms int64, variations string) string {
+		return fmt.Sprintf("from: %s\n", time.UnixMilli(ms).UTC().Format(time.RFC3339)) + strings.Replace(shopYAML, "[control, red]", variations, 1)
+	}
+	texts := []string{shopYAML, from(t0+2*minute, "[control, blue]"), from(t0+4*minute, "[control, red]")}
+	chain := load(t, texts...)
+	record := func(id string, ts, ingest int64) oracle.Record {
+		return oracle.Record{Ingest: ingest, Payload: hit("s", id, ts, `,"visitor":"v","experiments":{"color":"red"}`)}
+	}
+	var cfg []*tenant.Config
+	for i := range chain.Revs {
+		cfg = append(cfg, chain.Revs[i].Config)
+	}
+	for what, records := range map[string][]oracle.Record{
+		"in order":          {record("a", t0+minute, t0+minute), record("b", t0+5*minute, t0+5*minute)},
+		"the earlier later": {record("b", t0+5*minute, t0+5*minute), record("a", t0+minute, t0+7*minute)},
+	} {
+		want := oracle.Run(cfg, records, true)
+		f := newFeed(1)
+		f.fill(chain, records, minute)
+		_, out := play(t, chain, f, minute)
+		differ(t, what, want.RowLines(), lines(chain, standing(t, out)))
 	}
 }
 
