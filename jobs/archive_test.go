@@ -112,6 +112,38 @@ func TestArchiveIsLookedAfter(t *testing.T) {
 	wantText(t, errs, "1 problem")
 }
 
+// What is lost of an archive is not verified as if it had never been.
+func TestVerifyMissesManifests(t *testing.T) {
+	f := newSite(t, "{topic: beacons.raw, kind: live, partitions: 2}")
+	out, _ := archiveCommand(t, 1, "verify", "--site", f.file)
+	wantText(t, out, "topic beacons.shop.0 is not archived in .*: is `blobs` of .* right")
+	b := keepBeacons(t, f.folder, "id", 5)
+	archiveCommand(t, 0, "verify", "--site", f.file)
+	chain, err := archive.Chain(b, "beacons.shop.0", 1)
+	if err != nil || len(chain) != 5 {
+		t.Fatal(len(chain), err)
+	}
+	for _, m := range chain {
+		if err := b.Delete(archive.ManifestName("beacons.shop.0", 1, m.First)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, errs := archiveCommand(t, 1, "verify", "--site", f.file)
+	wantText(t, out, fmt.Sprintf("event file .*-1-%020d-0.parquet lies behind the end of the chain of beacons.shop.0/1, offset 0: manifests are gone", chain[1].First))
+	wantText(t, errs, "1 problem")
+	if err := b.Delete(archive.PartitionsName("beacons.shop.0")); err != nil {
+		t.Fatal(err)
+	}
+	out, _ = archiveCommand(t, 1, "verify", "--site", f.file)
+	wantText(t, out, "topic beacons.shop.0 has event files, but manifests/beacons.shop.0/partitions.json is gone")
+
+	other := newSite(t, "{topic: beacons.raw, kind: live, partitions: 2}")
+	keepBeacons(t, other.folder, "id", 2)
+	other.write(t, "{topic: beacons.raw, kind: live, partitions: 2}", 3)
+	out, _ = archiveCommand(t, 1, "verify", "--site", other.file)
+	wantText(t, out, "topic beacons.shop.0 has 3 partitions in .*, the archive is of 2: their number never changes")
+}
+
 func TestArchiveRetiresByTheArchivesTime(t *testing.T) {
 	f := newSite(t, "{topic: beacons.raw, kind: live, partitions: 2}")
 	b := keepBeacons(t, f.folder, "id", 3)

@@ -21,7 +21,8 @@ const archiveVerifyUsage = `usage: tandem archive verify --site SITE.yaml [--ten
 
 Reads the whole archive and checks it: that the manifests of each partition are a chain without gap or overlap, that
 every event file is there with the size and the SHA-256 that its manifest says, in order, and that its rows are as many in each
-window as the manifests count. With --kafka also that the topics are those that were archived, with as many partitions,
+window as the manifests count; that every topic of the site is archived, with as many partitions, and that no event file lies
+behind the end of its chain, which would have lost manifests. With --kafka also that the topics are those that were archived, with as many partitions,
 and that no manifest goes beyond a partition's end. A line on standard output for each problem names the object and the
 way out; the exit code is then 1.
 
@@ -128,6 +129,10 @@ func runArchiveVerify(ctx context.Context, args []string, stdout, stderr io.Writ
 		problems++
 		fmt.Fprintln(stdout, err)
 	}
+	written, err := flags.compareSite(s, blobs, all, problem) // before any chain is read
+	if err != nil {
+		return failed(stderr, flags.Name(), err)
+	}
 	var sum archive.Verified
 	progress := newPhaseProgress(stderr)
 	for _, a := range all {
@@ -142,6 +147,9 @@ func runArchiveVerify(ctx context.Context, args []string, stdout, stderr io.Writ
 		sum.Manifests += v.Manifests
 		sum.Rows += v.Rows
 		sum.Bytes += v.Bytes
+		if name := written[a.chain.Tenant].Beyond(a.Topic, a.partition, v.Next); name != "" {
+			problem(fmt.Errorf("event file %s lies behind the end of the chain of %s/%d, offset %d: manifests are gone; bring them back from a copy", name, a.Topic, a.partition, v.Next))
+		}
 		if *kafka && !a.fromRaw {
 			topics[a.Topic].compare(a, v.Next, problem)
 		}
@@ -152,6 +160,33 @@ func runArchiveVerify(ctx context.Context, args []string, stdout, stderr io.Writ
 		return failed(stderr, flags.Name(), errors.New(count(problems, "problem")))
 	}
 	return 0
+}
+
+// compareSite compares what is archived with the topics of the site, and lists the event files of each tenant.
+func (f *archiveFlags) compareSite(s *site.Site, blobs blob.Store, all []keptPartition, problem func(error)) (written map[string]archive.Unlinked, err error) {
+	written = map[string]archive.Unlinked{}
+	for i := range s.Tenants {
+		t := &s.Tenants[i]
+		tenant := t.Chain.Tenant
+		if f.tenant != "" && tenant != f.tenant {
+			continue
+		}
+		if written[tenant], err = archive.ListFiles(blobs, tenant); err != nil {
+			return nil, err
+		}
+		for g := range t.Groups {
+			topic := s.BeaconsTopic(tenant, g)
+			switch k := slices.IndexFunc(all, func(a keptPartition) bool { return a.Topic == topic && !a.fromRaw }); {
+			case k < 0 && written[tenant].Of(topic):
+				problem(fmt.Errorf("topic %s has event files, but %s is gone: bring it and the manifests back from a copy", topic, archive.PartitionsName(topic)))
+			case k < 0:
+				problem(fmt.Errorf("topic %s is not archived in %s: is `blobs` of %s right, and does tandem archive run?", topic, s.Blobs, f.site))
+			case all[k].Count != t.Partitions:
+				problem(fmt.Errorf("topic %s has %d partitions in %s, the archive is of %d: their number never changes", topic, t.Partitions, f.site, all[k].Count))
+			}
+		}
+	}
+	return written, nil
 }
 
 // liveTopic is a topic as Kafka has it; without an id: not there.

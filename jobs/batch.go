@@ -381,7 +381,7 @@ type task struct {
 
 func parseTask(text string) (task, error) {
 	f := strings.SplitN(text, ":", 3)
-	if len(f) == 1 {
+	if _, err := time.Parse(time.RFC3339, text); err == nil || len(f) == 1 {
 		return task{what: text}, nil
 	}
 	if len(f) == 3 {
@@ -472,6 +472,9 @@ func (b *batchJob) reduceWindows(ctx context.Context, args []string) error {
 		t, err := parseTask(arg)
 		if err != nil {
 			return err
+		}
+		if t.tenant != "" && !slices.ContainsFunc(b.site.Tenants, func(x site.Tenant) bool { return x.Chain.Tenant == t.tenant }) {
+			return fmt.Errorf("reduce %s: the site has no tenant %q", arg, t.tenant)
 		}
 		tasks = append(tasks, t)
 	}

@@ -338,6 +338,10 @@ func TestBatchWaits(t *testing.T) {
 	if err := release(); err != nil {
 		t.Fatal(err)
 	}
+	out, err := exec.Command("tandem", "batch", "reduce", "nope:1:all", "--site", filepath.Join(dir, "site.yaml")).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), `the site has no tenant "nope"`) {
+		t.Errorf("reduce of a tenant that is not says %s, %v", out, err)
+	}
 	tandemAt(t, dir, "batch", "--once")
 	if n := len(writtenAt(t, dir).coverage); n == 0 {
 		t.Error("no window is covered")
@@ -359,5 +363,8 @@ func TestBatchCommandLine(t *testing.T) {
 		if err == nil {
 			t.Errorf("task %q was taken", text)
 		}
+	}
+	if got, err := parseTask("2026-01-01T00:30:00Z"); err != nil || got != (task{what: "2026-01-01T00:30:00Z"}) {
+		t.Errorf("a window alone is the task %+v, %v", got, err)
 	}
 }
