@@ -229,6 +229,25 @@ func (j *Job) Backfill(ctx context.Context, b *Backfill, told func(*Report)) err
 	}
 }
 
+// PlanBackfill claims what a backfill would do next, for Map and Reduce elsewhere; nil if nothing is left. Windows after the range that
+// come to other state are due once it is done: the next call claims them.
+func (j *Job) PlanBackfill(ctx context.Context, b *Backfill) (*Plan, Archive, error) {
+	a, covered, err := j.look(ctx)
+	if err != nil {
+		return nil, a, err
+	}
+	f, err := j.forecast(b, a, covered)
+	if err != nil {
+		return nil, a, err
+	}
+	known, err := j.known(b, covered)
+	if err != nil {
+		return nil, a, err
+	}
+	p, err := j.planOf(f.plans, known, covered, a)
+	return p, a, err
+}
+
 // Approximate counts the windows of minutes [from, to) whose coverage says that it is approximate.
 func Approximate(ctx context.Context, st Store, name string, from, to int64) (n int, err error) {
 	j := &Job{Chain: &tenant.Chain{Tenant: name}, Store: st}

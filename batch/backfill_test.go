@@ -16,6 +16,7 @@ import (
 	"tandem/core/tenant"
 	"tandem/schemas/blob"
 	"tandem/schemas/store"
+	"tandem/schemas/tables"
 )
 
 var long = flag.Bool("long", false, "more worlds, and a kill at every single write")
@@ -179,6 +180,53 @@ func TestBackfillOfAnExperiment(t *testing.T) {
 	rows, _ = wanted(t, before, records, false)
 	sameLines(t, "rows of what was", outcomeOf(t, j, st).rows, rows)
 	quiet(t, "after that", j, b)
+}
+
+// A backfill as plans whose parts are mapped apart comes to what a backfill in one process does.
+func TestBackfillInParts(t *testing.T) {
+	ctx := context.Background()
+	before, after := lateExperiment(t)
+	records := traffic(60)
+	blobs := blob.NewMem()
+	put(t, blobs, chainOf(t, before), records, 2)
+	j, st := job(t, chainOf(t, before), blobs, 2)
+	run(t, j)
+	j.Chain = chainOf(t, after)
+	b := everything()
+	b.Live = chainOf(t, before)
+	b.To = t0 + WindowMS // windows after it come to other state
+	plans := 0
+	for {
+		p, a, err := j.PlanBackfill(ctx, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p == nil {
+			break
+		}
+		if plans++; plans > 5 {
+			t.Fatal("it has no end")
+		}
+		for _, part := range []int{2, 0, 1} {
+			if err := j.MapPart(ctx, p, a, part, 3); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if again, _, err := j.PlanBackfill(ctx, b); err != nil || again == nil || again.Generation != p.Generation {
+			t.Fatalf("a plan that is not done is %+v when asked for again, %v", again, err)
+		}
+		for _, w := range p.Windows {
+			if err := j.ReduceWindow(ctx, p, w.Window); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if plans == 0 {
+		t.Error("there was nothing to do")
+	}
+	rows, _ := wanted(t, worlds.Flat(after), records, false)
+	sameLines(t, "rows", outcomeOf(t, j, st).rows, rows)
+	quiet(t, "after it", j, b)
 }
 
 // What dispatch did not keep is refused, with the revision and the time.
@@ -349,6 +397,17 @@ func TestBackfillOfLosses(t *testing.T) {
 	backfill(t, l, everything())
 	got := outcomeOf(t, l, lst)
 	got.same(t, "an empty store", want)
+
+	// Store and batch/ are lost, and tables for SQL are left: what is made now stands above them.
+	left := blob.NewMem()
+	put(t, left, chain, records, 2)
+	if err := left.Create(tables.CoverageName(chain.Tenant, t0, 7), []byte("a table")); err != nil {
+		t.Fatal(err)
+	}
+	m, _ := job(t, chain, left, 2)
+	if p, _, err := m.Plan(context.Background()); err != nil || p.Generation != 8 {
+		t.Errorf("plan %+v, %v, above tables of generation 7", p, err)
+	}
 }
 
 // Another parser, and --reparse.

@@ -12,6 +12,7 @@ import (
 	"tandem/schemas/blob"
 	"tandem/schemas/sealed"
 	"tandem/schemas/staterun"
+	"tandem/schemas/tables"
 )
 
 // ErrCorrupt marks an object of the batch that is not what was written.
@@ -247,8 +248,25 @@ func (j *Job) generationOf(name string) (g int64, err error) {
 	return g, nil
 }
 
+// lastTable is the greatest generation that tables for SQL are of. They outlive the loss of both the store and what the batch keeps,
+// and of a window the greatest generation stands for who reads them.
+func (j *Job) lastTable() (last int64, err error) {
+	names, err := j.Blobs.List(tables.CoverageFolder(j.Chain.Tenant))
+	if err != nil {
+		return 0, fmt.Errorf("list tables: %w", err)
+	}
+	for _, name := range names {
+		g, err := tables.Generation(name)
+		if err != nil {
+			return 0, err
+		}
+		last = max(last, g)
+	}
+	return last, nil
+}
+
 // claim takes the next generation: one create-only object that holds the plan. It is above all that are covered, also where
-// the plans of these are lost.
+// the plans of these are lost, and, where both are, above those of which there are tables.
 func (j *Job) claim(windows []WindowPlan, bounds []Hash, covered map[int64]*Covered) (*Plan, error) {
 	g, err := j.lastClaim()
 	if err != nil {
@@ -256,6 +274,11 @@ func (j *Job) claim(windows []WindowPlan, bounds []Hash, covered map[int64]*Cove
 	}
 	for _, c := range covered {
 		g = max(g, c.Generation)
+	}
+	if g == 0 {
+		if g, err = j.lastTable(); err != nil {
+			return nil, err
+		}
 	}
 	for g++; ; g++ { // listing may be behind: names that are taken are passed over
 		p := &Plan{Tenant: j.Chain.Tenant, Generation: g, Fold: FoldVersion, Parser: j.Parser, Reparse: j.Reparse, Bounds: bounds, Windows: windows}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"tandem/batch"
+	"tandem/core/tenant"
 	"tandem/jobs/site"
 )
 
@@ -75,9 +76,8 @@ func runBackfill(ctx context.Context, args []string, stdout, stderr io.Writer) i
 		return wrongUsage(stderr, "backfill", "--wait %s is not in 0s to 24h", *wait)
 	}
 	b.throttle %= 100
-	ask := batch.Backfill{From: from.minute * 60000, To: to.minute*60000 + batch.WindowMS - 1, Cold: *cold, Approximate: *approximate, Reparse: b.reparse}
-	ask.From -= ask.From % batch.WindowMS
-	ask.To -= ask.To % batch.WindowMS
+	ask := backfillOf(from, to)
+	ask.Cold, ask.Approximate, ask.Reparse = *cold, *approximate, b.reparse
 	err := b.open(*file)
 	if err == nil {
 		err = b.only(*name)
@@ -85,7 +85,7 @@ func runBackfill(ctx context.Context, args []string, stdout, stderr io.Writer) i
 	if err == nil {
 		err = b.withStore(ctx, func(j *batch.Job) error {
 			own := ask
-			own.Live = b.site.Tenants[slices.IndexFunc(b.site.Tenants, func(t site.Tenant) bool { return t.Chain.Tenant == j.Chain.Tenant })].Chain
+			own.Live = b.live(j)
 			if *dry {
 				return b.forecast(ctx, j, &own, stdout)
 			}
@@ -97,6 +97,19 @@ func runBackfill(ctx context.Context, args []string, stdout, stderr io.Writer) i
 		return failed(stderr, "backfill", err)
 	}
 	return 0
+}
+
+// backfillOf is a backfill of the windows that hold the minutes [from, to).
+func backfillOf(from, to minuteFlag) batch.Backfill {
+	ask := batch.Backfill{From: from.minute * 60000, To: to.minute*60000 + batch.WindowMS - 1}
+	ask.From -= ask.From % batch.WindowMS
+	ask.To -= ask.To % batch.WindowMS
+	return ask
+}
+
+// live is the chain by which the stream reads the job's tenant.
+func (b *batchJob) live(j *batch.Job) *tenant.Chain {
+	return b.site.Tenants[slices.IndexFunc(b.site.Tenants, func(t site.Tenant) bool { return t.Chain.Tenant == j.Chain.Tenant })].Chain
 }
 
 // forecast says what a backfill would do.
@@ -142,7 +155,7 @@ func (b *batchJob) backfill(ctx context.Context, j *batch.Job, ask *batch.Backfi
 		return err
 	}
 	if !ok {
-		return fmt.Errorf("another run is at it, %s, and was not done after %s", other, wait)
+		return fmt.Errorf("another run is at it, %s, and was not done after %s; one that was killed is taken over by a --wait of more than a minute", other, wait)
 	}
 	defer func() { err = errors.Join(err, release()) }()
 	if raw {

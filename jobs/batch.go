@@ -25,7 +25,7 @@ import (
 )
 
 const batchUsage = `usage: tandem batch --site SITE.yaml [--parallel N] [--once] [--reparse] [--wait 4m]
-       tandem batch plan --site SITE.yaml [--parts N] [--reparse] [--json]
+       tandem batch plan --site SITE.yaml [--from MINUTE --to MINUTE] [--ranges N] [--parts N] [--reparse] [--json]
        tandem batch map --site SITE.yaml [--parallel N] TASK...
        tandem batch reduce --site SITE.yaml WINDOW...
        tandem batch collect --site SITE.yaml [--dry-run]
@@ -33,13 +33,14 @@ const batchUsage = `usage: tandem batch --site SITE.yaml [--parallel N] [--once]
 Recomputes windows of 30 minutes from the archive: finds what is due for every tenant of the site and does it, until nothing
 is due. Beacons that come after their window was covered wait for a pass at the next multiple of late_every of the site file (24h
 if absent) by the time of the archive; tandem report shows them. For cron: a lease keeps a second run waiting, which gives up after --wait and exits 0. Killed at any moment, the next
-run goes on where it was, after a minute at most. Kafka is not needed. Each plan leaves a report (tandem report).
+run goes on where it was, after a minute at most, which --wait must be longer than. Kafka is not needed. Each plan leaves a report (tandem report).
 
 --reparse is for a change of the parser: what is due is computed from the raw payloads, not from what the archiver made of them.
 It makes nothing due.
 
 For a scheduler the same in three steps. plan claims what is due and prints its tasks, a line each: map TASK and reduce WINDOW;
-nothing, if nothing is due. map runs a share of the hash ranges of a plan; shares may run at once, anywhere, in any order and
+nothing, if nothing is due. With --from and --to it claims what tandem backfill would do; windows after it that come to other state
+are the next plan. map runs a share of the hash ranges of a plan; shares may run at once, anywhere, in any order and
 again, and need the blobs only. reduce, after all maps of the plan, writes a window to the store; windows one after another,
 in the order of the plan. collect, at any time, deletes what earlier generations made, rows included, and the state runs and tables
 of windows more than a session_ttl before the event files that tandem archive retire has left, an hour after it first saw that
@@ -51,6 +52,7 @@ example:
   tandem batch plan --site site.yaml --parts 8 > tasks
   grep ^map tasks | cut -d' ' -f2 | xargs -P 8 -n 1 tandem batch map --site site.yaml --parallel 1
   grep ^reduce tasks | cut -d' ' -f2 | xargs tandem batch reduce --site site.yaml
+  tandem batch plan --site site.yaml --from 2026-11-01T00:00:00Z --to 2026-11-08T00:00:00Z --parts 100 > tasks
 
 `
 
@@ -79,6 +81,9 @@ func runBatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	wait := flags.Duration("wait", 4*time.Minute, "how long to wait for another run to end, 0s to 24h")
 	parts := flags.Int("parts", 8, "map tasks to print for a plan, 1 to 64")
 	asJSON := flags.Bool("json", false, "print plans as JSON")
+	from, to := minuteFlag{-1}, minuteFlag{-1}
+	flags.Var(&from, "from", "first `minute` of a backfill to plan, as 2026-01-01T00:00:00Z")
+	flags.Var(&to, "to", "`minute` after its last")
 	dry := flags.Bool("dry-run", false, "collect only says what would be deleted")
 	rest, code, over := parse(flags, batchUsage, args, stderr)
 	step := ""
@@ -97,6 +102,8 @@ func runBatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		return wrongUsage(stderr, "batch", "%s needs a task; tandem batch plan prints them", step)
 	case !tasks && len(rest) > 0:
 		return wrongUsage(stderr, "batch", "unexpected argument %q", rest[0])
+	case (from.minute >= 0 || to.minute >= 0) && (step != "plan" || from.minute < 0 || to.minute <= from.minute):
+		return wrongUsage(stderr, "batch", "--from and a later --to go together, and are for batch plan; see tandem backfill")
 	case *dry && step != "collect":
 		return wrongUsage(stderr, "batch", "--dry-run is for batch collect")
 	case b.parallel < 0 || b.parallel > 1024:
@@ -114,7 +121,12 @@ func runBatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		case "":
 			err = b.run(ctx, *once, *wait)
 		case "plan":
-			err = b.plan(ctx, stdout, *parts, *asJSON)
+			var ask *batch.Backfill
+			if from.minute >= 0 {
+				own := backfillOf(from, to)
+				own.Reparse, ask = b.reparse, &own
+			}
+			err = b.plan(ctx, stdout, ask, *parts, *asJSON)
 		case "map":
 			err = b.mapTasks(ctx, rest)
 		case "reduce":
@@ -228,7 +240,7 @@ func (b *batchJob) run(ctx context.Context, once bool, wait time.Duration) error
 		}
 		if !ok {
 			b.bar.clear()
-			log.Info("another run is at it", "holder", other, "waited", wait)
+			log.Info("another run is at it; one that was killed is taken over by a --wait of more than a minute", "holder", other, "waited", wait)
 			return nil
 		}
 		defer func() { err = errors.Join(err, release()) }()
@@ -335,10 +347,17 @@ type plannedWindow struct {
 	Runs    int    `json:"runs"`    // earlier state runs that it reads
 }
 
-func (b *batchJob) plan(ctx context.Context, stdout io.Writer, parts int, asJSON bool) error {
+// plan claims what is due, or what is left of a backfill.
+func (b *batchJob) plan(ctx context.Context, stdout io.Writer, ask *batch.Backfill, parts int, asJSON bool) error {
 	plans := []planned{}
 	err := b.withStore(ctx, func(j *batch.Job) error {
-		p, a, err := j.Plan(ctx)
+		claim := j.Plan
+		if ask != nil {
+			own := *ask
+			own.Live = b.live(j)
+			claim = func(ctx context.Context) (*batch.Plan, batch.Archive, error) { return j.PlanBackfill(ctx, &own) }
+		}
+		p, a, err := claim(ctx)
 		if err != nil || p == nil {
 			return err
 		}

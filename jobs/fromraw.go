@@ -56,8 +56,11 @@ func firstIngest(chain *tenant.Chain, gaps []tenant.Gap) int64 {
 // bringPartition reads a raw partition from its beginning, which must reach back to an ingest time, to its end as it is now.
 func bringPartition(ctx context.Context, to broker.Connection, p broker.Partition, since int64, k *batch.RawKeeper) (n int64, err error) {
 	first, next, err := broker.Bounds(ctx, to, p)
-	if err != nil || first == next {
+	if err != nil || next == 0 {
 		return 0, err
+	}
+	if first == next {
+		return 0, fmt.Errorf("%w: %s/%d has lost all its %d records, and beacons from %s on are asked for", batch.ErrUntold, p.Topic, p.Partition, next, timeText(since))
 	}
 	if first > 0 {
 		at, err := broker.TimeOf(ctx, to, p, first)

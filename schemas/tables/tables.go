@@ -14,6 +14,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+	"path"
 	"slices"
 	"sync"
 	"time"
@@ -33,6 +34,17 @@ func RowsName(tenant string, window, generation int64) string {
 // CoverageName is RowsName of the coverage table.
 func CoverageName(tenant string, window, generation int64) string {
 	return name("coverage", tenant, window, generation)
+}
+
+// CoverageFolder is where the objects of CoverageName lie.
+func CoverageFolder(tenant string) string { return "coverage/tenant=" + tenant + "/" }
+
+// Generation is that of an object of CoverageName.
+func Generation(name string) (g int64, err error) {
+	if _, err := fmt.Sscanf(path.Base(name), "%04d-%d.parquet", new(int), &g); err != nil || g < 1 {
+		return 0, fmt.Errorf("table %s: not a table's name", name)
+	}
+	return g, nil
 }
 
 func name(table, tenant string, window, generation int64) string {

@@ -63,8 +63,15 @@ func TestManifests(t *testing.T) {
 			t.Errorf("%s: pod %+v", step, pod)
 		}
 		for _, m := range pod.Containers[0].VolumeMounts {
-			if len(pod.Volumes) != 1 || pod.Volumes[0].Name != m.Name || pod.Volumes[0].ConfigMap == nil {
-				t.Errorf("%s: no volume %s", step, m.Name)
+			if len(pod.Volumes) != 1 || pod.Volumes[0].Name != m.Name || pod.Volumes[0].Projected == nil {
+				t.Fatalf("%s: no volume %s", step, m.Name)
+			}
+			v := pod.Volumes[0].Projected
+			if v.DefaultMode == nil || *v.DefaultMode&0o007 != 0 {
+				t.Errorf("%s: others can read the passwords, and tandem refuses them", step)
+			}
+			if len(v.Sources) != 2 || v.Sources[0].ConfigMap == nil || v.Sources[1].Secret == nil {
+				t.Errorf("%s: the site's files are %+v, not a ConfigMap and a Secret", step, v.Sources)
 			}
 		}
 		if step != "cron" && pod.Containers[0].Args[1] != step {
