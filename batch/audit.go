@@ -117,20 +117,21 @@ type AuditReport struct {
 	Start       int64           `json:"start"`
 	Exact       bool            `json:"exact"`
 	Before      int64           `json:"before"`
-	Windows     int             `json:"windows"`  // with anything in them
-	Covered     int             `json:"covered"`  // of these
-	Due         int             `json:"due"`      // covered, and due again for a config or a run that changed: their batch is not checked
-	Spliced     int             `json:"spliced"`  // in which splices, which the stream does not read by, make a difference
-	Records     int64           `json:"records"`  // archived, of the windows
-	Late        int64           `json:"late"`     // of these
-	Checked     int64           `json:"checked"`  // values of the stream compared with what they must be
-	Rerun       int             `json:"rerun"`    // windows of the batch that were run again
-	Total       Outcome         `json:"total"`    // where the batch has covered
-	Metrics     []MetricOutcome `json:"metrics"`  // of Total
-	Faults      int64           `json:"faults"`   // values of either layer
-	FirstFaults []Fault         `json:"first"`    // at most maxFaults
-	Sessions    []Behind        `json:"sessions"` // those that account for most first, at most maxBehind
-	Unnamed     int             `json:"unnamed"`  // windows with differences whose sessions were not looked for
+	Windows     int             `json:"windows"`   // with anything in them
+	Covered     int             `json:"covered"`   // of these
+	Due         int             `json:"due"`       // covered, and due again for a config or a run that changed: their batch cannot be checked
+	Unchecked   int             `json:"unchecked"` // of Due: whose batch differs from what is not late, nobody knows why
+	Spliced     int             `json:"spliced"`   // in which splices, which the stream does not read by, make a difference
+	Records     int64           `json:"records"`   // archived, of the windows
+	Late        int64           `json:"late"`      // of these
+	Checked     int64           `json:"checked"`   // values of the stream compared with what they must be
+	Rerun       int             `json:"rerun"`     // windows of the batch that were run again
+	Total       Outcome         `json:"total"`     // where the batch has covered
+	Metrics     []MetricOutcome `json:"metrics"`   // of Total
+	Faults      int64           `json:"faults"`    // values of either layer
+	FirstFaults []Fault         `json:"first"`     // at most maxFaults
+	Sessions    []Behind        `json:"sessions"`  // those that account for most first, at most maxBehind
+	Unnamed     int             `json:"unnamed"`   // windows with differences whose sessions were not looked for
 }
 
 const (
@@ -314,6 +315,8 @@ func (r *auditing) again(ctx context.Context) error {
 	for _, w := range slices.Sorted(maps.Keys(r.drifts)) {
 		if c := r.covered[w]; !r.stale(w) {
 			plans = append(plans, *c.standing(r.covered))
+		} else {
+			r.report.Unchecked++
 		}
 	}
 	r.report.Rerun = len(plans)
