@@ -124,6 +124,18 @@ func TestTablesInDuckDB(t *testing.T) {
 		}
 	}
 	check("as covered", true)
+	beacons := func() (files, view int64) {
+		got := duckdb(t, python, blobs, views+`select (select count(*) from read_parquet('events/*/*/*/*.parquet')), (select count(*) from beacons)`)
+		if _, err := fmt.Sscanf(got[0], "%d|%d", &files, &view); err != nil {
+			t.Fatal(got, err)
+		}
+		return files, view
+	}
+	in, before := beacons()
+	archiveCommand(t, 0, "compact", "--site", filepath.Join(dir, "site.yaml"))
+	if twice, after := beacons(); before == 0 || in != before || after != before || twice <= in {
+		t.Errorf("the view of beacons has %d of %d rows in files, compacted %d of %d", before, in, after, twice)
+	}
 
 	// A newer generation of a window in both: the greatest stands.
 	st, err := s.OpenStore(t.Context())
