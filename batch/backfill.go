@@ -50,7 +50,7 @@ type Forecast struct {
 
 // Forecast says what there is to do. Its error wraps ErrUntold for what must not be done.
 func (j *Job) Forecast(ctx context.Context, b *Backfill) (*Forecast, error) {
-	a, covered, err := j.look(ctx)
+	a, covered, err := j.lookWhole(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +194,7 @@ func (j *Job) Backfill(ctx context.Context, b *Backfill, told func(*Report)) err
 	left := map[int64]bool{}
 	for first := true; ; first = false {
 		began := time.Now()
-		a, covered, err := j.look(ctx)
+		a, covered, err := j.lookWhole(ctx)
 		if err != nil {
 			return err
 		}
@@ -232,7 +232,7 @@ func (j *Job) Backfill(ctx context.Context, b *Backfill, told func(*Report)) err
 // PlanBackfill claims what a backfill would do next, for Map and Reduce elsewhere; nil if nothing is left. Windows after the range that
 // come to other state are due once it is done: the next call claims them.
 func (j *Job) PlanBackfill(ctx context.Context, b *Backfill) (*Plan, Archive, error) {
-	a, covered, err := j.look(ctx)
+	a, covered, err := j.lookWhole(ctx)
 	if err != nil {
 		return nil, a, err
 	}

@@ -21,7 +21,7 @@ var ErrCorrupt = errors.New("object is corrupt")
 // Plan returns the plan to work on, nil if nothing is due: the one claimed last, if what it has left is still due as it
 // says, else a generation claimed anew.
 func (j *Job) Plan(ctx context.Context) (*Plan, Archive, error) {
-	a, covered, err := j.look(ctx)
+	a, covered, err := j.lookWhole(ctx)
 	if err != nil {
 		return nil, a, err
 	}
@@ -39,6 +39,12 @@ func (j *Job) look(ctx context.Context) (Archive, map[int64]*Covered, error) {
 		return a, nil, err
 	}
 	covered, err := j.Covered(ctx)
+	return a, covered, err
+}
+
+// lookWhole is look for those who go by it.
+func (j *Job) lookWhole(ctx context.Context) (Archive, map[int64]*Covered, error) {
+	a, covered, err := j.look(ctx)
 	if err == nil {
 		err = a.whole(j.Chain.Tenant, covered)
 	}
@@ -88,7 +94,7 @@ func (j *Job) Archived() (Archive, error) {
 	for _, t := range j.Topics {
 		known, err := archive.ReadPartitions(j.Blobs, t.Name)
 		if errors.Is(err, blob.ErrNotFound) {
-			return Archive{Progress: math.MinInt64}, nil
+			return Archive{Progress: math.MinInt64, Unknown: []string{t.Name}}, nil
 		}
 		if err != nil {
 			return Archive{}, err

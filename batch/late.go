@@ -39,6 +39,8 @@ type Waiting struct {
 	First, Last int64 `json:"-"`       // windows, ms
 	Since       int64 `json:"since"`   // when the first of them came, ms of the archive's progress
 	Due         int64 `json:"due"`     // when the pass is due, ms of the archive's progress; Since if late beacons do not wait
+	// Unknown are partitions, or topics, of which the archive knows no progress: until it does nothing is due.
+	Unknown []string `json:"unknown,omitempty"`
 }
 
 // late is how many records of a window its coverage does not know, and when the first of them came (Arrival.At): none of one
@@ -108,7 +110,9 @@ func (j *Job) Waiting(ctx context.Context) (late Waiting, left Left, err error) 
 			left.Windows, left.Last = left.Windows+1, w
 		}
 	}
-	return a.waiting(covered), left, nil
+	late = a.waiting(covered)
+	late.Unknown = a.Unknown
+	return late, left, nil
 }
 
 // Again is a range of neighbouring windows that a plan ran though they had been covered.

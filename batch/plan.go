@@ -167,7 +167,8 @@ type Plan struct {
 
 // Archive is what the manifests say.
 type Archive struct {
-	Progress int64 // least progress of every source in every partition's last manifest, ms; math.MinInt64: not known
+	Progress int64    // least progress of every source in every partition's last manifest, ms; math.MinInt64: not known
+	Unknown  []string // partitions, or topics, that no progress is known of
 	Spans    map[int64]map[string][]Span
 	Records  map[int64]int64     // of each window
 	Files    map[string][]File   // by "topic/partition", in order of offsets
@@ -206,6 +207,7 @@ func ReadArchive(chains map[string][]archive.Manifest) Archive {
 		}
 		if len(chain) == 0 || len(chain[len(chain)-1].Progress) == 0 {
 			a.Progress = math.MinInt64
+			a.Unknown = append(a.Unknown, name)
 			continue
 		}
 		for _, ms := range chain[len(chain)-1].Progress {

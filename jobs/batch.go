@@ -273,6 +273,9 @@ func waiting(ctx context.Context, j *batch.Job, log *slog.Logger) error {
 	if w.Windows > 0 {
 		log.Info("late", "beacons", w.Beacons, "windows", w.Windows, "since", timeText(w.Since/1000*1000), "pass", timeText(w.Due/1000*1000))
 	}
+	if len(w.Unknown) > 0 {
+		log.Warn("nothing is due before the archive knows how far these are: does tandem archive run for them?", "partitions", strings.Join(w.Unknown, " "))
+	}
 	if left.Windows > 0 {
 		log.Warn("covered under other revisions of the config: they wait for tandem backfill", "windows", left.Windows, "from", timeText(left.First), "to", timeText(left.Last+batch.WindowMS))
 	}

@@ -23,6 +23,7 @@ import (
 	"tandem/core/tenant"
 	"tandem/jobs/embedded"
 	"tandem/jobs/site"
+	"tandem/schemas/archive"
 	"tandem/schemas/blob"
 	"tandem/schemas/records"
 	"tandem/schemas/store"
@@ -314,6 +315,31 @@ func TestBatchProcesses(t *testing.T) {
 	}
 	w = writtenAt(t, mortal)
 	w.same(t, "killed again and again", want)
+}
+
+// A partition that nobody archives keeps everything waiting, and is named.
+func TestBatchNamesWhatIsNotArchived(t *testing.T) {
+	f := newSite(t, "{topic: beacons.raw, kind: live, partitions: 2}")
+	said := func(args ...string) string {
+		var out bytes.Buffer
+		if code := run(t.Context(), append(args, "--site", f.file), &out, &out); code != 0 {
+			t.Fatal(out.String())
+		}
+		return out.String()
+	}
+	wantText(t, said("batch"), "nothing is due before the archive knows.*partitions=beacons.shop.0")
+	b := keepBeacons(t, f.folder, "id", 3)
+	first, err := archive.Chain(b, "beacons.shop.0", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range first {
+		if err := b.Delete(archive.ManifestName("beacons.shop.0", 1, m.First)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantText(t, said("batch"), "nothing is due before the archive knows.*partitions=beacons.shop.0/1")
+	wantText(t, said("report"), "shop: nothing is due before the archive knows how far these are: beacons.shop.0/1 ")
 }
 
 // A run that finds the lease taken waits, and leaves the work to the other.

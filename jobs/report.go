@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -116,6 +117,9 @@ func printReports(stdout io.Writer, waits []tenantWaiting, reports []*batch.Repo
 }
 
 func waitingText(w *batch.Waiting) string {
+	if len(w.Unknown) > 0 {
+		return "nothing is due before the archive knows how far these are: " + strings.Join(w.Unknown, " ") + " (does tandem archive run for them?)"
+	}
 	if w.Windows == 0 {
 		return "no late beacons wait"
 	}
