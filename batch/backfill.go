@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -45,7 +46,10 @@ type Forecast struct {
 	Approximate int            // windows that would be approximate, or are and stay so
 	New         int            // windows beside the range that are not covered: they are the batch's, and go first
 	Took        time.Duration  // at the speed of the last runs; 0: not known
-	plans       []WindowPlan
+	// Beside: the range has nothing in common with [HoldsFrom, HoldsTo), ms, the windows that the archive has records of.
+	Beside             bool
+	HoldsFrom, HoldsTo int64
+	plans              []WindowPlan
 }
 
 // Forecast says what there is to do. Its error wraps ErrUntold for what must not be done.
@@ -87,6 +91,10 @@ func (j *Job) forecast(b *Backfill, a Archive, covered map[int64]*Covered) (*For
 			f.Why[reason]++
 			f.Records += a.Records[w]
 		}
+	}
+	if f.HoldsTo = a.End(); len(a.Spans) > 0 {
+		f.HoldsFrom = slices.Min(slices.Collect(maps.Keys(a.Spans)))
+		f.Beside = b.To <= f.HoldsFrom || b.From >= f.HoldsTo
 	}
 	f.plans = plans(j.Chain, a, known, due)
 	if f.Windows = len(due); f.Windows == 0 {

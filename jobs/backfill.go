@@ -124,7 +124,10 @@ func (b *batchJob) forecast(ctx context.Context, j *batch.Job, ask *batch.Backfi
 
 // forecastText is a forecast in words.
 func forecastText(f *batch.Forecast) string {
-	if f.Windows == 0 {
+	switch {
+	case f.Windows == 0 && f.Beside:
+		return fmt.Sprintf("nothing to do: the archive holds beacons of %s to %s", timeText(f.HoldsFrom), timeText(f.HoldsTo))
+	case f.Windows == 0:
 		return "nothing to do"
 	}
 	text := fmt.Sprintf("%s from %s to %s", count(f.Windows, "window"), timeText(f.First), timeText(f.Last+batch.WindowMS))

@@ -91,6 +91,8 @@ func TestBackfillOfASite(t *testing.T) {
 	if slices.Equal(spliced, was) {
 		t.Error("no row has changed")
 	}
+	beside, _ := tandemAt(t, dir, "backfill", "--from", "1999-01-01T00:00:00Z", "--to", "1999-01-02T00:00:00Z", "--dry-run")
+	wantText(t, beside, "^tenant shop: nothing to do: the archive holds beacons of 20.* to 20")
 	if dry, _ := tandemAt(t, dir, append(args, "--dry-run")...); dry != "tenant shop: nothing to do\n" {
 		t.Errorf("after it a dry run says %s", dry)
 	}

@@ -33,7 +33,7 @@ const batchUsage = `usage: tandem batch --site SITE.yaml [--parallel N] [--once]
 Recomputes windows of 30 minutes from the archive: finds what is due for every tenant of the site and does it, until nothing
 is due. Beacons that come after their window was covered wait for a pass at the next multiple of late_every of the site file (24h
 if absent) by the time of the archive; tandem report shows them. For cron: a lease keeps a second run waiting, which gives up after --wait and exits 0. Killed at any moment, the next
-run goes on where it was, after a minute at most, which --wait must be longer than. Kafka is not needed. Each plan leaves a report (tandem report).
+run goes on where it was, after a minute at most, which --wait must be longer than. A store in a folder is one process's at a time: there a second run fails at once. Kafka is not needed. Each plan leaves a report (tandem report).
 
 --reparse is for a change of the parser: what is due is computed from the raw payloads, not from what the archiver made of them.
 It makes nothing due.
