@@ -63,6 +63,7 @@ type ExplainedLayer struct {
 	Sum      int64    `json:"sum"`              // of all sessions' parts; of visitors the estimate of their union
 	Sessions int      `json:"sessions"`         // that have a part
 	Notes    []string `json:"notes,omitempty"`  // what to know before the two are compared
+	Open     bool     `json:"open,omitempty"`   // the archive may still get records of the minute: the two cannot be compared yet
 }
 
 // ExplainedSession is a session as the archive and the layers have it.
@@ -165,6 +166,10 @@ func (x *Explain) Number(ctx context.Context, n Number) (*Explanation, error) {
 		l := ExplainedLayer{Layer: x.Layer}
 		if n.Minute >= x.Closed {
 			l.Notes = append(l.Notes, "the minute is not closed: both the number and the archive may still grow")
+		}
+		if e.archive.Progress < (n.Minute+1)*60000+lateness(x.Live, windowOf(n.Minute*60000)) {
+			l.Open = true
+			l.Notes = append(l.Notes, e.known())
 		}
 		if errLive == nil {
 			if err := e.streamParts(ctx, streamWant, parts, &l); err != nil {
@@ -308,12 +313,28 @@ func (x *Explain) Session(ctx context.Context, id string, from, to int64) (*Expl
 	for _, l := range s.Layers {
 		e.out.Layers = append(e.out.Layers, ExplainedLayer{Layer: l.Layer, Sessions: 1})
 	}
+	var notes []string
 	if e.archive.From/60000 > from {
-		for i := range e.out.Layers {
-			e.out.Layers[i].Notes = append(e.out.Layers[i].Notes, "event files of the range's beginning are retired")
-		}
+		notes = append(notes, "event files of the range's beginning are retired")
+	}
+	if len(s.Beacons) == 0 {
+		notes = append(notes, "the archive has no beacon of this session up to the range's end")
+	}
+	if e.archive.Progress < to*60000 {
+		notes = append(notes, e.known())
+	}
+	for i := range e.out.Layers {
+		e.out.Layers[i].Notes = append(e.out.Layers[i].Notes, notes...)
 	}
 	return &e.out, nil
+}
+
+// known says how far the archive is.
+func (e *explaining) known() string {
+	if e.archive.Progress == math.MinInt64 {
+		return "it is not known how far the archive is: it may still get records of this time"
+	}
+	return fmt.Sprintf("the archive is written up to %s: it may still get records of this time", windowName(e.archive.Progress/1000*1000))
 }
 
 // who is a session by its place in files.

@@ -185,6 +185,8 @@ func printExplanation(stdout io.Writer, x *batch.Explanation, asJSON bool) error
 				b.WriteString("does not know it any more\n")
 			case *l.Stored == l.Sum:
 				b.WriteString("holds that\n")
+			case l.Open:
+				fmt.Fprintf(&b, "holds %d: they cannot be compared yet\n", *l.Stored)
 			default:
 				fmt.Fprintf(&b, "holds %d: NOT THE SAME\n", *l.Stored)
 			}

@@ -32,6 +32,13 @@ func TestExplainCommand(t *testing.T) {
 	if strings.Contains(text, "NOT THE SAME") {
 		t.Error(text)
 	}
+	later := explain(0, "--metric", "site.visit", "--minute", begin.Add(200*24*time.Hour).Format(time.RFC3339))
+	if !strings.Contains(later, "stream.dc1: the archive is written up to ") || !strings.Contains(later, "it may still get records of this time") {
+		t.Errorf("of a minute that is not archived yet it says\n%s", later)
+	}
+	if none := explain(0, "--session", "nope"); !strings.Contains(none, "the archive has no beacon of this session") {
+		t.Errorf("of a session that is not it says\n%s", none)
+	}
 	var got batch.Explanation
 	if err := json.Unmarshal([]byte(explain(0, "--metric", "site.visit", "--minute", minute, "--json")), &got); err != nil {
 		t.Fatal(err)

@@ -276,7 +276,7 @@ func Closing(chain *tenant.Chain) int64 {
 // Job is the batch of this pipeline's archive.
 func (p *Pipeline) Job() *batch.Job {
 	return &batch.Job{Chain: p.Chain, Topics: []batch.Topic{{Name: p.topic, ID: p.topicID, Partitions: p.opt.Shards}}, Blobs: p.Blobs,
-		Store: p.Store, Digest: archive.ParseDigest, Ranges: p.opt.Ranges}
+		Store: p.Store, Digest: archive.ParseDigest, Parser: archive.ParserVersion, Ranges: p.opt.Ranges}
 }
 
 // Finish lets time pass the last record until nothing is open, and runs what is left.

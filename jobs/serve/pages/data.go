@@ -220,8 +220,11 @@ func (s *server) experiments(r *http.Request) (any, error) {
 // why says in words what a status comes from.
 func (e *evaluation) why() []string {
 	out := []string{}
-	if e.signs.SplitP < evidence.SplitWarning {
+	switch {
+	case e.signs.SplitP < evidence.SplitAlpha:
 		out = append(out, "traffic is not split as intended")
+	case e.signs.SplitP < evidence.SplitWarning:
+		out = append(out, "traffic may not be split as intended: watch the split")
 	}
 	if e.signs.Silent {
 		out = append(out, fmt.Sprintf("a variation brought no session in the last %d minutes", silence))

@@ -18,7 +18,7 @@ function layers(d) {
   if (!d.layers?.length) return notice('', 'No layer has this.');
   return table('Layers', d.number ? ['Layer', '#Stored', '#Of its sessions', '#Sessions', 'To know'] : ['Layer', 'To know'], d.layers.map((l) => h('tr', null, h('th', {scope: 'row'}, l.layer),
     d.number ? [n(l.stored), n(l.sum), n(l.sessions)] : null,
-    h('td', {class: 'wide'}, d.number && l.stored !== undefined && l.stored !== l.sum ? h('div', null, h('span', {class: 'pill warn'}, 'they differ')) : null, (l.notes || []).map((t) => h('div', null, t))))));
+    h('td', {class: 'wide'}, d.number && l.stored !== undefined && l.stored !== l.sum ? h('div', null, h('span', {class: l.open ? 'pill' : 'pill warn'}, l.open ? 'not to be compared yet' : 'they differ')) : null, (l.notes || []).map((t) => h('div', null, t))))));
 }
 
 function session(d, s, r, first) {
