@@ -56,9 +56,10 @@ type patience struct {
 	header time.Duration // to send the header of a request
 	body   time.Duration // and all of it
 	answer time.Duration // to work out an answer and read it
+	work   time.Duration // to work it out: a store that does not answer is waited for no longer, and 503 says so
 }
 
-var servePatience = patience{header: 10 * time.Second, body: 20 * time.Second, answer: 90 * time.Second}
+var servePatience = patience{header: 10 * time.Second, body: 20 * time.Second, answer: 90 * time.Second, work: time.Minute}
 
 type serveOptions struct {
 	services                                                       string
@@ -202,7 +203,12 @@ func (o *serveOptions) followTokens(ctx context.Context, log *slog.Logger, now *
 
 // serveHTTP serves until the context ends, and then what has begun.
 func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, p patience) error {
-	s := &http.Server{Handler: h, ReadHeaderTimeout: p.header, ReadTimeout: p.body, WriteTimeout: p.answer, IdleTimeout: idleTimeout,
+	within := func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), p.work)
+		defer cancel()
+		h.ServeHTTP(w, r.WithContext(ctx))
+	}
+	s := &http.Server{Handler: http.HandlerFunc(within), ReadHeaderTimeout: p.header, ReadTimeout: p.body, WriteTimeout: p.answer, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader, ErrorLog: log.New(discard{}, "", 0)}
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(l) }()
@@ -211,9 +217,9 @@ func serveHTTP(ctx context.Context, l net.Listener, h http.Handler, p patience) 
 		return err
 	case <-ctx.Done():
 	}
-	within, cancel := context.WithTimeout(context.Background(), serveDrain)
+	drain, cancel := context.WithTimeout(context.Background(), serveDrain)
 	defer cancel()
-	if err := s.Shutdown(within); err != nil {
+	if err := s.Shutdown(drain); err != nil {
 		return s.Close()
 	}
 	return nil

@@ -44,6 +44,11 @@ func hostileServerOn(t *testing.T, wrap func(net.Listener) net.Listener) (addres
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { st.Close() })
+	return serverOver(t, st, wrap)
+}
+
+func serverOver(t *testing.T, st store.Store, wrap func(net.Listener) net.Listener) (address string) {
+	t.Helper()
 	chain, err := shopChain()
 	if err != nil {
 		t.Fatal(err)
@@ -66,7 +71,7 @@ func hostileServerOn(t *testing.T, wrap func(net.Listener) net.Listener) (addres
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- serveHTTP(ctx, wrap(netutil.LimitListener(l, 2)), h, patience{header: 300 * time.Millisecond, body: 600 * time.Millisecond, answer: 900 * time.Millisecond})
+		ended <- serveHTTP(ctx, wrap(netutil.LimitListener(l, 2)), h, patience{header: 300 * time.Millisecond, body: 600 * time.Millisecond, answer: 900 * time.Millisecond, work: 500 * time.Millisecond})
 	}()
 	t.Cleanup(func() {
 		stop()
@@ -75,6 +80,32 @@ func hostileServerOn(t *testing.T, wrap func(net.Listener) net.Listener) (addres
 		}
 	})
 	return l.Addr().String()
+}
+
+// silentStore answers nothing before the caller gives up, as a Cassandra that is away does.
+type silentStore struct{ store.Store }
+
+func (silentStore) Active(ctx context.Context, _ string) (store.Active, bool, error) {
+	<-ctx.Done()
+	return store.Active{}, false, fmt.Errorf("active layer: %w", ctx.Err())
+}
+
+// A request to a store that is away is answered, and soon.
+func TestAStoreThatIsAway(t *testing.T) {
+	address := serverOver(t, silentStore{}, func(l net.Listener) net.Listener { return l })
+	began := time.Now()
+	r, err := http.Post("http://"+address+"/shop", "application/json", strings.NewReader(`{"formulas":[{"id":"visits"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	body, err := io.ReadAll(r.Body)
+	if err != nil || r.StatusCode != http.StatusServiceUnavailable || r.Header.Get("Retry-After") != "10" || !strings.Contains(string(body), "the store does not answer in time") {
+		t.Errorf("%s, %s, %v", r.Status, body, err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("it took %s", took)
+	}
 }
 
 // turnPast is a time after which a slow client of a hostileServer holds nothing any more.

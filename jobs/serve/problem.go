@@ -39,7 +39,10 @@ func Bad(err error) *Problem {
 	return &Problem{Status: http.StatusBadRequest, Title: "The request is wrong", Detail: err.Error()}
 }
 
-// Fail answers with an error: a *Problem as it is, a limit as 422 with its name, all else as 500 without what it says.
+// storeAgain is when to ask again where the store was too slow.
+const storeAgain = 10 * time.Second
+
+// Fail answers with an error: a *Problem as it is, a limit as 422 with its name, a deadline that has passed as 503, all else as 500 without what it says.
 func Fail(w http.ResponseWriter, err error) {
 	var p *Problem
 	var limit *read.LimitError
@@ -47,6 +50,8 @@ func Fail(w http.ResponseWriter, err error) {
 	case errors.As(err, &p):
 	case errors.As(err, &limit):
 		p = &Problem{Status: http.StatusUnprocessableEntity, Title: "The request asks for too much", Detail: limit.Error(), Limit: limit.Name}
+	case errors.Is(err, context.DeadlineExceeded):
+		p = &Problem{Status: http.StatusServiceUnavailable, Title: "The answer takes too long", Detail: "the store does not answer in time; /readyz says whether it does at all", after: storeAgain}
 	case errors.Is(err, context.Canceled):
 		p = &Problem{Status: 499, Title: "The client went away"}
 	default:
