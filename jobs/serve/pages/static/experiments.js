@@ -14,7 +14,7 @@ export function render(data, r) {
   return [
     troubles(data.trouble),
     h('div', {class: 'head'}, h('h1', null, 'Experiments'),
-      h('p', {class: 'facts'}, `${list.length} in all, ${wrong ? `${wrong} to look at` : 'all well'}. Final up to `, time(data.closed), ', batch up to ', time(data.covered), '.')),
+      h('p', {class: 'facts'}, `${list.length} in all, ${wrong ? `${wrong} to look at` : 'all well'}. Closed up to `, time(data.closed), ', batch up to ', time(data.covered), '.')),
     list.length === 0 ? notice('', 'No experiment is configured. Add one under ', h('code', null, 'experiments:'), ' in the tenant’s config, and apply it with ', h('code', null, 'tandem config apply'), '.')
       : scroller('Experiments', h('table', {class: 'list'},
         h('thead', null, h('tr', null, ['Experiment', 'Status', 'Traffic, last hour', 'Sessions', 'Split', 'What stands out'].map((t, i) => h('th', {scope: 'col', class: i === 3 ? 'n' : null}, t)))),
