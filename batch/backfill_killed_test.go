@@ -119,10 +119,7 @@ func TestBackfillKilled(t *testing.T) {
 func TestBackfillsSideBySide(t *testing.T) {
 	before, after := lateExperiment(t)
 	records := traffic(30)
-	blobs := blob.NewMem()
-	put(t, blobs, chainOf(t, before), records, 2)
-	j, st := job(t, chainOf(t, before), blobs, 2)
-	run(t, j)
+	j, st := covered(t, before, records)
 	j.Chain = chainOf(t, after)
 	rows, _ := wanted(t, worlds.Flat(after), records, false)
 	var wg sync.WaitGroup

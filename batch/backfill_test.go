@@ -140,14 +140,21 @@ func chainOf(t *testing.T, configs []*tenant.Config) *tenant.Chain {
 	return c
 }
 
+// covered is a job that has covered all windows of records under these configs.
+func covered(t *testing.T, configs []*tenant.Config, records []oracle.Record) (*Job, store.Store) {
+	t.Helper()
+	chain, blobs := chainOf(t, configs), blob.NewMem()
+	put(t, blobs, chain, records, 2)
+	j, st := job(t, chain, blobs, 2)
+	run(t, j)
+	return j, st
+}
+
 // An experiment that is added with a start in the past.
 func TestBackfillOfAnExperiment(t *testing.T) {
 	before, after := lateExperiment(t)
 	records := traffic(60)
-	blobs := blob.NewMem()
-	put(t, blobs, chainOf(t, before), records, 2)
-	j, st := job(t, chainOf(t, before), blobs, 2)
-	run(t, j)
+	j, st := covered(t, before, records)
 	count := func() (n int) {
 		for _, l := range outcomeOf(t, j, st).rows {
 			if strings.HasPrefix(l, "shop.visit.assigned.color") {
@@ -187,10 +194,7 @@ func TestBackfillInParts(t *testing.T) {
 	ctx := context.Background()
 	before, after := lateExperiment(t)
 	records := traffic(60)
-	blobs := blob.NewMem()
-	put(t, blobs, chainOf(t, before), records, 2)
-	j, st := job(t, chainOf(t, before), blobs, 2)
-	run(t, j)
+	j, st := covered(t, before, records)
 	j.Chain = chainOf(t, after)
 	b := everything()
 	b.Live = chainOf(t, before)
