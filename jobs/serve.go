@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/net/netutil"
 
+	"tandem/batch"
 	"tandem/core/formula"
 	"tandem/core/tenant"
 	"tandem/jobs/serve"
@@ -234,7 +235,7 @@ func (o *serveOptions) open(ctx context.Context) (st store.Store, t *servedTenan
 		}
 		t = newServedTenants(func() ([]servedTenant, error) { return []servedTenant{one}, nil })
 		if err = t.look(); err == nil {
-			st, err = openExported(ctx, "", o.data)
+			st, err = o.openData(ctx, one.chain.Tenant)
 		}
 		return st, t, nil, recordsTime, err
 	}
@@ -246,6 +247,22 @@ func (o *serveOptions) open(ctx context.Context) (st store.Store, t *servedTenan
 		st, err = served.site.OpenStore(ctx)
 	}
 	return st, t, served, time.Now, err
+}
+
+// openData opens the store of --data, which must hold something of the tenant.
+func (o *serveOptions) openData(ctx context.Context, name string) (store.Store, error) {
+	st, err := openExported(ctx, "", o.data)
+	if err != nil {
+		return nil, err
+	}
+	v, err := batch.View(ctx, st, name)
+	if err == nil && v.Active == "" && len(v.Windows) == 0 {
+		err = fmt.Errorf("%s holds nothing of tenant %q: --config names the config that it was made with, without it that is the made-up shop's", o.data, name)
+	}
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	return st, nil
 }
 
 // dataTenant is the tenant of --data.
