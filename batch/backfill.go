@@ -50,6 +50,7 @@ type Forecast struct {
 	Beside             bool
 	HoldsFrom, HoldsTo int64
 	plans              []WindowPlan
+	known              map[int64]*Covered // Job.known
 }
 
 // Forecast says what there is to do. Its error wraps ErrUntold for what must not be done.
@@ -69,7 +70,7 @@ func (j *Job) forecast(b *Backfill, a Archive, covered map[int64]*Covered) (*For
 	if err != nil {
 		return nil, err
 	}
-	f := &Forecast{Why: map[string]int{}}
+	f := &Forecast{Why: map[string]int{}, known: known}
 	var due []int64
 	all := candidates(j.Chain, a)
 	for _, w := range settled(j.Chain, a) {
@@ -217,11 +218,9 @@ func (j *Job) Backfill(ctx context.Context, b *Backfill, told func(*Report)) err
 				left[p.Window] = true
 			}
 		}
-		run, due, known := *j, f.plans, covered
+		run, due, known := *j, f.plans, f.known
 		if len(fresh) > 0 && len(left) == 0 {
-			due, run.Throttle, run.Reparse = fresh, 0, false
-		} else if known, err = j.known(b, covered); err != nil {
-			return err
+			due, known, run.Throttle, run.Reparse = fresh, covered, 0, false
 		}
 		p, err := run.planOf(due, known, covered, a)
 		if err != nil || p == nil {
@@ -248,11 +247,7 @@ func (j *Job) PlanBackfill(ctx context.Context, b *Backfill) (*Plan, Archive, er
 	if err != nil {
 		return nil, a, err
 	}
-	known, err := j.known(b, covered)
-	if err != nil {
-		return nil, a, err
-	}
-	p, err := j.planOf(f.plans, known, covered, a)
+	p, err := j.planOf(f.plans, f.known, covered, a)
 	return p, a, err
 }
 

@@ -1,7 +1,6 @@
 package batch
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -87,6 +86,15 @@ func (o *runWriter) Add(hash uint64, session []byte, firstTS, lastTS, due int64,
 	return o.w.Add(hash, session, firstTS, lastTS, due, state, about)
 }
 
+// name is that of the n-th file.
+func (o *runWriter) name(n int) string {
+	ext := "parquet"
+	if n > 0 {
+		ext = fmt.Sprintf("%d.parquet", n)
+	}
+	return o.job.outName(o.generation, o.window, o.r, ext)
+}
+
 // end keeps the file at hand, if it has rows.
 func (o *runWriter) end() error {
 	if o.w.Rows() == 0 {
@@ -96,41 +104,14 @@ func (o *runWriter) end() error {
 	if err != nil {
 		return fmt.Errorf("window %d: %w", o.window, err)
 	}
-	if info.Name, err = o.create(data); err != nil {
+	// Other bytes under a name are of a map that was stopped, and of another release, or an architecture that compresses otherwise: no
+	// result names them, and they go with the generation.
+	if info.Name, o.next, err = blob.CreateFree(o.job.Blobs, o.name, o.next, data); err != nil {
 		return fmt.Errorf("state run: %w", err)
 	}
 	o.files = append(o.files, info)
 	o.w.Reset()
 	return nil
-}
-
-// maxRunNames bounds the names that are tried for a file.
-const maxRunNames = 1000
-
-// create stores a file under the first name that is free, or has these very bytes: a map that runs again finds what it left. Other
-// bytes are of one that was stopped and of another release, or an architecture that compresses otherwise: no result names them, and
-// they go with the generation.
-func (o *runWriter) create(data []byte) (name string, err error) {
-	for range maxRunNames {
-		ext := "parquet"
-		if o.next > 0 {
-			ext = fmt.Sprintf("%d.parquet", o.next)
-		}
-		o.next++
-		name = o.job.outName(o.generation, o.window, o.r, ext)
-		err = o.job.Blobs.Create(name, data)
-		if !errors.Is(err, blob.ErrExists) {
-			return name, err
-		}
-		there, err := o.job.Blobs.Get(name)
-		if err != nil {
-			return "", err
-		}
-		if bytes.Equal(there, data) {
-			return name, nil
-		}
-	}
-	return "", fmt.Errorf("%s and the %d names before it are taken", name, maxRunNames-1)
 }
 
 func (j *Job) cells(group int) int { return len(j.Chain.Groups[group].Names) }

@@ -163,8 +163,8 @@ func runArchiveVerify(ctx context.Context, args []string, stdout, stderr io.Writ
 }
 
 // compareSite compares what is archived with the topics of the site, and lists the event files of each tenant.
-func (f *archiveFlags) compareSite(s *site.Site, blobs blob.Store, all []keptPartition, problem func(error)) (written map[string]archive.Unlinked, err error) {
-	written = map[string]archive.Unlinked{}
+func (f *archiveFlags) compareSite(s *site.Site, blobs blob.Store, all []keptPartition, problem func(error)) (written map[string]archive.Listing, err error) {
+	written = map[string]archive.Listing{}
 	for i := range s.Tenants {
 		t := &s.Tenants[i]
 		tenant := t.Chain.Tenant

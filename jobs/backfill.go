@@ -13,8 +13,6 @@ import (
 	"time"
 
 	"tandem/batch"
-	"tandem/core/tenant"
-	"tandem/jobs/site"
 )
 
 const backfillUsage = `usage: tandem backfill --site SITE.yaml --from TIME --to TIME [--tenant T] [--dry-run] [--throttle PERCENT] [--parallel N]
@@ -85,7 +83,7 @@ func runBackfill(ctx context.Context, args []string, stdout, stderr io.Writer) i
 	if err == nil {
 		err = b.withStore(ctx, func(j *batch.Job) error {
 			own := ask
-			own.Live = b.live(j)
+			own.Live = b.site.TenantNamed(j.Chain.Tenant).Chain
 			if *dry {
 				return b.forecast(ctx, j, &own, stdout)
 			}
@@ -105,11 +103,6 @@ func backfillOf(from, to minuteFlag) batch.Backfill {
 	ask.From -= ask.From % batch.WindowMS
 	ask.To -= ask.To % batch.WindowMS
 	return ask
-}
-
-// live is the chain by which the stream reads the job's tenant.
-func (b *batchJob) live(j *batch.Job) *tenant.Chain {
-	return b.site.Tenants[slices.IndexFunc(b.site.Tenants, func(t site.Tenant) bool { return t.Chain.Tenant == j.Chain.Tenant })].Chain
 }
 
 // forecast says what a backfill would do.

@@ -357,7 +357,7 @@ func (b *batchJob) plan(ctx context.Context, stdout io.Writer, ask *batch.Backfi
 		claim := j.Plan
 		if ask != nil {
 			own := *ask
-			own.Live = b.live(j)
+			own.Live = b.site.TenantNamed(j.Chain.Tenant).Chain
 			claim = func(ctx context.Context) (*batch.Plan, batch.Archive, error) { return j.PlanBackfill(ctx, &own) }
 		}
 		p, a, err := claim(ctx)
@@ -495,7 +495,7 @@ func (b *batchJob) reduceWindows(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
-		if t.tenant != "" && !slices.ContainsFunc(b.site.Tenants, func(x site.Tenant) bool { return x.Chain.Tenant == t.tenant }) {
+		if t.tenant != "" && b.site.TenantNamed(t.tenant) == nil {
 			return fmt.Errorf("reduce %s: the site has no tenant %q", arg, t.tenant)
 		}
 		tasks = append(tasks, t)

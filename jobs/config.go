@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -172,11 +171,9 @@ func (b *batchJob) change(path string) (*change, error) {
 	if c.cfg, err = tenant.Load(path, data); err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(b.site.Tenants, func(t site.Tenant) bool { return t.Chain.Tenant == c.cfg.Tenant })
-	if i < 0 {
+	if c.tenant = b.site.TenantNamed(c.cfg.Tenant); c.tenant == nil {
 		return nil, fmt.Errorf("%s: the site has no tenant %s", path, c.cfg.Tenant)
 	}
-	c.tenant = &b.site.Tenants[i]
 	return c, nil
 }
 

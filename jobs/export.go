@@ -106,12 +106,18 @@ func openExported(ctx context.Context, file, data string) (store.Store, error) {
 	return pebblestore.Open(storeFolder(data), pebblestore.Options{Now: recordsTime})
 }
 
-func exported(ctx context.Context, st store.Store, name, layer string, from, to int64) ([]string, error) {
+// holdsOf says whether a store has anything of a tenant.
+func holdsOf(ctx context.Context, st store.Store, name string) (bool, error) {
 	v, err := batch.View(ctx, st, name)
+	return v.Active != "" || len(v.Windows) > 0, err
+}
+
+func exported(ctx context.Context, st store.Store, name, layer string, from, to int64) ([]string, error) {
+	some, err := holdsOf(ctx, st, name)
 	if err != nil {
 		return nil, err
 	}
-	if v.Active == "" && len(v.Windows) == 0 {
+	if !some {
 		return nil, fmt.Errorf("the store holds nothing of tenant %q", name)
 	}
 	return embedded.Lines(ctx, st, name, layer, from, to)

@@ -18,7 +18,6 @@ import (
 
 	"golang.org/x/net/netutil"
 
-	"tandem/batch"
 	"tandem/core/formula"
 	"tandem/core/tenant"
 	"tandem/jobs/serve"
@@ -255,8 +254,8 @@ func (o *serveOptions) openData(ctx context.Context, name string) (store.Store, 
 	if err != nil {
 		return nil, err
 	}
-	v, err := batch.View(ctx, st, name)
-	if err == nil && v.Active == "" && len(v.Windows) == 0 {
+	some, err := holdsOf(ctx, st, name)
+	if err == nil && !some {
 		err = fmt.Errorf("%s holds nothing of tenant %q: --config names the config that it was made with, without it that is the made-up shop's", o.data, name)
 	}
 	if err != nil {

@@ -367,11 +367,7 @@ func (s *Sketch) AppendBinary(b []byte) []byte {
 		b = binary.AppendUvarint(append(b, formSparse), uint64(len(s.list)))
 		before := uint32(0)
 		for _, r := range s.list {
-			if d := r>>8 - before; d < 0x80 {
-				b = append(b, byte(d), byte(r))
-			} else {
-				b = append(binary.AppendUvarint(b, uint64(d)), byte(r))
-			}
+			b = appendRegister(b, r>>8-before, byte(r))
 			before = r >> 8
 		}
 		return b
@@ -393,15 +389,19 @@ func (s *Sketch) AppendBinary(b []byte) []byte {
 	for i := 0; i < registers; i += 8 {
 		for some := notZero(binary.LittleEndian.Uint64(regs[i:])); some != 0; some &= some - 1 {
 			k := i + bits.TrailingZeros64(some)>>3
-			if d := k - before; d < 0x80 {
-				b = append(b, byte(d), regs[k])
-			} else {
-				b = append(binary.AppendUvarint(b, uint64(d)), regs[k])
-			}
+			b = appendRegister(b, uint32(k-before), regs[k])
 			before = k
 		}
 	}
 	return b
+}
+
+// appendRegister appends a register by how far its index is from that before, which is one byte as a rule.
+func appendRegister(b []byte, distance uint32, rank byte) []byte {
+	if distance < 0x80 {
+		return append(b, byte(distance), rank)
+	}
+	return append(binary.AppendUvarint(b, uint64(distance)), rank)
 }
 
 var errSketch = errors.New("sketch is corrupt")

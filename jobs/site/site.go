@@ -104,6 +104,16 @@ type Cassandra struct {
 // Layer is the layer that this site's stream writes unless it is told another.
 func (s *Site) Layer() string { return "stream." + s.DC }
 
+// TenantNamed is the tenant of that name, nil if the site has none.
+func (s *Site) TenantNamed(name string) *Tenant {
+	for i := range s.Tenants {
+		if s.Tenants[i].Chain.Tenant == name {
+			return &s.Tenants[i]
+		}
+	}
+	return nil
+}
+
 // BeaconsTopic is the topic of a group of a tenant's sessions.
 func (s *Site) BeaconsTopic(tenant string, group int) string {
 	return fmt.Sprintf("beacons.%s.%d", tenant, group)

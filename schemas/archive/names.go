@@ -31,9 +31,6 @@ func FileName(tenant, topic string, partition int32, first int64, n int, at int6
 	return fmt.Sprintf("events/tenant=%s/%s/%s-%d-%020d-%d.parquet", tenant, folder(at), topic, partition, first, n)
 }
 
-// maxAttempts bounds the leftovers of archivers that died at the same offset.
-const maxAttempts = 1000
-
 // Create stores data, as Write made it, under the first free FileName from n on, and returns info with its name, and the n
 // after it. A name that is taken is a leftover of an archiver that died or lost before it committed: no manifest names it,
 // or this archiver loses at Append too. One with the very same bytes is used as it is.
@@ -49,29 +46,13 @@ func CompactedName(tenant, topic string, partition int32, first, next int64, n i
 func folder(at int64) string { return time.UnixMilli(at).UTC().Format("dt=2006-01-02/hh=15") }
 
 func createAs(b blob.Store, name func(n int) string, n int, data []byte, info FileInfo) (FileInfo, int, error) {
-	for attempt := range maxAttempts {
-		info.Name = name(n + attempt)
-		err := b.Create(info.Name, data)
-		if errors.Is(err, blob.ErrExists) {
-			if !holds(b, info) {
-				continue
-			}
-			err = nil
-		}
-		if err != nil {
-			return FileInfo{}, 0, fmt.Errorf("event file: %w", err)
-		}
-		return info, n + attempt + 1, nil
+	var err error
+	info.Name, n, err = blob.CreateFree(b, name, n, data)
+	switch {
+	case errors.Is(err, blob.ErrExists):
+		return FileInfo{}, 0, fmt.Errorf("event file %s: this name and the %d before it are taken: delete those that no manifest names", info.Name, blob.MaxTaken-1)
+	case err != nil:
+		return FileInfo{}, 0, fmt.Errorf("event file: %w", err)
 	}
-	return FileInfo{}, 0, fmt.Errorf("event file %s: this name and the %d before it are taken: delete those that no manifest names", info.Name, maxAttempts-1)
-}
-
-// holds tells if the object is the file that info describes.
-func holds(b blob.Store, info FileInfo) bool {
-	r, err := b.Open(info.Name)
-	if err != nil {
-		return false
-	}
-	defer r.Close()
-	return r.Size() == info.Bytes && checkWhole(r, info) == nil
+	return info, n, nil
 }

@@ -23,6 +23,7 @@ func Run(t *testing.T, open func(t *testing.T) blob.Store) {
 	}{
 		{"create and read", createAndRead},
 		{"create only", createOnly},
+		{"create free", createFree},
 		{"caller's bytes", callersBytes},
 		{"missing", missing},
 		{"open", openReader},
@@ -102,6 +103,30 @@ func createOnly(t *testing.T, s blob.Store) {
 	wantErr(t, "other bytes", s.Create("a/b", []byte("second")), blob.ErrExists)
 	wantErr(t, "equal bytes", s.Create("a/b", []byte("first")), blob.ErrExists)
 	mustHold(t, s, "a/b", "first")
+}
+
+func createFree(t *testing.T, s blob.Store) {
+	names := func(n int) string { return fmt.Sprint("f/", n) }
+	create := func(from int, data, want string, next int) {
+		t.Helper()
+		name, n, err := blob.CreateFree(s, names, from, []byte(data))
+		if err != nil || name != want || n != next {
+			t.Fatalf("CreateFree(%d, %d bytes) = %q, %d, %v, want %q, %d", from, len(data), name, n, err, want, next)
+		}
+		mustHold(t, s, name, data)
+	}
+	large := strings.Repeat("x", 1<<20) // more than a piece, and the last byte tells
+	create(0, large+"a", "f/0", 1)
+	create(0, large+"b", "f/1", 2)
+	create(0, large+"b", "f/1", 2)
+	create(0, large+"a", "f/0", 1)
+	create(1, large+"a", "f/2", 3)
+	create(0, "", "f/3", 4)
+	create(0, "", "f/3", 4)
+	one := func(int) string { return "f/0" }
+	if name, _, err := blob.CreateFree(s, one, 0, []byte("y")); name != "f/0" || !errors.Is(err, blob.ErrExists) {
+		t.Errorf("CreateFree where all names are taken = %q, %v", name, err)
+	}
 }
 
 func callersBytes(t *testing.T, s blob.Store) {
