@@ -2,13 +2,20 @@ package main
 
 import (
 	"fmt"
+	"net/http/httptest"
+	"reflect"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/johannesboyne/gofakes3"
+	"github.com/johannesboyne/gofakes3/backend/s3mem"
 
 	"tandem/batch"
 	"tandem/core/tenant"
 	schema "tandem/schemas/archive"
 	"tandem/schemas/blob"
+	"tandem/schemas/blob/s3"
 	"tandem/schemas/store/pebblestore"
 	"tandem/schemas/wire"
 	"tandem/stream/archive"
@@ -17,8 +24,47 @@ import (
 
 // Four hours by the clock of the records: archivers that hear of progress every ten seconds, a second late, and `tandem batch` every
 // five minutes, at the worst moment, just before a window may be covered. Each window is covered within 20 minutes of its end
-// (lateness is 10), though one partition has no beacon in an hour. What the run itself takes comes on top.
+// (lateness is 10), though one partition has no beacon in an hour. What the run itself takes comes on top. Over S3 all is the same
+// as in memory.
 func TestWindowsAreCoveredInTime(t *testing.T) {
+	t.Setenv("AWS_ACCESS_KEY_ID", "key")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	backend := s3mem.New()
+	if err := backend.CreateBucket("bucket"); err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(gofakes3.New(backend, gofakes3.WithLogger(gofakes3.DiscardLog())).Server())
+	defer srv.Close()
+	remote, err := s3.Open("s3://bucket/shop?endpoint=" + srv.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem := blob.NewMem()
+	inMem, overS3 := coveredInTime(t, mem), coveredInTime(t, remote)
+	if !reflect.DeepEqual(inMem, overS3) {
+		t.Errorf("over S3 %d windows are covered as %+v, in memory %d as %+v", len(overS3), overS3, len(inMem), inMem)
+	}
+	for _, b := range []blob.Store{mem, remote} {
+		for p := range int32(2) {
+			if err := schema.CheckChain(b, "beacons.shop.0", p); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	var names [2][]string
+	for i, b := range []blob.Store{mem, remote} {
+		if names[i], err = b.List(""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(names[0], names[1]) {
+		t.Errorf("objects over S3:\n%q\nin memory:\n%q", names[1], names[0])
+	}
+}
+
+// coveredInTime returns what is covered at the end.
+func coveredInTime(t *testing.T, blobs blob.Store) map[int64]*batch.Covered {
+	t.Helper()
 	const topic, begin, step, end = "beacons.shop.0", archiveBegin, int64(10_000), archiveBegin + 4*3_600_000
 	cfg, err := tenant.Load("shop.yaml", []byte("tenant: shop\npoints: {home: {}}\n"))
 	if err != nil {
@@ -34,7 +80,6 @@ func TestWindowsAreCoveredInTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer st.Close()
-	blobs := blob.NewMem()
 	job := &batch.Job{Chain: chain, Topics: []batch.Topic{{Name: topic, ID: "id", Partitions: 2}}, Blobs: blobs, Store: st, Digest: archive.ParseDigest}
 	var archivers [2]*archive.Archiver
 	var next [2]int64
@@ -88,4 +133,9 @@ func TestWindowsAreCoveredInTime(t *testing.T) {
 			t.Errorf("the window from %s on was covered %v after its end, before its last beacon may come", time.UnixMilli(w).UTC().Format(time.TimeOnly), d)
 		}
 	}
+	covered, err := job.Covered(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return covered
 }
