@@ -3,6 +3,7 @@ package serve
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -37,9 +38,9 @@ type Batch struct {
 	From       string              `json:"from,omitempty" doc:"RFC 3339, a full minute; absent: 24 h before to"`
 	To         string              `json:"to,omitempty" doc:"RFC 3339, a full minute, exclusive; absent: as far as the view is complete"`
 	Step       string              `json:"step,omitempty" doc:"as 1m, 6h or 1d, or all for one point; absent: at most 500 points"`
-	Filter     map[string][]string `json:"filter,omitempty" doc:"by tag the values that count"`
+	Filter     map[string][]string `json:"filter,omitempty" doc:"by tag the values that count, of those that the config lists, none and other"`
 	GroupBy    []string            `json:"groupBy,omitempty" doc:"tags that divide the series"`
-	Compare    bool                `json:"compare,omitempty" doc:"tells each variation's difference from the control, by point and as proven since the experiment began"`
+	Compare    bool                `json:"compare,omitempty" doc:"of an experiment: tells each variation's difference from the control, by point and as proven since the experiment began"`
 }
 
 // Ask is one formula of a Batch: ID or Expr.
@@ -229,17 +230,25 @@ func (b *Batch) query(c *read.Catalog) (q read.Query, to int64, err error) {
 	case b.Scope != "" && (b.Experiment == "" || b.Scope != "assigned" && b.Scope != "fm"):
 		return q, 0, fmt.Errorf("scope %q: it is assigned or fm, and goes with an experiment", b.Scope)
 	}
-	tags := map[string]bool{}
+	if b.Compare && b.Experiment == "" {
+		return q, 0, errors.New("compare: it is of the variations of an experiment, and none is asked for")
+	}
+	tags := map[string][]string{}
 	for _, t := range c.Tags {
-		tags[t.Name] = true
+		tags[t.Name] = append([]string{"none", "other"}, t.Values...)
 	}
 	for t, values := range b.Filter {
-		if !tags[t] || len(values) > 1_000 {
+		if tags[t] == nil || len(values) > 1_000 {
 			return q, 0, fmt.Errorf("filter: there is no tag %q, or it has more than 1000 values", t)
+		}
+		for _, v := range values {
+			if !slices.Contains(tags[t], v) {
+				return q, 0, fmt.Errorf("filter: tag %s has no value %q; it has %s", t, v, some(tags[t]))
+			}
 		}
 	}
 	for i, t := range b.GroupBy {
-		if !tags[t] || slices.Contains(b.GroupBy[:i], t) {
+		if tags[t] == nil || slices.Contains(b.GroupBy[:i], t) {
 			return q, 0, fmt.Errorf("groupBy: there is no tag %q, or it is there twice", t)
 		}
 	}
@@ -249,12 +258,23 @@ func (b *Batch) query(c *read.Catalog) (q read.Query, to int64, err error) {
 	if q.From, err = minute("from", b.From, max(0, q.To-24*60)); err != nil {
 		return q, 0, err
 	}
+	if q.From >= q.To && b.To == "" {
+		return q, 0, fmt.Errorf("from %s is not before %s, up to which the view is complete, and where a range ends that has no `to`: give one to see what there is after that", stamp(q.From), stamp(q.To))
+	}
 	if q.From >= q.To {
 		return q, 0, fmt.Errorf("from %s is not before to %s", stamp(q.From), stamp(q.To))
 	}
 	to = q.To
 	err = b.step(&q)
 	return q, to, err
+}
+
+// some lists values, the first twenty if there are more.
+func some(values []string) string {
+	if n := len(values); n > 20 {
+		return strings.Join(values[:20], ", ") + fmt.Sprintf(" and %d more", n-20)
+	}
+	return strings.Join(values, ", ")
 }
 
 // step sets the step, and moves the range to multiples of it.

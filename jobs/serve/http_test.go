@@ -293,6 +293,9 @@ func TestWrongRequests(t *testing.T) {
 		`{"formulas":[{"id":"orders"}],"from":"2026-01-01T00:00:30Z"}`:                                         "full minute",
 		`{"formulas":[{"id":"orders"}],"groupBy":["device","device"]}`:                                         "twice",
 		`{"formulas":[{"id":"orders"}],"filter":{"shop":["x"]}}`:                                               "no tag",
+		`{"formulas":[{"id":"orders"}],"filter":{"device":["mobil"]}}`:                                         `no value "mobil"; it has none, other, `,
+		`{"formulas":[{"id":"orders"}],"compare":true}`:                                                        "of an experiment",
+		`{"formulas":[{"id":"orders"}],"from":"9000-01-01T00:00:00Z"}`:                                         "up to which the view is complete",
 		`{"formulas":[{"id":"orders"}],"scope":"fm"}`:                                                          "scope",
 		`{"formulas":[{"id":"orders"}],"to":"9999-01-01T00:00:00Z","from":"1970-01-01T00:00:00Z","step":"1m"}`: "limit",
 	} {

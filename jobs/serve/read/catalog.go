@@ -19,7 +19,7 @@ type Catalog struct {
 	// Names are those of metrics without scope, as "order.revenue", buckets of histograms aside. Each exists as
 	// "site.NAME", and of each experiment as "assigned.NAME" and "fm.NAME".
 	Names []string
-	Tags  []tenant.Tag // by name; `none` and `other` go without saying
+	Tags  []tenant.Tag // by name, with the values of all revisions; `none` and `other` go without saying
 	// Decimals of each metric whose values are scaled, by name: a value divided by 10^decimals is what beacons carried.
 	Decimals map[string]int
 	// Histograms are the values that have one, as "perf.load", and their buckets are of the scaled value.
@@ -56,6 +56,12 @@ func CatalogOf(chain *tenant.Chain) *Catalog {
 			experiments[e.Name] = &Experiment{Experiment: e, Listed: i == len(chain.Revs)-1}
 		}
 		for _, t := range cfg.Tags {
+			t.Values = slices.Clone(t.Values)
+			for _, v := range tags[t.Name].Values { // rows may have what is no longer listed
+				if !slices.Contains(t.Values, v) {
+					t.Values = append(t.Values, v)
+				}
+			}
 			tags[t.Name] = t
 		}
 		c.points(cfg, names)
