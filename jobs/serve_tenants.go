@@ -95,7 +95,7 @@ func (t *servedTenant) load(old *serve.Tenant) (*serve.Tenant, error) {
 		}
 	}
 	if data == nil {
-		out.Formulas = serve.AnyFormulas()
+		out.Formulas = serve.AnyFormulas(t.chain)
 		return out, nil
 	}
 	r, err := formula.Load(name, data)

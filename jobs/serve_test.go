@@ -55,7 +55,7 @@ func serverOver(t *testing.T, st store.Store, wrap func(net.Listener) net.Listen
 	}
 	h := serve.NewHandler(serve.Config{Log: slog.New(slog.DiscardHandler), Now: time.Now, Reader: read.New(st, read.Options{Limits: read.DefaultLimits(), Now: time.Now}),
 		Limits:  serve.Limits{Concurrent: 1, Working: 1, PerSecond: 1e6, Burst: 1e6, Body: 1 << 20},
-		Tenant:  func(string) *serve.Tenant { return &serve.Tenant{Chain: chain, Formulas: serve.AnyFormulas()} },
+		Tenant:  func(string) *serve.Tenant { return &serve.Tenant{Chain: chain, Formulas: serve.AnyFormulas(chain)} },
 		Tenants: func() []string { return []string{"shop"} },
 		Pages: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			for range 1 << 10 {

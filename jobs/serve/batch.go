@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"tandem/core/formula"
+	"tandem/core/tenant"
 	"tandem/jobs/serve/read"
 	"tandem/jobs/serve/sums"
 	"tandem/schemas/store"
@@ -20,11 +21,19 @@ import (
 //go:embed formulas.yaml
 var anyFormulas []byte
 
-// AnyFormulas is the repository of a tenant that has none of its own.
-func AnyFormulas() *formula.Repository {
+// AnyFormulas is the repository of a tenant that has none of its own. Its parameter is by default `page`, or, if the config in force
+// last has no such point, the first one that is a page, or else the first.
+func AnyFormulas(chain *tenant.Chain) *formula.Repository {
 	r, err := formula.Load("built-in formulas", anyFormulas)
 	if err != nil {
 		panic(err) // a test loads it
+	}
+	const name = "mp"
+	point := r.Params[name].Default
+	points := chain.Revs[len(chain.Revs)-1].Config.Points
+	if len(points) > 0 && !slices.ContainsFunc(points, func(p tenant.Point) bool { return p.Name == point }) {
+		i := max(0, slices.IndexFunc(points, func(p tenant.Point) bool { return p.Page }))
+		r.Params[name] = formula.Param{Default: points[i].Name}
 	}
 	return r
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/apache/arrow/go/v17/parquet/file"
 
 	"tandem/core/formula"
+	"tandem/core/tenant"
 	"tandem/jobs/serve/prom"
 	"tandem/jobs/serve/read"
 	"tandem/schemas/store"
@@ -402,7 +403,19 @@ func TestFormulasAsMetrics(t *testing.T) {
 }
 
 func TestBuiltinFormulas(t *testing.T) {
-	AnyFormulas()
+	for points, want := range map[string]string{
+		"{page: {}, home: {kind: page}}":                    "page",
+		"{cart: {}, home: {kind: page}, end: {kind: page}}": "home",
+		"{cart: {}, order: {}}":                             "cart",
+	} {
+		cfg, err := tenant.Load("shop.yaml", []byte("tenant: shop\npoints: "+points+"\n"))
+		must(t, err)
+		chain, err := tenant.Compile([]*tenant.Config{cfg})
+		must(t, err)
+		if got := AnyFormulas(chain).Params["mp"].Default; got != want {
+			t.Errorf("points %s: the parameter is %q, want %q", points, got, want)
+		}
+	}
 	if _, err := formula.Load("shop", traffic.Formulas()); err != nil {
 		t.Error(err)
 	}
