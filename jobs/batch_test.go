@@ -261,7 +261,7 @@ func TestBatchProcesses(t *testing.T) {
 		t.Errorf("all is covered, and there is to do:\n%s", again)
 	}
 	report, _ := tandemAt(t, alone, "report")
-	if lines := strings.Split(strings.TrimSpace(report), "\n"); len(lines) != 3 || lines[0] != "shop: no late beacons wait" || !strings.Contains(lines[2], "shop") {
+	if lines := strings.Split(strings.TrimSpace(report), "\n"); len(lines) != 4 || lines[0] != "shop: no late beacons wait" || !strings.Contains(lines[2], "shop") || !strings.HasSuffix(lines[3], " beacons sent again") {
 		t.Errorf("the report of one run is\n%s", report)
 	}
 
@@ -392,5 +392,17 @@ func TestBatchCommandLine(t *testing.T) {
 	}
 	if got, err := parseTask("2026-01-01T00:30:00Z"); err != nil || got != (task{what: "2026-01-01T00:30:00Z"}) {
 		t.Errorf("a window alone is the task %+v, %v", got, err)
+	}
+}
+
+func TestOddText(t *testing.T) {
+	if got := oddText(&batch.Counts{Records: 9, Late: 3}); got != "" {
+		t.Errorf("of nothing odd it says %q", got)
+	}
+	got := oddText(&batch.Counts{Records: 9, UnknownVariation: 4, Conflict: 1, Overflow: 2, Duplicate: 3, Unused: 5, Rejected: map[string]int64{"no_ts": 1, "json": 6}})
+	want := "4 assignments to a variation that the config does not list, 1 assignments to another variation than the session has, " +
+		"2 beacons beyond max_events_per_minute, 3 beacons sent again, 5 beacons that the config does not use, 6 rejected as json, 1 rejected as no_ts"
+	if got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

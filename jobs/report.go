@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -17,8 +19,8 @@ import (
 const reportUsage = `usage: tandem report --site SITE.yaml [--last N] [--json]
 
 Prints how many late beacons wait for their pass, since when, and when it is due (late_every of the site file, by the time
-of the archive), then the reports of the last plans that the batch has run, the newest first. Below a plan stand the ranges
-of windows that it ran again, with the late beacons that had waited for that, and where each ended: where the runs agree
+of the archive), then the reports of the last plans that the batch has run, the newest first. Below them stands what was odd about a
+plan's beacons, misspelled variations for one, and the ranges of windows that it ran again, with the late beacons that had waited for that, and where each ended: where the runs agree
 again with what later windows have read. Beacons are archived records, sessions those
 that a window changed, late those that the stream left out, approx windows that hold
 sessions which may have begun before anything that is known of them (backfill --approximate). The times of map and reduce are sums over tasks, which run side
@@ -107,6 +109,11 @@ func printReports(stdout io.Writer, waits []tenantWaiting, reports []*batch.Repo
 		return err
 	}
 	for _, r := range reports {
+		if text := oddText(&r.Counts); text != "" {
+			if _, err := fmt.Fprintf(stdout, "%s, plan %d: %s\n", r.Tenant, r.Generation, text); err != nil {
+				return err
+			}
+		}
 		for _, a := range r.Again {
 			if _, err := fmt.Fprintf(stdout, "%s, plan %d ran again %s\n", r.Tenant, r.Generation, againText(&a)); err != nil {
 				return err
@@ -114,6 +121,26 @@ func printReports(stdout io.Writer, waits []tenantWaiting, reports []*batch.Repo
 		}
 	}
 	return nil
+}
+
+// oddText tells of what a plan's beacons had that a producer may want to know of.
+func oddText(c *batch.Counts) string {
+	var odd []string
+	for _, x := range []struct {
+		n    int64
+		what string
+	}{
+		{c.UnknownVariation, "assignments to a variation that the config does not list"}, {c.Conflict, "assignments to another variation than the session has"},
+		{c.Overflow, "beacons beyond max_events_per_minute"}, {c.Duplicate, "beacons sent again"}, {c.Unused, "beacons that the config does not use"},
+	} {
+		if x.n > 0 {
+			odd = append(odd, fmt.Sprintf("%d %s", x.n, x.what))
+		}
+	}
+	for _, reason := range slices.Sorted(maps.Keys(c.Rejected)) {
+		odd = append(odd, fmt.Sprintf("%d rejected as %s", c.Rejected[reason], reason))
+	}
+	return strings.Join(odd, ", ")
 }
 
 func waitingText(w *batch.Waiting) string {
