@@ -305,6 +305,22 @@ func key(at []any) string {
 	return name
 }
 
+// dotted is a path as one writes it in prose.
+func dotted(at []any) string {
+	var b strings.Builder
+	for _, part := range at {
+		if i, ok := part.(int); ok {
+			fmt.Fprintf(&b, "[%d]", i)
+			continue
+		}
+		if b.Len() > 0 {
+			b.WriteByte('.')
+		}
+		fmt.Fprint(&b, part)
+	}
+	return b.String()
+}
+
 func (l *loader) needed(at []any, value string) {
 	if value == "" {
 		l.failAt(at, "`%s` is needed", key(at))
@@ -331,7 +347,7 @@ func (l *loader) topic(at []any, name string) {
 
 func (l *loader) addresses(at []any, list []string) {
 	if len(list) == 0 {
-		l.failAt(at, "`%s` is needed: a list of HOST:PORT", key(at))
+		l.failAt(at, "`%s` is needed: a list of HOST:PORT, as in %s: {%s: [host-1:1234]}", dotted(at), dotted(at[:len(at)-1]), key(at))
 	}
 	for i, a := range list {
 		host, port, err := net.SplitHostPort(a)

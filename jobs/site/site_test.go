@@ -146,7 +146,7 @@ func TestLoadRefuses(t *testing.T) {
 		{with("dc: dc1\n", ""), ":1: `dc` \"\" is needed"},
 		{with("k:9092", "k"), `:2: "k" is not HOST:PORT`},
 		{with("{brokers: [k:9092]}", "\n  brokers:\n    - k:1\n    - k:0"), `:5: "k:0" is not HOST:PORT`},
-		{with("brokers: [k:9092]", "replication: 1"), ":2: `brokers` is needed"},
+		{with("brokers: [k:9092]", "replication: 1"), ":2: `kafka.brokers` is needed: a list of HOST:PORT, as in kafka: {brokers: [host-1:1234]}"},
 		{with("[k:9092]", "[k:9092], replication: -1"), ":2: `replication` -1 is not in 1 to 100"},
 		{with("[k:9092]", "[k:9092], tls: {cert: a}"), ":2: `cert` and `key` go together"},
 		{with("[k:9092]", "[k:9092], sasl: {mechanism: gssapi, user: u, password_file: p}"), ":2: `mechanism` \"gssapi\" is none of plain, scram-sha-256, scram-sha-512"},
