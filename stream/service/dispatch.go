@@ -22,6 +22,8 @@ type Dispatch struct {
 	Tick      time.Duration
 	Patience  time.Duration // a source that lags more is set aside
 	Ahead     time.Duration // no raw partition is read further ahead of the slowest source
+	// Cold: a raw partition of which nothing was read, or whose log has forgotten what comes next, is read from its log's start.
+	Cold bool
 	// Sources reads the newest list of sources.
 	Sources func() (wire.Sources, error)
 
@@ -41,6 +43,7 @@ const (
 	progressEvery = 10 * time.Second // of record time, at most, where a source is live
 	beatEvery     = 5 * time.Second
 	sourcesEvery  = 10 * time.Second
+	boundsTimeout = 30 * time.Second
 	// tailRecords is how many records before the end of a beacons partition are read for progress at the start.
 	tailRecords = 2000
 	// currentFor is how long after it was heard at the end of the log the progress of others counts as known.
@@ -99,6 +102,9 @@ func (d *Dispatch) Run(ctx context.Context) error {
 	}
 	err = d.Host.Run(ctx)
 	stop()
+	if errors.Is(err, broker.ErrOutOfRange) {
+		err = fmt.Errorf("%w: what comes after its last commit is gone from its log; --cold reads on from the log's start, and what lay between is lost", err)
+	}
 	for range 3 {
 		<-done
 	}
@@ -122,8 +128,11 @@ func (d *Dispatch) open(ctx context.Context, s *Seat) (Owner, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	from := at.Offset
-	if known && from > 0 {
+	from, forgotten, err := d.from(ctx, s.Partition, at.Offset, known)
+	if err != nil {
+		return nil, 0, err
+	}
+	if known && from > 0 && !forgotten {
 		// Everything before the commit is acknowledged, so how far the source is can be told at once. Otherwise one that
 		// is silent would be unknown until it speaks, and hold back the others.
 		within, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -136,6 +145,28 @@ func (d *Dispatch) open(ctx context.Context, s *Seat) (Owner, int64, error) {
 	}
 	return &rawOwner{d: d, seat: s, source: src,
 		Dispatcher: &dispatch.Dispatcher{Teller: d.teller, DeadTopic: d.DeadTopic, Out: d.writer}}, from, nil
+}
+
+// from is where to read a raw partition on, and whether its log has forgotten what comes before. Repeats do no harm: what is below the
+// progress of the source is dropped as redelivered.
+func (d *Dispatch) from(ctx context.Context, p broker.Partition, committed int64, known bool) (offset int64, forgotten bool, err error) {
+	if known && !d.Cold {
+		return committed, false, nil
+	}
+	within, cancel := context.WithTimeout(ctx, boundsTimeout)
+	defer cancel()
+	first, _, err := broker.Bounds(within, d.Host.Connection, p)
+	switch {
+	case err != nil:
+		return 0, false, err
+	case first <= committed:
+		return committed, false, nil
+	case !d.Cold:
+		return 0, false, fmt.Errorf("nothing of it was committed yet, and its log begins at offset %d: --cold begins there: %w", first, ErrStop)
+	}
+	d.Host.Log.Warn("cold start: it is read from its log's start on; what lay before was not read and is lost", "topic", p.Topic, "partition", p.Partition,
+		"offset", first, "committed", committed)
+	return first, true, nil
 }
 
 // Handle waits where the partition is too far ahead of others, and commits once all that it wrote is acknowledged.
