@@ -136,7 +136,7 @@ func (w *world) aggregate(ctx context.Context, flags *serviceFlags, st store.Sto
 			return nil, err
 		}
 	}
-	return &service.Aggregate{Host: h, Layer: w.layer, Tenants: w.tenants(), Store: st, Cold: cold, Standby: standby,
+	return &service.Aggregate{Host: h, Layer: w.layer, Tenants: w.tenants(), Former: w.site.Former, Store: st, Cold: cold, Standby: standby,
 		Window: batch.WindowMS / 60000, Tick: w.site.Tick}, nil
 }
 

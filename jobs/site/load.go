@@ -384,4 +384,9 @@ func (l *loader) tenants(s *Site) {
 			take([]any{"tenants", i}, s.BeaconsTopic(chain.Tenant, g), "tenant "+chain.Tenant)
 		}
 	}
+	for i, name := range s.Former {
+		if s.TenantNamed(name) != nil {
+			l.failAt([]any{"former_tenants", i}, "tenant %s is among `tenants`: it is one or the other", name)
+		}
+	}
 }

@@ -20,7 +20,8 @@ type Site struct {
 	Kafka       Kafka         `yaml:"kafka"`
 	Raw         []Raw         `yaml:"raw"` // in order; the file only ever appends to them
 	Tenants     []Tenant      `yaml:"tenants"`
-	Dead        string        `yaml:"dead"` // topic of dead letters, one partition
+	Former      []string      `yaml:"former_tenants"` // taken out of Tenants: what is left of their metrics messages is passed over
+	Dead        string        `yaml:"dead"`           // topic of dead letters, one partition
 	Metrics     Metrics       `yaml:"metrics"`
 	Tick        time.Duration `yaml:"tick"`        // 1s to 1h, whole ms
 	LateEvery   time.Duration `yaml:"late_every"`  // of the batch: how long late beacons wait at most for their pass, 30m to 168h

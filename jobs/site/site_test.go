@@ -157,6 +157,7 @@ func TestLoadRefuses(t *testing.T) {
 		{with("beacons.raw,", "a b,"), ":3: `topic` \"a b\" is no name of a topic"},
 		{with("partitions: 4}]\ntenants", "partitions: 0}]\ntenants"), ":3: `partitions` 0 is not in 1 to 4096"},
 		{with("tenants: [{config: shop.yaml, partitions: 4}]\n", ""), ":1: `tenants` is needed"},
+		{least + "former_tenants: [outlet, shop]\n", ":7: tenant shop is among `tenants`: it is one or the other"},
 		{with("config: shop.yaml, ", ""), ":4: `config` is needed"},
 		{with("shop.yaml,", "no.yaml,"), "no.yaml: no such file"},
 		{with("shop.yaml,", "bad.yaml,"), "bad.yaml:1: "},

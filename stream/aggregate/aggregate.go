@@ -30,9 +30,10 @@ type Config struct {
 	Layer     string // "stream.dc1"
 	Partition int32
 	Tenants   []Tenant
+	Former    []string // tenants that were taken out of the site: their messages are passed over
 }
 
-// Counts are an aggregate's counters. Unlisted are messages of topics that their tenant does not have.
+// Counts are an aggregate's counters. Unlisted are messages of former tenants, and of topics that their tenant does not have.
 type Counts struct {
 	Messages, Rows, Closed, Written, Unlisted int64
 }
@@ -188,11 +189,17 @@ func (s *State) Take(offset int64, value []byte) error {
 	if err != nil {
 		return fmt.Errorf("metrics partition %d, message %d: %w", s.cfg.Partition, offset, err)
 	}
-	t := s.tenants[m.Tenant]
-	if t == nil {
-		return fmt.Errorf("metrics partition %d, message %d: tenant %q is not configured", s.cfg.Partition, offset, m.Tenant)
+	// Versions count from it on, so it must not depend on which tenants and topics are listed.
+	if _, ok := s.bases[m.Minute]; !ok && !m.Marker {
+		s.bases[m.Minute] = offset
 	}
-	if !slices.Contains(t.Topics, m.Topic) {
+	t := s.tenants[m.Tenant]
+	if t == nil && !slices.Contains(s.cfg.Former, m.Tenant) {
+		// It may be a new one, and this process's site file an old one: its rows would be lost.
+		return fmt.Errorf("metrics partition %d, message %d: tenant %q is not in the site file: start this process with the file that has it; if it was taken out, list it there as former_tenants: [%s]",
+			s.cfg.Partition, offset, m.Tenant, m.Tenant)
+	}
+	if t == nil || !slices.Contains(t.Topics, m.Topic) {
 		s.Counts.Unlisted++ // of a topic that the tenant has no more: it will tell no further, and nothing may wait for it
 		return nil
 	}
@@ -210,9 +217,6 @@ func (s *State) Take(offset int64, value []byte) error {
 	}
 	if m.Marker {
 		return nil
-	}
-	if _, ok := s.bases[m.Minute]; !ok {
-		s.bases[m.Minute] = offset
 	}
 	if m.Minute < max(t.closed, t.passed()) {
 		s.Counts.Closed++

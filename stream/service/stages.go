@@ -132,6 +132,7 @@ type Aggregate struct {
 	Host    *Host // Open is set by Run
 	Layer   string
 	Tenants []aggregate.Tenant
+	Former  []string // tenants that were taken out
 	Store   Metrics
 	Cold    bool
 	Standby bool  // hold what there is to write until the layer is the active one (Gate)
@@ -190,7 +191,7 @@ func (a *Aggregate) open(ctx context.Context, seat *Seat) (Owner, int64, error) 
 			return nil, 0, err
 		}
 	}
-	state, err := aggregate.New(aggregate.Config{Layer: a.Layer, Partition: p.Partition, Tenants: a.Tenants}, at.Offset, closed, at.Note)
+	state, err := aggregate.New(aggregate.Config{Layer: a.Layer, Partition: p.Partition, Tenants: a.Tenants, Former: a.Former}, at.Offset, closed, at.Note)
 	if err != nil {
 		return nil, 0, err
 	}
