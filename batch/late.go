@@ -21,12 +21,9 @@ type Arrival struct {
 
 // arrivals notes what of a manifest came after its window's end.
 func (a *Archive) arrivals(partition string, m *archive.Manifest) {
-	at := int64(math.MaxInt64)
-	for _, ms := range m.Progress {
-		at = min(at, ms)
-	}
+	at, known := m.Least()
 	for _, w := range m.Windows {
-		if at >= w.Start+WindowMS && len(m.Progress) > 0 {
+		if known && at >= w.Start+WindowMS {
 			a.Arrivals[w.Start] = append(a.Arrivals[w.Start], Arrival{partition, Span{m.First, m.Next}, w.Records, at})
 		}
 	}

@@ -205,14 +205,16 @@ func ReadArchive(chains map[string][]archive.Manifest) Archive {
 		if len(chain) > 0 {
 			a.Ends[name] = chain[len(chain)-1].Next
 		}
-		if len(chain) == 0 || len(chain[len(chain)-1].Progress) == 0 {
+		ms, known := int64(0), false
+		if len(chain) > 0 {
+			ms, known = chain[len(chain)-1].Least()
+		}
+		if !known {
 			a.Progress = math.MinInt64
 			a.Unknown = append(a.Unknown, name)
 			continue
 		}
-		for _, ms := range chain[len(chain)-1].Progress {
-			a.Progress = min(a.Progress, ms)
-		}
+		a.Progress = min(a.Progress, ms)
 		for _, m := range chain {
 			a.arrivals(name, &m)
 			var windows []int64

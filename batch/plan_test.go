@@ -305,3 +305,20 @@ func TestDigestsText(t *testing.T) {
 		}
 	}
 }
+
+// Sources that are set aside are not waited for; where all are, nothing is known.
+func TestProgressWithoutWhatIsSetAside(t *testing.T) {
+	chains := func(aside ...string) map[string][]archive.Manifest {
+		return map[string][]archive.Manifest{"t/0": {{Next: 1, Progress: map[string]int64{"dead": 5, "slow": 70, "live": 100}, Aside: aside}},
+			"t/1": {{Next: 1, Progress: map[string]int64{"live": 90}, Aside: []string{"never"}}}}
+	}
+	for _, c := range []struct {
+		aside []string
+		want  int64
+	}{{nil, 5}, {[]string{"dead"}, 70}, {[]string{"dead", "slow"}, 90}, {[]string{"dead", "live", "slow"}, math.MinInt64}} {
+		a := ReadArchive(chains(c.aside...))
+		if unknown := c.want == math.MinInt64; a.Progress != c.want || slices.Equal(a.Unknown, []string{"t/0"}) != unknown {
+			t.Errorf("aside %v: progress %d, unknown %v; want %d", c.aside, a.Progress, a.Unknown, c.want)
+		}
+	}
+}

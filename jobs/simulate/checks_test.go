@@ -253,6 +253,7 @@ type manifest struct {
 	Next      int64              `json:"next"`
 	Files     []archive.FileInfo `json:"files"`
 	Progress  map[string]int64   `json:"progress"`
+	Aside     []string           `json:"aside"`
 	Windows   []archive.Window   `json:"windows"`
 }
 

@@ -232,7 +232,7 @@ func (c *Compactor) run(chain []Manifest, retired int64) (n int, gone bool) {
 	}
 	begin, known := int64(0), false
 	for i := range chain {
-		at, ok := chain[i].least()
+		at, ok := chain[i].Least()
 		switch {
 		case !ok:
 		case !known:
@@ -242,19 +242,6 @@ func (c *Compactor) run(chain []Manifest, retired int64) (n int, gone bool) {
 		}
 	}
 	return 0, false
-}
-
-// least is the progress of the source that is furthest behind; false: not known.
-func (m *Manifest) least() (int64, bool) {
-	first := true
-	least := int64(0)
-	for _, ms := range m.Progress {
-		if first || ms < least {
-			least = ms
-		}
-		first = false
-	}
-	return least, !first
 }
 
 func (c *Compactor) compact(ctx context.Context, run []Manifest, gone bool, now int64, done *Compacted) error {
@@ -268,7 +255,7 @@ func (c *Compactor) compact(ctx context.Context, run []Manifest, gone bool, now 
 	merged := len(old) > 1 && !gone
 	if merged {
 		at := old[0].MinTS
-		if ms, ok := m.least(); ok {
+		if ms, ok := m.Least(); ok {
 			at = ms
 		}
 		var err error
@@ -399,5 +386,5 @@ func Progress(chain []Manifest) (int64, bool) {
 	if len(chain) == 0 {
 		return 0, false
 	}
-	return chain[len(chain)-1].least()
+	return chain[len(chain)-1].Least()
 }

@@ -32,11 +32,23 @@ type Manifest struct {
 	Files []FileInfo `json:"files"`
 	// Progress of each source at the end: no record of the source with an event time before it, in ms, is to come on time.
 	Progress map[string]int64 `json:"progress"`
+	// Aside are sources that were set aside (DESIGN 4), known or not: nobody waits for them, and what they still bring is late data.
+	Aside []string `json:"aside,omitempty"`
 	// Windows says how many of the files' rows have event times in each window; in order of Start, without empty ones.
 	Windows []Window `json:"windows"`
 	// Digest is the SHA-256 in hex of the manifest's own content as it stands in the object. Reading fills it; it is no
 	// part of that content, and Append ignores it.
 	Digest string `json:"-"`
+}
+
+// Least is the progress of the source that is furthest behind of those that are waited for; false: not known.
+func (m *Manifest) Least() (ms int64, known bool) {
+	for source, at := range m.Progress {
+		if !slices.Contains(m.Aside, source) && (!known || at < ms) {
+			ms, known = at, true
+		}
+	}
+	return ms, known
 }
 
 // Window counts the archived records of a window of event time.

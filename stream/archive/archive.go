@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"tandem/core/beacon"
 	"tandem/core/session"
@@ -54,8 +55,10 @@ type Archiver struct {
 
 	first    int64            // of the manifest at hand
 	known    map[string]int64 // progress of the last manifest
+	was      []string         // what it says is set aside
 	sources  []wire.Source
 	progress []int64 // by source, math.MinInt64: not known
+	aside    []bool  // by source: nobody waits for it
 	offsets  []int64
 	rows     []archive.Row
 	bytes    int64
@@ -83,7 +86,7 @@ func Open(cfg Config, chain *tenant.Chain, blobs blob.Store) (*Archiver, error) 
 			return nil, fmt.Errorf("archive of %s/%d is of topic %s, not of %s: a topic that was made anew needs a new name",
 				cfg.Topic, cfg.Partition, last.TopicID, cfg.TopicID)
 		}
-		a.Offset, a.known = last.Next, last.Progress
+		a.Offset, a.known, a.was = last.Next, last.Progress, last.Aside
 	}
 	a.first = a.Offset
 	return a, nil
@@ -149,19 +152,27 @@ func (a *Archiver) told(p *wire.Progress) bool {
 		a.sources = p.Sources.List
 	}
 	for len(a.progress) < len(a.sources) {
-		ms, ok := a.known[SourceKey(&a.sources[len(a.progress)])]
+		key := SourceKey(&a.sources[len(a.progress)])
+		ms, ok := a.known[key]
 		if !ok {
 			ms = math.MinInt64
 		}
-		a.progress, a.offsets = append(a.progress, ms), append(a.offsets, 0)
+		a.progress, a.offsets, a.aside = append(a.progress, ms), append(a.offsets, 0), append(a.aside, slices.Contains(a.was, key))
+	}
+	if p.Aside != nil {
+		for i := range a.aside {
+			a.aside[i] = slices.Contains(p.Aside, i)
+		}
 	}
 	for _, at := range p.At {
 		a.progress[at.Source] = max(a.progress[at.Source], at.MS)
 		a.offsets[at.Source] = max(a.offsets[at.Source], at.Offset)
 	}
 	least := int64(math.MaxInt64)
-	for _, ms := range a.progress {
-		least = min(least, ms)
+	for i, ms := range a.progress {
+		if !a.aside[i] {
+			least = min(least, ms)
+		}
 	}
 	if least == math.MinInt64 || least == math.MaxInt64 {
 		return false
@@ -214,14 +225,11 @@ func (a *Archiver) roll() error {
 	if a.Offset == a.first {
 		return nil
 	}
-	m := archive.Manifest{Topic: a.cfg.Topic, TopicID: a.cfg.TopicID, Partition: a.cfg.Partition, First: a.first, Next: a.Offset,
-		Progress: a.reached()}
-	at := int64(math.MaxInt64)
-	for _, ms := range m.Progress {
-		at = min(at, ms)
-	}
+	m := archive.Manifest{Topic: a.cfg.Topic, TopicID: a.cfg.TopicID, Partition: a.cfg.Partition, First: a.first, Next: a.Offset}
+	m.Progress, m.Aside = a.reached()
 	if len(a.rows) > 0 {
-		if at == math.MaxInt64 {
+		at, known := m.Least()
+		if !known {
 			at = a.rows[0].Ingest
 		}
 		archive.Sort(a.rows)
@@ -243,28 +251,34 @@ func (a *Archiver) roll() error {
 		return fmt.Errorf("archive: %w", err)
 	}
 	a.Counts.Manifests++
-	a.first, a.known = a.Offset, m.Progress
+	a.first, a.known, a.was = a.Offset, m.Progress, m.Aside
 	clear(a.rows)
 	a.rows, a.bytes = a.rows[:0], 0
 	a.arena.Reset()
 	return nil
 }
 
-// reached is the progress of every source. It is empty while one that is listed has not been heard of: a reader that saw
-// the others only would take windows for settled in which that source still has beacons to write (DESIGN 4). Until the
-// first progress record after a restart it is that of the last manifest.
-func (a *Archiver) reached() map[string]int64 {
+// reached is the progress of every source that is known, and which are set aside. It is empty while one has not been heard of that is listed
+// and not set aside: a reader that saw the others only would take windows for settled in which that source still has beacons to write
+// (DESIGN 4). Until the first progress record after a restart it is that of the last manifest.
+func (a *Archiver) reached() (at map[string]int64, aside []string) {
 	if len(a.sources) == 0 && a.known != nil {
-		return a.known
+		return a.known, a.was
 	}
-	at := map[string]int64{}
+	at = map[string]int64{}
 	for i := range a.sources {
-		if a.progress[i] == math.MinInt64 {
-			return map[string]int64{}
+		key := SourceKey(&a.sources[i])
+		if a.aside[i] {
+			aside = append(aside, key)
 		}
-		at[SourceKey(&a.sources[i])] = a.progress[i]
+		switch {
+		case a.progress[i] != math.MinInt64:
+			at[key] = a.progress[i]
+		case !a.aside[i]:
+			return map[string]int64{}, nil
+		}
 	}
-	return at
+	return at, aside
 }
 
 // Committed is the offset up to which manifests have everything.

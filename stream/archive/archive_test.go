@@ -86,6 +86,17 @@ func (p *partition) progress(n int, at ...wire.SourceAt) {
 	p.put(broker.Record{Value: wire.AppendProgress(nil, &pr), Headers: []broker.Header{{Key: wire.HeaderProgress}}})
 }
 
+// aside is progress of n sources that says which are set aside: at least one.
+func (p *partition) aside(n int, aside []int, at ...wire.SourceAt) {
+	p.progress(n, at...)
+	pr, err := wire.ReadProgress(p.recs[len(p.recs)-1].Value)
+	if err != nil {
+		panic(err)
+	}
+	pr.Aside = aside
+	p.recs[len(p.recs)-1].Value = wire.AppendProgress(nil, &pr)
+}
+
 func at(source int, ms, offset int64) wire.SourceAt {
 	return wire.SourceAt{Source: source, MS: ms, Offset: offset}
 }
@@ -103,7 +114,11 @@ func say(m *archive.Manifest) string {
 	for _, k := range slices.Sorted(maps.Keys(m.Progress)) {
 		p = append(p, fmt.Sprintf("%s=%d", k, (m.Progress[k]-t0)/minute))
 	}
-	return fmt.Sprintf("[%d,%d) rows %d, windows %s, progress %s", m.First, m.Next, rows, strings.Join(w, " "), strings.Join(p, " "))
+	text := fmt.Sprintf("[%d,%d) rows %d, windows %s, progress %s", m.First, m.Next, rows, strings.Join(w, " "), strings.Join(p, " "))
+	if len(m.Aside) > 0 {
+		text += ", aside " + strings.Join(m.Aside, " ")
+	}
+	return text
 }
 
 func compare(t *testing.T, got []archive.Manifest, want []string) {
@@ -178,6 +193,17 @@ func TestRoll(t *testing.T) {
 			"[0,2) rows 1, windows 0:1, progress ",
 			"[2,3) rows 0, windows , progress c/raw/0=150 c/raw/1=30",
 			"[3,5) rows 1, windows 0:1, progress ",
+		}, 0},
+		{"a source that is set aside, whether it was heard of or not, is not waited for until it is taken back", nil, func(p *partition) {
+			p.progress(3, at(0, t0+5*window, 0), at(1, t0+minute, 0))
+			p.aside(3, []int{1, 2}, at(0, t0+5*window, 0))
+			p.beacon("s", t0, 0)
+			p.progress(3, at(0, t0+6*window+10*minute, 1)) // says nothing of it
+			p.aside(3, []int{}, at(0, t0+7*window+10*minute, 1), at(1, t0+7*window, 0), at(2, t0+7*window, 0))
+			p.aside(3, []int{0, 1, 2}, at(0, t0+9*window, 1)) // of none is anything known that counts
+		}, []string{
+			"[0,2) rows 0, windows , progress c/raw/0=150 c/raw/1=1, aside c/raw/1 c/raw/2",
+			"[2,4) rows 1, windows 0:1, progress c/raw/0=190 c/raw/1=1, aside c/raw/1 c/raw/2",
 		}, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -228,7 +228,8 @@ func (t *Teller) Allowed(src int, aheadMS int64, recs []broker.Record) int {
 const lagsFor = 60_000
 
 // judge says which sources are set aside: those that have lagged too far behind the one that is furthest, until they
-// are near it again.
+// are near it again. One of which nothing was ever heard counts, as for Allowed, as being where the slowest was when it was listed: a
+// topic that nobody writes yet must not stop all.
 //
 // Pacing keeps the others from getting further ahead of sources that have come to a stop, as those of a cluster that is
 // gone do. So for these the time counts too for which a source of this process has waited for them: of live sources that
@@ -243,14 +244,23 @@ func (t *Teller) judge(now int64) []int {
 	for _, ms := range t.waiting {
 		next = max(next, ms)
 	}
-	least, _ := t.least()
+	least, first := t.least()
+	for _, v := range t.view {
+		if !v.known && !v.aside && first > 0 {
+			least = min(least, cmp.Or(v.first, first))
+		}
+	}
 	aside := []int{}
 	for i := range t.view {
 		v := &t.view[i]
-		lag := greatest - v.ms
+		at := v.ms
+		if !v.known {
+			at = cmp.Or(v.first, first)
+		}
+		lag := greatest - at
 		_, waits := t.waiting[i]
 		// One that is nearer to those that wait than to the slowest may itself wait, at another dispatcher.
-		if next == 0 || waits || v.ms-least > (next-least)/2 {
+		if next == 0 || waits || at-least > (next-least)/2 {
 			v.asked = 0
 		} else if !v.aside {
 			v.asked = cmp.Or(v.asked, now)
@@ -258,7 +268,7 @@ func (t *Teller) judge(now int64) []int {
 		}
 		switch {
 		case t.PatienceMS > 0 && v.aside && v.ms == v.left: // it may not be far behind yet
-		case t.PatienceMS == 0 || !v.known || lag <= t.BackMS || lag <= t.PatienceMS && !v.aside:
+		case t.PatienceMS == 0 || at == 0 || lag <= t.BackMS || lag <= t.PatienceMS && !v.aside:
 			v.set(false)
 			v.since = 0
 		case v.since == 0:

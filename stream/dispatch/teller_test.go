@@ -258,6 +258,38 @@ func TestSourcesThatStopAreSetAsideThoughTheOthersArePaced(t *testing.T) {
 	}
 }
 
+// A topic that is listed and that nobody writes: the others wait for it as for one that has stopped, and then go on; once it is heard of
+// it is taken back when it is near them.
+func TestASourceThatWasNeverHeardOfIsSetAside(t *testing.T) {
+	x, _ := teller(1)
+	x.Read(0, t0, 1)
+	x.SetSources(list(2))
+	began, read := int64(0), int64(0)
+	for s := int64(1); s <= 3*3600; s++ {
+		now := t0 + s*second
+		for read < s && x.Allowed(0, 5*minute, at(t0+(read+1)*second)) > 0 {
+			read++
+			x.Read(0, t0+read*second, read)
+		}
+		if aside := x.judge(now); len(aside) > 0 && began == 0 {
+			if began = s; !slices.Equal(aside, []int{1}) {
+				t.Fatalf("set aside are %v", aside)
+			}
+		}
+	}
+	if min := int64(3600); began < min || began > min+70 || read != 3*3600 {
+		t.Errorf("set aside after %d s, the other is read up to %d s", began, read)
+	}
+	x.Read(1, t0, 1) // it begins with what is old
+	if aside := x.judge(t0 + 3*3600*second); !slices.Equal(aside, []int{1}) {
+		t.Errorf("far behind, set aside are %v", aside)
+	}
+	x.Read(1, t0+3*3600*second-minute, 2)
+	if aside := x.judge(t0 + 3*3600*second); len(aside) > 0 {
+		t.Errorf("near again, set aside are %v", aside)
+	}
+}
+
 func TestGroupsAndPartitionsAreFunctionsOfTheSession(t *testing.T) {
 	one := &Route{Topics: []string{"t"}, Partitions: 5}
 	four := &Route{Topics: []string{"a", "b", "c", "d"}, Partitions: 3}
