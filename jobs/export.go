@@ -109,7 +109,10 @@ func openExported(ctx context.Context, file, data string) (store.Store, error) {
 // holdsOf says whether a store has anything of a tenant.
 func holdsOf(ctx context.Context, st store.Store, name string) (bool, error) {
 	v, err := batch.View(ctx, st, name)
-	return v.Active != "" || len(v.Windows) > 0, err
+	if err != nil {
+		return false, err
+	}
+	return v.Active != "" || len(v.Windows) > 0, nil
 }
 
 func exported(ctx context.Context, st store.Store, name, layer string, from, to int64) ([]string, error) {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -30,6 +32,22 @@ func TestServeOfAnothersData(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := own.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// awayStore answers with an error, as a Cassandra does that has gone.
+type awayStore struct{ store.Store }
+
+var errAway = errors.New("no connection")
+
+func (awayStore) Active(context.Context, string) (store.Active, bool, error) {
+	return store.Active{}, false, errAway
+}
+
+// What cannot be read is told, and not taken for a store that holds nothing.
+func TestExportOfAStoreThatIsAway(t *testing.T) {
+	if _, err := exported(t.Context(), awayStore{}, "shop", "both", 0, 1); !errors.Is(err, errAway) {
 		t.Error(err)
 	}
 }
