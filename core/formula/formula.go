@@ -158,10 +158,8 @@ func Load(file string, data []byte) (*Repository, error) {
 		if err := r.checkParams(f); err != nil {
 			fault(f.line, "formula %s: %v", f.ID, err)
 		}
-		if path := r.cycle(f, nil); path != nil {
-			fault(f.line, "formula %s: it is defined by itself: %s", f.ID, strings.Join(path, " -> "))
-		}
 	}
+	r.checkNames(func(f *Formula, what string) { fault(f.line, "formula %s: %s", f.ID, what) })
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}
@@ -221,26 +219,34 @@ func (r *Repository) checkParams(f *Formula) error {
 // Formula returns the formula of an id, nil if there is none.
 func (r *Repository) Formula(id string) *Formula { return r.byID[id] }
 
-// cycle is the path on which a formula comes back to itself.
-func (r *Repository) cycle(f *Formula, path []string) []string {
-	for _, p := range path {
-		if p == f.ID {
-			if p == path[0] {
-				return append(path, p)
+// checkNames tells of formulas that are defined by themselves, and of those that name others too deeply. It looks into each formula
+// once: where each names the next one twice there are too many ways through them to follow.
+func (r *Repository) checkNames(fault func(f *Formula, what string)) {
+	depths := map[*Formula]int{} // 0 while the formula's names are looked into
+	var path []string
+	var depth func(f *Formula) int
+	depth = func(f *Formula) int {
+		if d, met := depths[f]; met {
+			if d == 0 {
+				round := append(slices.Clone(path[slices.Index(path, f.ID):]), f.ID)
+				fault(f, "it is defined by itself: "+strings.Join(round, " -> "))
 			}
-			return nil // another one's, which is told there
+			return d
 		}
-	}
-	path = append(path[:len(path):len(path)], f.ID)
-	if len(path) > maxDepth {
-		return path
-	}
-	for _, name := range references(f.node) {
-		if next := r.byID[name]; next != nil {
-			if found := r.cycle(next, path); found != nil {
-				return found
+		depths[f], path = 0, append(path, f.ID)
+		d := 1
+		for _, name := range references(f.node) {
+			if next := r.byID[name]; next != nil {
+				d = max(d, depth(next)+1)
 			}
 		}
+		depths[f], path = d, path[:len(path)-1]
+		if d == maxDepth+1 { // of those that name it the same is true, and is not told again
+			fault(f, fmt.Sprintf("formulas that name formulas are %d deep here, more than %d; write some of them out", d, maxDepth))
+		}
+		return d
 	}
-	return nil
+	for _, f := range r.Formulas {
+		depth(f)
+	}
 }

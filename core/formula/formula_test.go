@@ -1,11 +1,13 @@
 package formula
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"tandem/core/evidence"
 )
@@ -67,33 +69,78 @@ func TestEval(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	for text, want := range map[string]string{
-		"  f: {title: F, expr: order > 1}":                                                    "f.yaml:6: formula f: expr: operator \">\"",
-		"  a: {title: A, expr: b + 1}\n  b: {title: B, expr: 'c'}\n  c: {title: C, expr: a}":  "a -> b -> c -> a",
-		"  f: {title: F, expr: f + 1}":                                                        "f -> f",
-		"  f: {title: F, expr: 1}\n  f: {title: G, expr: 2}":                                  "line 6",
-		"  f: {title: F, expr: '1 +'}":                                                        "f.yaml:6",
-		"  f: {title: F, expr: 1, unti: ms}":                                                  `"unti" (line 6)`,
-		"  f: {title: F, expr: 1, unit: cm}":                                                  "unit",
-		"  f: {expr: 1}":                                                                      "no title",
-		"  visit: {title: F, expr: 1}":                                                        "means something else",
-		"  f: {title: F, expr: 'beta(order)'}":                                                "name in quotes",
-		"  f: {title: F, expr: '${mp} + 1'}":                                                  "f.yaml:6",
-		"  f: {title: F, expr: 'beta(\"${nobody}\")'}":                                        "no such param",
-		"  f: {title: F, expr: 'sum(order)'}":                                                 "f.yaml:6",
-		"  f: {title: F, expr: 'order[0]'}":                                                   "no name",
-		"  f: {title: F, expr: 'rolling(order, \"1h\")'}":                                     "of visitors",
-		"  f: {title: F, expr: 'rolling(visitors, \"25h\")'}":                                 "at most 24h",
-		"  f: {title: F, expr: 'quantile(order.revenue, 2)'}":                                 "not in 0 to 1",
-		"  f: {title: F, expr: nobody}":                                                       "neither a formula nor a metric",
-		"  f: {title: F, expr: 'quantile(order, 0.5)'}":                                       "no histogram",
-		"  f: {title: F, expr: '" + strings.Repeat("1+", 3000) + "1'}":                        "bytes",
-		"  f: {title: F, expr: '" + strings.Repeat("(", 500) + "1" + strings.Repeat(")", 500): "f.yaml",
-		"  f: {title: F, expr: 1, scope: site}":                                               "scope",
+		"  f: {title: F, expr: order > 1}":                                                     "f.yaml:6: formula f: expr: operator \">\"",
+		"  a: {title: A, expr: b + 1}\n  b: {title: B, expr: 'c'}\n  c: {title: C, expr: a}":   "a -> b -> c -> a",
+		"  f: {title: F, expr: f + 1}":                                                         "f -> f",
+		"  f: {title: F, expr: a}\n  a: {title: A, expr: b + order}\n  b: {title: B, expr: a}": "f.yaml:7: formula a: it is defined by itself: a -> b -> a",
+		"  f: {title: F, expr: 1}\n  f: {title: G, expr: 2}":                                   "line 6",
+		"  f: {title: F, expr: '1 +'}":                                                         "f.yaml:6",
+		"  f: {title: F, expr: 1, unti: ms}":                                                   `"unti" (line 6)`,
+		"  f: {title: F, expr: 1, unit: cm}":                                                   "unit",
+		"  f: {expr: 1}":                                                                       "no title",
+		"  visit: {title: F, expr: 1}":                                                         "means something else",
+		"  f: {title: F, expr: 'beta(order)'}":                                                 "name in quotes",
+		"  f: {title: F, expr: '${mp} + 1'}":                                                   "f.yaml:6",
+		"  f: {title: F, expr: 'beta(\"${nobody}\")'}":                                         "no such param",
+		"  f: {title: F, expr: 'sum(order)'}":                                                  "f.yaml:6",
+		"  f: {title: F, expr: 'order[0]'}":                                                    "no name",
+		"  f: {title: F, expr: 'rolling(order, \"1h\")'}":                                      "of visitors",
+		"  f: {title: F, expr: 'rolling(visitors, \"25h\")'}":                                  "at most 24h",
+		"  f: {title: F, expr: 'quantile(order.revenue, 2)'}":                                  "not in 0 to 1",
+		"  f: {title: F, expr: nobody}":                                                        "neither a formula nor a metric",
+		"  f: {title: F, expr: 'quantile(order, 0.5)'}":                                        "no histogram",
+		"  f: {title: F, expr: '" + strings.Repeat("1+", 3000) + "1'}":                         "bytes",
+		"  f: {title: F, expr: '" + strings.Repeat("(", 500) + "1" + strings.Repeat(")", 500):  "f.yaml",
+		"  f: {title: F, expr: 1, scope: site}":                                                "scope",
 	} {
 		_, _, err := evaluate(t, text+"\n", nil)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.80s: %v, want something of %q", text, err, want)
 		}
+	}
+}
+
+// chain is n formulas, f the first, each of the expression that of makes of the next one's id.
+func chain(n int, of func(next string) string) string {
+	ids := []string{"f"}
+	for i := range n {
+		ids = append(ids, fmt.Sprint("f", i))
+	}
+	var b strings.Builder
+	for i := range n - 1 {
+		fmt.Fprintf(&b, "  %s: {title: F, expr: %s}\n", ids[i], of(ids[i+1]))
+	}
+	return b.String() + "  " + ids[n-1] + ": {title: F, expr: order}\n"
+}
+
+func TestDepth(t *testing.T) {
+	once := func(next string) string { return next }
+	if _, _, err := evaluate(t, chain(maxDepth, once), nil); err != nil {
+		t.Error(err)
+	}
+	_, _, err := evaluate(t, chain(maxDepth+2, once), nil)
+	if want := "f.yaml:7: formula f0: formulas that name formulas are 65 deep here, more than 64; write some of them out"; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
+// Formulas of which each names the next one twice are loaded at once, and only what is written out of them has a limit.
+func TestManyWays(t *testing.T) {
+	ended := make(chan error, 1)
+	go func() {
+		r, err := Load("f.yaml", []byte(head+chain(50, func(next string) string { return next + " + " + next })))
+		if err == nil {
+			_, err = r.Compile(NewPlan(testSchema()), Ask{ID: "f"})
+		}
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if err == nil || !strings.Contains(err.Error(), "written out it has more than 10000 parts") {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("not within 10 s")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -153,14 +154,15 @@ func minutes(n ast.Node) (int64, error) {
 	return 0, fmt.Errorf(`%s is no time as "90m" or "24h", at most 24h`, n)
 }
 
-// references are the names of an expression, formulas' or metrics'.
+// references are the names of an expression, formulas' or metrics', each once.
 func references(n ast.Node) (names []string) {
 	each(n, func(n ast.Node) {
 		if id, ok := n.(*ast.IdentifierNode); ok {
 			names = append(names, id.Value)
 		}
 	})
-	return names
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // params are those of the strings of an expression.
