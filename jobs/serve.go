@@ -33,7 +33,7 @@ const serveUsage = `usage: tandem serve --site SITE.yaml | --data DIR [--config 
 
 Answers over HTTP, until it is stopped, what a site's store holds, or the folder DIR that replay --data or demo --data left:
 POST /{tenant} for formulas, GET /{tenant}/api/v1/... as Prometheus does, and pages. /openapi.json describes the API;
-/healthz, /readyz and /metrics are for whoever runs it.
+/healthz, /readyz and /metrics are for whoever runs it; /metrics names tenants and takes a token of all of them, "*".
 
 Without --tokens everybody who can connect reads everything, so it then listens on loopback only. tandem token new prints a
 token and its entry of the tokens file, which is read again when it changes. Of --data, --config names the tenant config;

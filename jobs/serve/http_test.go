@@ -141,6 +141,17 @@ func TestAccess(t *testing.T) {
 	}
 }
 
+// Metrics name tenants: they are told to those who may see all of them, and to nobody else.
+func TestMetricsAccess(t *testing.T) {
+	h, _, tokens := testServer(t, DefaultLimits())
+	for name, want := range map[string]int{"": 401, "old": 401, "one": 403, "all": 200} {
+		got := call(h, "GET", "/metrics", tokens[name], "")
+		if told := strings.Contains(got.Body.String(), `tenant="other"`); got.Code != want || told != (want == 200) {
+			t.Errorf("with token %q: %d, not %d: %s", name, got.Code, want, got.Body)
+		}
+	}
+}
+
 // What another site makes a browser ask for, with the cookie that the browser has, is refused where it acts.
 func TestCrossSite(t *testing.T) {
 	h, _, tokens := testServer(t, DefaultLimits())

@@ -58,7 +58,7 @@ func NewHandler(c Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
 	mux.HandleFunc("GET /readyz", s.ready)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4}))
+	mux.Handle("GET /metrics", s.ofAll(promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4})))
 	mux.HandleFunc("GET /openapi.json", openAPI)
 	mux.Handle("/", s.observed(http.HandlerFunc(s.route)))
 	// Browsers send the cookie of a token along with whatever another site makes them ask for; such acts are refused.
@@ -97,6 +97,21 @@ func (s *troubles) Collect(out chan<- prometheus.Metric) {
 			out <- prometheus.MustNewConstMetric(troubled, prometheus.GaugeValue, stale, name)
 		}
 	}
+}
+
+// ofAll answers those only who may see all tenants: what h tells names them.
+func (s *server) ofAll(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		who, err := s.identify(r)
+		if err == nil && !who.may("*") {
+			err = &Problem{Status: http.StatusForbidden, Title: "This takes a token of all tenants", Detail: `it names tenants; send a token whose tenants in the tokens file are "*"`}
+		}
+		if err != nil {
+			Fail(w, err)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // route finds whose request it is: of a tenant, or of the pages of no tenant.
