@@ -413,6 +413,40 @@ func TestFormulasAsMetrics(t *testing.T) {
 	}
 }
 
+// A formula counts under each matcher what the metric that it is of counts under it, divided by the tag, unless it leaves nothing out.
+func TestMatchersOfFormulas(t *testing.T) {
+	h, w, tokens := testServer(t, DefaultLimits())
+	x, err := read.New(w.st, read.Options{Limits: read.DefaultLimits(), Now: never}).Resolve(t.Context(), testChain(t))
+	must(t, err)
+	from, to := x.Span() // beyond it there are no values of formulas
+	for matchers, divided := range map[string]bool{
+		`device!="mobile"`: true, `device!~"mobile|none"`: true, `device=~"|mobile"`: true, `device!="desktop",device=~".*"`: true, `device!="nobody"`: true,
+		`device=~".+"`: true, `device=""`: true, `device!="mobile",login="true"`: true, `device=~".*"`: false, `device=~"|desktop|mobile|none|other"`: false,
+	} {
+		by := "variation,login"
+		if divided {
+			by += ",device"
+		}
+		if !strings.Contains(matchers, "login") {
+			by = strings.Replace(by, ",login", "", 1)
+		}
+		ask := func(query string) map[string][][2]any {
+			result, err := queryRange(h, tokens["one"], query, &read.Query{From: from, To: to, Step: 1})
+			must(t, err)
+			all := map[string][][2]any{}
+			for _, s := range result {
+				all[fmt.Sprint(s.Metric["variation"], s.Metric["device"], s.Metric["login"])] = s.Values
+			}
+			return all
+		}
+		want := ask(fmt.Sprintf(`sum by (%s) (fm:order{experiment="x",%s}) != 0`, by, matchers))
+		got := ask(fmt.Sprintf(`formula:orders{experiment="x",%s} != 0`, matchers))
+		if !reflect.DeepEqual(got, want) || len(want) == 0 && matchers != `device=""` {
+			t.Errorf("%s: %d series, not %d, or of other values", matchers, len(got), len(want))
+		}
+	}
+}
+
 func TestBuiltinFormulas(t *testing.T) {
 	for points, want := range map[string]string{
 		"{page: {}, home: {kind: page}}":                    "page",

@@ -16,8 +16,8 @@ import (
 
 // A formula of the repository is a metric too, formula:ID. Its sample at a time is the formula over the minute before, evaluated after
 // summing over all tags, as everywhere; the label over, which must be given as over="1h", takes another time than a minute. Formulas do
-// not add up, so what they are to be divided or filtered by is said by matchers: a tag that a matcher asks for (device="mobile", or
-// device=~".+" for each) is a label of the series, of all others they are the sum.
+// not add up, so what they are to be divided or filtered by is said by matchers: a tag that a matcher asks for (device="mobile",
+// device!="mobile", or device=~".+" for each) is a label of the series, of all others they are the sum.
 
 // maxOver is the longest time that a value may be of.
 const maxOver = 31 * 24 * 60
@@ -70,10 +70,11 @@ func (q *querier) evaluate(ctx context.Context, x *read.Resolved, source string,
 		}
 	}
 	ask := read.Query{Experiment: experiment, From: first, To: last, Step: 1, Rolling: s.over, Filter: filter}
-	for tag := range filter {
-		ask.GroupBy = append(ask.GroupBy, tag)
+	for _, t := range q.tags {
+		if slices.ContainsFunc(s.rest, t.asked) {
+			ask.GroupBy = append(ask.GroupBy, t.name)
+		}
 	}
-	slices.Sort(ask.GroupBy)
 	got, err := sums.Fetch(ctx, x, x.Budget(), ask, plan.Bases)
 	if err != nil {
 		return err
@@ -97,6 +98,12 @@ func (q *querier) evaluate(ctx context.Context, x *read.Resolved, source string,
 		}
 	}
 	return nil
+}
+
+// asked says whether a matcher asks for the tag: each that is on it does, but a regular expression that leaves nothing out, as
+// device=~".*", by which dashboards say that a tag is of no matter.
+func (t *tag) asked(m *labels.Matcher) bool {
+	return m.Name == t.label && (m.Type != labels.MatchRegexp || !m.Matches("") || slices.ContainsFunc(t.values, func(v string) bool { return !m.Matches(v) }))
 }
 
 // about tells of a formula what its name does not.
