@@ -17,10 +17,12 @@ import (
 
 	"github.com/apache/arrow/go/v17/parquet/file"
 
+	"tandem/batch"
 	"tandem/core/formula"
 	"tandem/core/tenant"
 	"tandem/jobs/serve/prom"
 	"tandem/jobs/serve/read"
+	"tandem/schemas/row"
 	"tandem/schemas/store"
 	"tandem/schemas/traffic"
 )
@@ -444,6 +446,52 @@ func TestMatchersOfFormulas(t *testing.T) {
 		if !reflect.DeepEqual(got, want) || len(want) == 0 && matchers != `device=""` {
 			t.Errorf("%s: %d series, not %d, or of other values", matchers, len(got), len(want))
 		}
+	}
+}
+
+// Of a layer alone a formula has samples of what that layer has covered or closed, of which all are, and no zeros of what it has not.
+func TestFormulasOfALayerAlone(t *testing.T) {
+	h, w, tokens := testServer(t, DefaultLimits())
+	v, err := batch.View(t.Context(), w.st, "shop")
+	must(t, err)
+	begin, closed := w.base+20, w.base+130
+	visit, err := row.Append(nil, row.Sums, []row.Cell{{Tags: "device=mobile,login=true", Value: 1}})
+	must(t, err)
+	must(t, w.st.PutRows(t.Context(), []store.Row{{Series: store.Series{Tenant: "shop", Metric: "site.visit", Layer: v.Active}, Minute: begin, Value: visit}}))
+	must(t, w.st.PutProgress(t.Context(), store.Progress{Layer: v.Active, Tenant: "shop", ClosedBefore: closed}))
+	covered := func(from, to int64) bool {
+		for m := from; m < to; m++ {
+			if _, ok := v.Layer(m); !ok {
+				return false
+			}
+		}
+		return true
+	}
+	seen := map[bool]int{}
+	for labels, has := range map[string]func(minute int64) bool{
+		`source="batch"`:             func(m int64) bool { return covered(m, m+1) },
+		`source="batch",over="45m"`:  func(m int64) bool { return covered(m-44, m+1) },
+		`source="stream"`:            func(m int64) bool { return m >= begin && m < closed },
+		`source="stream",over="45m"`: func(m int64) bool { return m >= begin && m < closed },
+	} {
+		q := read.Query{From: w.base - 60, To: w.base + worldMinutes + 60, Step: 1}
+		result, err := queryRange(h, tokens["one"], `formula:orders{experiment="x",variation="red",`+labels+`}`, &q)
+		must(t, err)
+		got := map[int64]bool{}
+		for _, s := range result {
+			for _, sample := range s.Values {
+				got[int64(sample[0].(float64))/60-1] = true
+			}
+		}
+		for m := q.From; m < q.To; m++ {
+			if got[m] != has(m) {
+				t.Fatalf("%s: minute %d has a sample: %t", labels, m-w.base, got[m])
+			}
+			seen[has(m)]++
+		}
+	}
+	if seen[true] < 100 || seen[false] < 100 {
+		t.Errorf("samples by whether there has to be one: %v", seen)
 	}
 }
 

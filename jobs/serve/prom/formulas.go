@@ -17,7 +17,8 @@ import (
 // A formula of the repository is a metric too, formula:ID. Its sample at a time is the formula over the minute before, evaluated after
 // summing over all tags, as everywhere; the label over, which must be given as over="1h", takes another time than a minute. Formulas do
 // not add up, so what they are to be divided or filtered by is said by matchers: a tag that a matcher asks for (device="mobile",
-// device!="mobile", or device=~".+" for each) is a label of the series, of all others they are the sum.
+// device!="mobile", or device=~".+" for each) is a label of the series, of all others they are the sum. A layer alone has a sample only
+// where it has covered all that the sample is of.
 
 // maxOver is the longest time that a value may be of.
 const maxOver = 31 * 24 * 60
@@ -91,7 +92,11 @@ func (q *querier) evaluate(ctx context.Context, x *read.Resolved, source string,
 			}
 			set := q.labels(some[i].name, experiment, k.Variation, source, s.overText, ask.GroupBy, k.Tags)
 			values := c.Eval(got.Columns(k))
-			value := func(i int) (float64, bool) { return values[i], !math.IsNaN(values[i]) }
+			value := func(i int) (float64, bool) {
+				// What no window covers and no stream is active for is no zero.
+				nobodys := x.View.Active == "" && got.Answer.States[i] != read.Final
+				return values[i], !nobodys && !math.IsNaN(values[i])
+			}
 			if err := q.add(found, s, set, first, len(values), value); err != nil {
 				return err
 			}

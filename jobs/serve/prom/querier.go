@@ -17,7 +17,6 @@ import (
 	"github.com/prometheus/prometheus/util/annotations"
 
 	"tandem/core/formula"
-	"tandem/core/view"
 	"tandem/jobs/serve/read"
 )
 
@@ -152,15 +151,14 @@ func (q *querier) choose(ctx context.Context, matchers []*labels.Matcher) (*sele
 }
 
 // layer is the view of a source.
-func (q *querier) layer(source string) *read.Resolved {
-	x := *q.x
+func (q *querier) layer(ctx context.Context, source string) (*read.Resolved, error) {
 	switch source {
 	case "batch":
-		x.View = &view.View{Windows: x.View.Windows}
+		return q.x.BatchAlone(), nil
 	case "stream":
-		x.View = &view.View{Active: x.View.Active}
+		return q.x.StreamAlone(ctx)
 	}
-	return &x
+	return q.x, nil
 }
 
 // Select implements storage.Querier. A sample's time is the end of its minute: at t it is known what was before t, and
@@ -196,7 +194,11 @@ func (q *querier) read(ctx context.Context, from, to int64, matchers []*labels.M
 	}
 	found := map[string]*series{}
 	for _, source := range s.sources {
-		x := q.layer(source)
+		x, err := q.layer(ctx, source)
+		if err != nil {
+			return nil, err
+		}
+		begin, end := x.Span()
 		for lo := 0; lo < len(s.families); {
 			hi := lo + 1
 			for hi < len(s.families) && s.families[hi].experiment == s.families[lo].experiment && (s.families[hi].formula == nil) == (s.families[lo].formula == nil) {
@@ -205,7 +207,7 @@ func (q *querier) read(ctx context.Context, from, to int64, matchers []*labels.M
 			ask, first, last := q.experiment, first, last
 			if s.families[lo].formula != nil {
 				// What is summed is zero where there is no row, so values are of what is complete only.
-				ask, first, last = q.evaluate, max(first, q.catalog.From), min(last, q.catalog.To)
+				ask, first, last = q.evaluate, max(first, begin), min(last, end)
 			}
 			for at := first; at < last; at += piece { // the read path's tables are dense, what is kept of them is not
 				if err := ask(ctx, x, source, s, s.families[lo:hi], at, min(at+piece, last), filter, found); err != nil {

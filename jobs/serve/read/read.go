@@ -106,9 +106,10 @@ type Resolved struct {
 	// missing but late beacons. 0: nothing is known.
 	CompleteThrough int64
 
-	r     *Reader
-	now   int64 // ms
-	begin int64 // the stream's first minute, of what is kept, where nothing is covered
+	r      *Reader
+	closed int64 // the first minute that the active stream has not closed; 0: it has closed none
+	now    int64 // ms
+	begin  int64 // the stream's first minute, of what is kept, where nothing is covered
 }
 
 // Resolve reads which layers stand for a tenant, or takes what was read within the last seconds (Options.Hold).
@@ -151,6 +152,7 @@ func (r *Reader) resolve(ctx context.Context, chain *tenant.Chain) (*Resolved, e
 				x.CompleteThrough = p.ClosedBefore
 			}
 		}
+		x.closed = x.CompleteThrough
 	}
 	for _, w := range x.View.Windows {
 		if x.CompleteThrough == 0 || w.From <= x.CompleteThrough {
