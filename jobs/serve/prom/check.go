@@ -2,6 +2,7 @@ package prom
 
 import (
 	"strings"
+	"time"
 
 	"github.com/prometheus/prometheus/promql/parser"
 
@@ -31,7 +32,8 @@ func (a *API) shorter(query string, tokens int) error {
 // storedLabel is about as long as a label of a stored series gets, in bytes.
 const storedLabel = 256
 
-// check refuses what the engine's own limits do not: they count samples, and labels can be made to double with each call.
+// check refuses what the engine's own limits do not: they count samples, and labels can be made to double with each call. Of a
+// subquery's step the engine takes the milliseconds, and divides by them.
 func (a *API) check(query string) error {
 	if err := a.short(query); err != nil {
 		return err
@@ -39,6 +41,16 @@ func (a *API) check(query string) error {
 	e, err := a.parser.ParseExpr(query)
 	if err != nil {
 		return nil // the engine tells
+	}
+	short := time.Duration(0)
+	parser.Inspect(e, func(n parser.Node, _ []parser.Node) error {
+		if sub, ok := n.(*parser.SubqueryExpr); ok && sub.Step > 0 && sub.Step < leastStep {
+			short = sub.Step
+		}
+		return nil
+	})
+	if short > 0 {
+		return badData("invalid parameter %q: a subquery's step, %s, is below a millisecond, the least; a sample is of a minute", "query", short)
 	}
 	left := a.Limits.Labels
 	longest(e, &left)

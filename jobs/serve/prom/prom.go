@@ -81,6 +81,9 @@ type API struct {
 // lookback is how old a sample may be that a bare selector shows.
 const lookback = time.Minute
 
+// leastStep is what the engine counts steps in.
+const leastStep = time.Millisecond
+
 // New makes an API.
 func New(c Config) *API {
 	p := parser.NewParser(parser.Options{})
@@ -296,6 +299,8 @@ func (a *API) queryRange(ctx context.Context, r *request) (any, annotations.Anno
 		return nil, nil, badData("invalid parameter %q: end timestamp must not be before start time", "end")
 	case step <= 0:
 		return nil, nil, badData("invalid parameter %q: zero or negative query resolution step widths are not accepted. Try a positive integer", "step")
+	case step < leastStep:
+		return nil, nil, badData("invalid parameter %q: %s is below a millisecond, the least; a sample is of a minute", "step", step)
 	case int64(to.Sub(from)/step) > a.Limits.Points:
 		return nil, nil, badData("exceeded maximum resolution of %d points per timeseries. Try decreasing the query resolution (?step=XX)", a.Limits.Points)
 	}
