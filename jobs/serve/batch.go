@@ -321,7 +321,10 @@ func minute(what, text string, absent int64) (int64, error) {
 		return absent, nil
 	}
 	t, err := time.Parse(time.RFC3339, text)
-	if err != nil || t.Unix()%60 != 0 || t.Nanosecond() != 0 || t.Unix() < 0 || t.Unix()/60 > 1<<32-1 {
+	if err == nil && t.Unix() < 0 {
+		return 0, fmt.Errorf("%s %q is before the first minute that there is, %s", what, text, stamp(0))
+	}
+	if err != nil || t.Unix()%60 != 0 || t.Nanosecond() != 0 || t.Unix()/60 > store.MaxMinute {
 		return 0, fmt.Errorf("%s %q is no full minute as 2026-01-01T00:00:00Z", what, text)
 	}
 	return t.Unix() / 60, nil

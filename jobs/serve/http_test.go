@@ -305,6 +305,7 @@ func TestWrongRequests(t *testing.T) {
 		`{"formulas":[{"id":"orders"}],"step":"0m"}`:                                                           "step",
 		`{"formulas":[{"id":"orders"}],"step":"m"}`:                                                            "step",
 		`{"formulas":[{"id":"orders"}],"from":"2026-01-01T00:00:30Z"}`:                                         "full minute",
+		`{"formulas":[{"id":"orders"}],"from":"1960-01-01T00:00:00Z"}`:                                         `from "1960-01-01T00:00:00Z" is before the first minute that there is, 1970-01-01T00:00:00Z`,
 		`{"formulas":[{"id":"orders"}],"groupBy":["device","device"]}`:                                         "twice",
 		`{"formulas":[{"id":"orders"}],"filter":{"shop":["x"]}}`:                                               "no tag",
 		`{"formulas":[{"id":"orders"}],"filter":{"device":["mobil"]}}`:                                         `no value "mobil"; it has none, other, `,
