@@ -125,8 +125,9 @@ func (a *Archiver) Handle(recs []broker.Record) error {
 			continue
 		}
 		origin, ok := r.Header(wire.HeaderOrigin)
-		if !ok {
-			return fmt.Errorf("archive: %s/%d, record %d is neither a beacon of dispatch nor a progress record", r.Topic, r.Partition, r.Offset)
+		if !ok { // of another writer, which must not stop the partition
+			a.Counts.Rejected++
+			continue
 		}
 		o, err := wire.ReadOrigin(origin)
 		if err != nil {

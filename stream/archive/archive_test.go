@@ -415,9 +415,26 @@ func TestLeftOutAndUnused(t *testing.T) {
 	}
 }
 
+// A record that somebody else wrote into the topic is counted and left out.
+func TestStrayRecords(t *testing.T) {
+	var p partition
+	p.beacon("s", t0, 0)
+	p.put(broker.Record{Value: []byte("hello")})
+	p.put(broker.Record{Value: p.recs[0].Value})
+	p.put(broker.Record{})
+	p.beacon("s", t0+1, 1)
+	p.progress(1, at(0, t0+minute, 2))
+	blobs := blob.NewMem()
+	a := open(t, config(), blobs)
+	handle(t, a, p.recs)
+	compare(t, manifests(t, blobs), []string{"[0,6) rows 2, windows 0:2, progress c/raw/0=1"})
+	if a.Counts.Rejected != 3 || a.Counts.Beacons != 2 {
+		t.Errorf("counts %+v", a.Counts)
+	}
+}
+
 func TestHandleNamesTheRecord(t *testing.T) {
 	for name, r := range map[string]broker.Record{
-		"neither header":   {Value: []byte("{}")},
 		"corrupt origin":   {Value: []byte("{}"), Headers: []broker.Header{{Key: wire.HeaderOrigin, Value: []byte{0x80}}}},
 		"corrupt progress": {Value: []byte("{"), Headers: []broker.Header{{Key: wire.HeaderProgress}}},
 	} {

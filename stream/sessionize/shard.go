@@ -128,6 +128,7 @@ type Record struct {
 	Payload  []byte
 	Origin   wire.Origin
 	Progress *wire.Progress // not nil: a progress record
+	Stray    bool           // neither that nor a beacon that dispatch has written: counted as malformed
 }
 
 // Take takes the next record and says whether a tick ends with it. An error says that the shard cannot go on.
@@ -139,6 +140,9 @@ func (s *Shard) Take(r *Record) (tick bool, err error) {
 	s.taken++
 	if r.Progress != nil {
 		tick = s.progress(r.Progress)
+	} else if r.Stray {
+		s.Counts.Beacons++
+		s.Counts.Rejected[beacon.Malformed]++
 	} else if err := s.beacon(r); err != nil {
 		return false, err
 	}

@@ -6,9 +6,11 @@ import (
 	"testing"
 	"time"
 
+	"tandem/core/beacon"
 	"tandem/core/oracle"
 	"tandem/core/tenant"
 	"tandem/schemas/wire"
+	"tandem/stream/broker"
 )
 
 // bare is a shard without a worker, that closes each tick by itself.
@@ -260,5 +262,33 @@ func TestReplacedVisitors(t *testing.T) {
 				differ(t, "rows", oracle.Run(cfg, records, true).RowLines(), lines(chain, rows))
 			}
 		}
+	}
+}
+
+// Records that somebody else wrote into the topic, valid beacons among them, are counted as malformed and change nothing: dispatch has
+// not let them through.
+func TestStrayRecords(t *testing.T) {
+	chain := load(t, shopYAML)
+	rows := func(stray bool) ([]string, Counts) {
+		f := newFeed(1)
+		for i := range int64(30) {
+			f.beacon(t0+i*second, hit("s", fmt.Sprint("e", i), t0+i*second, ""))
+			for _, value := range [][]byte{[]byte("hello"), nil, hit("s", fmt.Sprint("x", i), t0+i*second, "")} {
+				if !stray { // offsets count in versions
+					f.tell(t0 + i*second)
+					continue
+				}
+				f.add(broker.Record{Time: t0 + i*second, Value: value})
+			}
+		}
+		f.tell(t0 + hour)
+		w, out := play(t, chain, f, minute)
+		return lines(chain, standing(t, out)), w.Shard.Counts
+	}
+	want, _ := rows(false)
+	got, counts := rows(true)
+	differ(t, "rows beside stray records", want, got)
+	if counts.Rejected[beacon.Malformed] != 90 || counts.Beacons != 120 || len(got) == 0 {
+		t.Errorf("counts %+v, %d rows", counts, len(got))
 	}
 }

@@ -260,7 +260,7 @@ func (w *Worker) Handle(ctx context.Context, recs []broker.Record) error {
 			}
 			rec.Origin = o
 		} else {
-			return fmt.Errorf("%s/%d, record %d is neither a beacon of dispatch nor a progress record", r.Topic, r.Partition, r.Offset)
+			rec.Stray = true // a topic is open to other writers, and one of them must not stop it
 		}
 		tick, err := w.Shard.Take(&rec)
 		if err != nil {
