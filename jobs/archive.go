@@ -10,7 +10,7 @@ import (
 	"tandem/stream/service"
 )
 
-const archiveUsage = `usage: tandem archive --site SITE.yaml [--id NAME] [--listen ADDRESS] [--rows N] [--memory MIB]
+const archiveUsage = `usage: tandem archive --site SITE.yaml [--id NAME] [--listen ADDRESS] [--rows N] [--memory MIB] [--cold]
        tandem archive verify|compact|retire --site SITE.yaml ...
 
 Keeps every beacon of the tenants' topics in Parquet files, until it is stopped. Any number of processes share the partitions.
@@ -19,6 +19,9 @@ one.
 
 --memory bounds what the files at hand of all partitions of this process hold; a file is written when its share is full, at
 so many --rows, and when a window has settled.
+
+Where Kafka has forgotten what comes after the last manifest, it ends with an error. With --cold it goes on at the log's start, and a
+manifest says which offsets were lost; archive verify counts them.
 
 verify, compact and retire look after what is archived: see tandem archive verify --help, and so on.
 
@@ -42,6 +45,7 @@ func runArchive(ctx context.Context, args []string, stdout, stderr io.Writer) in
 	flags := newServiceFlags("archive")
 	rows := flags.Int("rows", archive.DefaultRows, "beacons of a file at most, 1 to 4194304")
 	memory := flags.Int64("memory", 1024, "`MiB` of beacons held, 16 to 65536")
+	cold := flags.Bool("cold", false, "go on at the log's start where there is no other way")
 	s, code, over := flags.check(archiveUsage, args, stderr)
 	switch {
 	case over:
@@ -76,7 +80,7 @@ func runArchive(ctx context.Context, args []string, stdout, stderr io.Writer) in
 			return wrongUsage(stderr, "archive", "%v", err)
 		}
 		h.Fresh = fresh
-		a := &service.Archive{Host: h, Topics: topics, Blobs: blobs, MaxRows: *rows,
+		a := &service.Archive{Host: h, Topics: topics, Blobs: blobs, MaxRows: *rows, Cold: *cold,
 			MaxBytes: min(archive.DefaultBytes, *memory<<20/partitions)}
 		health.archive(a)
 		return ended(stderr, "archive", a.Run(ctx))

@@ -147,6 +147,7 @@ func runArchiveVerify(ctx context.Context, args []string, stdout, stderr io.Writ
 		sum.Manifests += v.Manifests
 		sum.Rows += v.Rows
 		sum.Bytes += v.Bytes
+		sum.Lost += v.Lost
 		if name := written[a.chain.Tenant].Beyond(a.Topic, a.partition, v.Next); name != "" {
 			problem(fmt.Errorf("event file %s lies behind the end of the chain of %s/%d, offset %d: manifests are gone; bring them back from a copy", name, a.Topic, a.partition, v.Next))
 		}
@@ -156,6 +157,9 @@ func runArchiveVerify(ctx context.Context, args []string, stdout, stderr io.Writ
 	}
 	progress.clear()
 	fmt.Fprintf(stdout, "%s in %s, %d manifests: %d bytes in %s\n", count(int(sum.Rows), "beacon"), count(int(sum.Files), "file"), sum.Manifests, sum.Bytes, count(len(all), "partition"))
+	if sum.Lost > 0 {
+		fmt.Fprintf(stdout, "%s were never archived: Kafka had forgotten them when tandem archive --cold began\n", count(int(sum.Lost), "offset"))
+	}
 	if problems > 0 {
 		return failed(stderr, flags.Name(), errors.New(count(problems, "problem")))
 	}

@@ -96,3 +96,36 @@ func TestDispatchCold(t *testing.T) {
 	stop()
 	wantText(t, s.logs.String(), "cold start: it is read from its log's start on.*committed=100")
 }
+
+// Where Kafka has forgotten what no archiver had read, the archive goes on with --cold only, and tells what it lost.
+func TestArchiveCold(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	s := newServiceRig(t, 1, 1)
+	raws := s.traffic(t, 1000)
+	s.start(t, "dispatch", "--id", "d")
+	stop := s.start(t, "archive", "--id", "a")
+	s.write(t, ctx, raws[:500], raws[500].Ingest)
+	s.await(t, ctx, "some is archived", func() bool { return s.committed(ctx, "tandem.archive.dc1", "beacons.shop.0", 1) > 0 })
+	stop()
+	end := raws[len(raws)-1].Ingest
+	s.write(t, ctx, raws[500:], end+1)
+	s.await(t, ctx, "all is read", func() bool { return s.readAll(ctx, "tandem.dispatch.dc1", "raw", 1) })
+	s.forget(t, ctx, "beacons.shop.0", s.end(ctx, "beacons.shop.0")-10)
+	code, logs := s.once("archive", "--id", "a")
+	if code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	wantText(t, logs, "beacons.shop.0/0: the offset is out of the log's range: .*never archived; --cold goes on at the log's start")
+
+	archived := s.committed(ctx, "tandem.archive.dc1", "beacons.shop.0", 1)
+	s.start(t, "archive", "--id", "a", "--cold")
+	s.await(t, ctx, "it goes on", func() bool {
+		end += 600_000 // time goes on
+		s.write(t, ctx, nil, end)
+		return s.committed(ctx, "tandem.archive.dc1", "beacons.shop.0", 1) > archived
+	})
+	s.stopAll()
+	out, _ := archiveCommand(t, 0, "verify", "--site", s.file)
+	wantText(t, out, "[1-9][0-9]* offsets were never archived: Kafka had forgotten them")
+}

@@ -283,7 +283,7 @@ func TestHealth(t *testing.T) {
 // once runs a service that is expected to end by itself.
 func (s *serviceRig) once(command string, args ...string) (code int, logs string) {
 	var b syncBuffer
-	code = map[string]func(context.Context, []string, io.Writer, io.Writer) int{"dispatch": runDispatch}[command](
+	code = map[string]func(context.Context, []string, io.Writer, io.Writer) int{"dispatch": runDispatch, "archive": runArchive}[command](
 		context.Background(), append([]string{"--site", s.file}, args...), io.Discard, &b)
 	return code, b.String()
 }

@@ -254,6 +254,7 @@ type manifest struct {
 	Files     []archive.FileInfo `json:"files"`
 	Progress  map[string]int64   `json:"progress"`
 	Aside     []string           `json:"aside"`
+	Lost      bool               `json:"lost"`
 	Windows   []archive.Window   `json:"windows"`
 }
 

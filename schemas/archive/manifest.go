@@ -34,6 +34,8 @@ type Manifest struct {
 	Progress map[string]int64 `json:"progress"`
 	// Aside are sources that were set aside (DESIGN 4), known or not: nobody waits for them, and what they still bring is late data.
 	Aside []string `json:"aside,omitempty"`
+	// Lost says that nothing of these offsets was archived: the log had forgotten them before an archiver came to them.
+	Lost bool `json:"lost,omitempty"`
 	// Windows says how many of the files' rows have event times in each window; in order of Start, without empty ones.
 	Windows []Window `json:"windows"`
 	// Digest is the SHA-256 in hex of the manifest's own content as it stands in the object. Reading fills it; it is no
@@ -174,6 +176,9 @@ func (m *Manifest) check() error {
 	}
 	if m.First < 0 || m.Next <= m.First {
 		return fmt.Errorf("offsets [%d, %d) are empty or below 0", m.First, m.Next)
+	}
+	if m.Lost && len(m.Files)+len(m.Windows) > 0 {
+		return fmt.Errorf("it is lost, and has %d files and %d windows", len(m.Files), len(m.Windows))
 	}
 	var rows int64
 	for i := range m.Files {

@@ -13,6 +13,7 @@ type Verified struct {
 	Manifests, Files, Rows, Bytes int64
 	Next                          int64 // end offset of the chain
 	Retired                       int64 // the manifests before this offset have no files any more
+	Lost                          int64 // offsets that the log had forgotten before they were archived (Manifest.Lost)
 }
 
 // Verify checks a partition of the archive: the chain of manifests without gap or overlap, the compactions, of every file
@@ -33,6 +34,11 @@ func Verify(ctx context.Context, b blob.Store, topic string, partition int32, pr
 		return v, err
 	}
 	v.Manifests = int64(len(chain))
+	for i := range chain {
+		if m := &chain[i]; m.Lost {
+			v.Lost += m.Next - m.First
+		}
+	}
 	if len(chain) > 0 {
 		v.Next = chain[len(chain)-1].Next
 	}

@@ -92,6 +92,20 @@ func Open(cfg Config, chain *tenant.Chain, blobs blob.Store) (*Archiver, error) 
 	return a, nil
 }
 
+// Skip goes on at a later offset, before the first record: what lies between is gone from the log, and a manifest says so.
+func (a *Archiver) Skip(to int64) error {
+	m := archive.Manifest{Topic: a.cfg.Topic, TopicID: a.cfg.TopicID, Partition: a.cfg.Partition, First: a.first, Next: to, Progress: a.known, Aside: a.was, Lost: true}
+	if m.Progress == nil {
+		m.Progress = map[string]int64{}
+	}
+	if err := archive.Append(a.blobs, m); err != nil {
+		return fmt.Errorf("archive: %w", err)
+	}
+	a.Counts.Manifests++
+	a.first, a.Offset = to, to
+	return nil
+}
+
 // ParseDigest tells the parsed form of a row from that of another parser or revision.
 func ParseDigest(r *tenant.Rev) uint64 { return r.Digest ^ ParserVersion*0x1e3779b97f4a7c15 }
 

@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -214,6 +215,7 @@ type Archive struct {
 	Blobs    blob.Store
 	MaxRows  int
 	MaxBytes int64 // of a partition's file at hand, in memory
+	Cold     bool  // where the log has forgotten what comes next, go on at its start
 
 	topics map[string]BeaconsTopic
 
@@ -225,7 +227,23 @@ type Archive struct {
 func (a *Archive) Run(ctx context.Context) error {
 	a.topics = byName(a.Topics)
 	a.Host.Open = a.open
-	return a.Host.Run(ctx)
+	err := a.Host.Run(ctx)
+	if errors.Is(err, broker.ErrOutOfRange) {
+		err = fmt.Errorf("%w: what comes after the last manifest is gone from the log and was never archived; --cold goes on at the log's start", err)
+	}
+	return err
+}
+
+// skip has an archiver go on at the log's start, if that is later.
+func (a *Archive) skip(ctx context.Context, p broker.Partition, x *archive.Archiver) error {
+	within, cancel := context.WithTimeout(ctx, boundsTimeout)
+	defer cancel()
+	first, _, err := broker.Bounds(within, a.Host.Connection, p)
+	if err != nil || first <= x.Offset {
+		return err
+	}
+	a.Host.Log.Warn("cold start: what the log has forgotten was never archived", "topic", p.Topic, "partition", p.Partition, "from", x.Offset, "to", first)
+	return x.Skip(first)
 }
 
 type archiveOwner struct {
@@ -237,10 +255,13 @@ type archiveOwner struct {
 	status ArchivePartition
 }
 
-func (a *Archive) open(_ context.Context, seat *Seat) (Owner, int64, error) {
+func (a *Archive) open(ctx context.Context, seat *Seat) (Owner, int64, error) {
 	t := a.topics[seat.Partition.Topic]
 	x, err := archive.Open(archive.Config{Topic: t.Name, TopicID: t.ID, Partition: seat.Partition.Partition, Partitions: t.Partitions,
 		MaxRows: a.MaxRows, MaxBytes: a.MaxBytes}, t.Chain, a.Blobs)
+	if err == nil && a.Cold {
+		err = a.skip(ctx, seat.Partition, x)
+	}
 	if err != nil {
 		return nil, 0, err
 	}
