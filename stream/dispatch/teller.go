@@ -229,7 +229,8 @@ const lagsFor = 60_000
 
 // judge says which sources are set aside: those that have lagged too far behind the one that is furthest, until they
 // are near it again. One of which nothing was ever heard counts, as for Allowed, as being where the slowest was when it was listed: a
-// topic that nobody writes yet must not stop all.
+// topic that nobody writes yet must not stop all. One that keeps up with the clock (BackMS) is never behind: where another's broker has a
+// clock that is far ahead, it is that one that waits.
 //
 // Pacing keeps the others from getting further ahead of sources that have come to a stop, as those of a cluster that is
 // gone do. So for these the time counts too for which a source of this process has waited for them: of live sources that
@@ -268,7 +269,7 @@ func (t *Teller) judge(now int64) []int {
 		}
 		switch {
 		case t.PatienceMS > 0 && v.aside && v.ms == v.left: // it may not be far behind yet
-		case t.PatienceMS == 0 || at == 0 || lag <= t.BackMS || lag <= t.PatienceMS && !v.aside:
+		case t.PatienceMS == 0 || at == 0 || v.known && max(now-at, at-now) <= t.BackMS || lag <= t.BackMS || lag <= t.PatienceMS && !v.aside:
 			v.set(false)
 			v.since = 0
 		case v.since == 0:

@@ -290,6 +290,38 @@ func TestASourceThatWasNeverHeardOfIsSetAside(t *testing.T) {
 	}
 }
 
+// A broker whose clock is far ahead holds up its own partition only: the others keep up with the clock.
+func TestAClockThatIsAheadSetsNobodyAside(t *testing.T) {
+	x, _ := teller(3)
+	now := t0
+	step := func() []int {
+		now += second
+		for src := range 2 {
+			x.Read(src, now-second, now)
+		}
+		if fast := now + 61*minute; x.Allowed(2, 5*minute, at(fast)) > 0 {
+			x.Read(2, fast, now)
+		}
+		return x.judge(now)
+	}
+	for range 2 * 3600 {
+		if aside := step(); len(aside) > 0 {
+			t.Fatalf("after %d s set aside are %v", (now-t0)/second, aside)
+		}
+	}
+	for range 3600 + 70 { // one of the two stops
+		now += second
+		x.Read(0, now-second, now)
+		if aside := x.judge(now); len(aside) > 0 {
+			if !slices.Equal(aside, []int{1}) {
+				t.Fatalf("after %d s set aside are %v", (now-t0)/second, aside)
+			}
+			return
+		}
+	}
+	t.Error("one that has stopped is not set aside")
+}
+
 func TestGroupsAndPartitionsAreFunctionsOfTheSession(t *testing.T) {
 	one := &Route{Topics: []string{"t"}, Partitions: 5}
 	four := &Route{Topics: []string{"a", "b", "c", "d"}, Partitions: 3}
