@@ -15,6 +15,7 @@ import (
 	"tandem/jobs/embedded"
 	"tandem/schemas/row"
 	"tandem/schemas/store"
+	"tandem/schemas/store/both"
 	"tandem/schemas/store/cassandra"
 	"tandem/schemas/store/pebblestore"
 	"tandem/stream/failover"
@@ -388,11 +389,12 @@ func TestPromoteWaitsForHints(t *testing.T) {
 	}
 	defer shared.Close()
 	var log bytes.Buffer
-	promote := func(force bool, hints ...cassandra.Hint) error {
+	in := func(st store.Store, force bool) error {
 		log.Reset()
-		j := &failoverJob{store: withHints{shared, hints}, force: force, log: slog.New(slog.NewTextHandler(&log, nil)), now: time.Now}
+		j := &failoverJob{store: st, force: force, log: slog.New(slog.NewTextHandler(&log, nil)), now: time.Now}
 		return j.promote(t.Context(), dc2)
 	}
+	promote := func(force bool, hints ...cassandra.Hint) error { return in(withHints{shared, hints}, force) }
 	away := cassandra.Hint{At: "a", For: "b", DC: "dc1", Files: 2}
 	up := away
 	up.Up = true
@@ -401,6 +403,9 @@ func TestPromoteWaitsForHints(t *testing.T) {
 	}
 	if err := promote(false, away, up); err == nil || !strings.Contains(err.Error(), "node a keeps 2 files of hints for b in dc1") {
 		t.Errorf("with hints for a node that is there again: %v", err)
+	}
+	if err := in(both.New(shared, withHints{shared, []cassandra.Hint{up}}), false); err == nil || !strings.Contains(err.Error(), "node a keeps 2 files") {
+		t.Errorf("with hints of the second store: %v", err)
 	}
 	if err := promote(true, up); err != nil || !strings.Contains(log.String(), "on their way") {
 		t.Errorf("by force: %v, %s", err, &log)

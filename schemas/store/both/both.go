@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tandem/schemas/store"
+	"tandem/schemas/store/cassandra"
 )
 
 // Store writes to both and reads Store, the first. A write is done when both have it: when one of them fails the caller
@@ -72,6 +73,45 @@ func (s *Store) DeleteLayerWindow(ctx context.Context, layer, tenant string, fro
 	return s.each(ctx, func(ctx context.Context, st store.Store) error {
 		return st.DeleteLayerWindow(ctx, layer, tenant, from, to)
 	})
+}
+
+// hinted and retrying are what a store may tell beside store.Store. Embedding passes on nothing of it: whoever asks for it
+// would find two stores in Cassandra to have none.
+type (
+	hinted interface {
+		Hints(ctx context.Context) (hints []cassandra.Hint, silent []error, err error)
+	}
+	retrying interface{ Stats() cassandra.Stats }
+)
+
+// Hints are those of both, of which one may not know of any: readers may read either, now or after a switch.
+func (s *Store) Hints(ctx context.Context) (hints []cassandra.Hint, silent []error, err error) {
+	for i, st := range []store.Store{s.Store, s.Other} {
+		h, ok := st.(hinted)
+		if !ok {
+			continue
+		}
+		more, mute, err := h.Hints(ctx)
+		if err != nil && i == 1 {
+			err = fmt.Errorf("the other store: %w", err)
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		hints, silent = append(hints, more...), append(silent, mute...)
+	}
+	return hints, silent, nil
+}
+
+// Stats are the counts of both together, as far as they count: who writes waits for either.
+func (s *Store) Stats() (sum cassandra.Stats) {
+	for _, st := range []store.Store{s.Store, s.Other} {
+		if r, ok := st.(retrying); ok {
+			one := r.Stats()
+			sum.Rows, sum.Bytes, sum.Retries = sum.Rows+one.Rows, sum.Bytes+one.Bytes, sum.Retries+one.Retries
+		}
+	}
+	return sum
 }
 
 // Close implements store.Store.

@@ -2,11 +2,14 @@ package both
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"tandem/schemas/store"
+	"tandem/schemas/store/cassandra"
 	"tandem/schemas/store/pebblestore"
 	"tandem/schemas/store/storetest"
 )
@@ -123,5 +126,47 @@ func TestCompare(t *testing.T) {
 			}
 		}
 		s.Close()
+	}
+}
+
+// telling is a store that tells of hints and counts.
+type telling struct {
+	store.Store
+	at  string
+	err error
+}
+
+func (s telling) Hints(context.Context) ([]cassandra.Hint, []error, error) {
+	return []cassandra.Hint{{At: s.at}}, []error{errors.New(s.at)}, s.err
+}
+
+func (s telling) Stats() cassandra.Stats { return cassandra.Stats{Rows: 1, Bytes: 20, Retries: 300} }
+
+// What a store tells beside store.Store is told of each of the two, also where the other one has nothing of it.
+func TestTellsOfEach(t *testing.T) {
+	never := func() time.Time { return time.UnixMilli(0) }
+	plain := memory(t, never)
+	defer plain.Close()
+	a, b := telling{Store: plain, at: "a"}, telling{Store: plain, at: "b"}
+	for _, c := range []struct {
+		read, other store.Store
+		at          string
+	}{{a, b, "ab"}, {a, plain, "a"}, {plain, b, "b"}, {plain, plain, ""}} {
+		s, at, mute := New(c.read, c.other), "", ""
+		hints, silent, err := s.Hints(t.Context())
+		for i := range hints {
+			at += hints[i].At
+		}
+		for _, err := range silent {
+			mute += err.Error()
+		}
+		n := int64(len(c.at))
+		if want := (cassandra.Stats{Rows: n, Bytes: 20 * n, Retries: 300 * n}); err != nil || at != c.at || mute != c.at || s.Stats() != want {
+			t.Errorf("of %q: hints of %q, silent %q, %v; counts %+v", c.at, at, mute, err, s.Stats())
+		}
+	}
+	b.err = errors.New("no route")
+	if _, _, err := New(a, b).Hints(t.Context()); !errors.Is(err, b.err) || !strings.Contains(err.Error(), "the other store") {
+		t.Errorf("the second does not answer: %v", err)
 	}
 }
