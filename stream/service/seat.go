@@ -192,6 +192,15 @@ func (s *Seat) fresh() bool {
 	return true
 }
 
+// size is what a record counts in the queue: all that a producer can make long, and what it and each header take in themselves.
+func size(r *broker.Record) int {
+	n := len(r.Value) + len(r.Key) + 128
+	for i := range r.Headers {
+		n += len(r.Headers[i].Key) + len(r.Headers[i].Value) + 40
+	}
+	return n
+}
+
 // push takes what was read, and says whether the partition is to be paused.
 func (s *Seat) push(b broker.Batch, share int) (pause bool) {
 	s.mu.Lock()
@@ -205,7 +214,7 @@ func (s *Seat) push(b broker.Batch, share int) (pause bool) {
 	}
 	s.queue = append(s.queue, b.Records...)
 	for i := range b.Records {
-		s.bytes += len(b.Records[i].Value) + len(b.Records[i].Key) + 128
+		s.bytes += size(&b.Records[i])
 	}
 	select {
 	case s.arrived <- struct{}{}:
@@ -257,7 +266,7 @@ func (s *Seat) pop() (recs []broker.Record, resume bool, wait time.Duration, err
 	}
 	n, bytes := 0, 0
 	for n < len(s.queue) && n < handleRecords && bytes < handleBytes {
-		bytes += len(s.queue[n].Value) + len(s.queue[n].Key) + 128
+		bytes += size(&s.queue[n])
 		n++
 	}
 	if n > 0 {

@@ -91,3 +91,26 @@ func TestWhatComesSoonIsHandledAtOnce(t *testing.T) {
 		}
 	})
 }
+
+// All of a record that its producer can make long fills the queue, and leaves it again with the record.
+func TestEveryPartOfARecordFillsTheQueue(t *testing.T) {
+	long := make([]byte, handleBytes)
+	for name, r := range map[string]broker.Record{
+		"value": {Value: long}, "key": {Key: long},
+		"header":           {Headers: []broker.Header{{Value: long}}},
+		"name of a header": {Headers: []broker.Header{{Key: string(long)}}},
+		"many headers":     {Headers: make([]broker.Header, handleBytes/32)},
+	} {
+		s := newSeat(&Host{}, broker.Partition{})
+		pushed := 0
+		for paused := false; !paused && pushed < 10; pushed++ {
+			paused = s.push(broker.Batch{Records: []broker.Record{r}}, queueBytes)
+		}
+		first, _, _, _ := s.pop()
+		second, _, _, _ := s.pop()
+		if held := s.Status().QueueBytes; pushed != 2 || len(first) != 1 || len(second) != 1 || held != 0 {
+			t.Errorf("a long %s: paused after %d, handed out by %d and %d, %d bytes left", name, pushed, len(first), len(second), held)
+		}
+		s.cancel()
+	}
+}
