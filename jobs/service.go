@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -139,7 +141,14 @@ func find(ctx context.Context, s *site.Site, layer string, log *slog.Logger) (*w
 			wrong = append(wrong, fmt.Errorf("topic %s is not there", t.Name))
 			continue
 		}
-		wrong = append(wrong, t.Check(is, 1, false))
+		wrong = append(wrong, t.Check(is, 1, false), t.Loses(is))
+		if is.Config == nil {
+			log.Warn("the user may not see the settings of a topic (DescribeConfigs): that it keeps all records is not checked", "topic", t.Name)
+		}
+		changes := t.Changes(is)
+		for _, k := range slices.Sorted(maps.Keys(changes)) {
+			log.Warn("a topic is not set as it must be; tandem topics apply sets it", "topic", t.Name, "setting", k, "is", is.Config[k], "must_be", changes[k])
+		}
 	}
 	if err := errors.Join(wrong...); err != nil {
 		return nil, fmt.Errorf("%w; tandem topics show and apply tell more", err)

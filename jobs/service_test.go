@@ -1,12 +1,19 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // A service that waits at its start for a server that does not answer stops as any other: in good order.
@@ -45,5 +52,66 @@ store: {cassandra: {hosts: [127.0.0.1:1], keyspace: tandem, dc: dc1}}
 				t.Errorf("%v: did not wait: %s", args, stderr.String())
 			}
 		})
+	}
+}
+
+// A service refuses topics of which Kafka drops records that nobody has read, and warns of other settings that are not as they must be,
+// and of those that it may not see.
+func TestServicesLookAtSettings(t *testing.T) {
+	f := newSite(t, liveRaw)
+	if code, _, stderr := f.topicsCommand("apply"); code != 0 {
+		t.Fatal(stderr)
+	}
+	var log bytes.Buffer
+	look := func() error {
+		log.Reset()
+		_, err := find(t.Context(), mustLoad(t, f), "stream.dc1", slog.New(slog.NewTextHandler(&log, nil)))
+		return err
+	}
+	set := func(topic, setting, value string) {
+		t.Helper()
+		if err := f.topics.Set(t.Context(), topic, map[string]string{setting: value}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := look(); err != nil || log.Len() > 0 {
+		t.Errorf("as apply has made them: %v, %s", err, &log)
+	}
+	for _, topic := range []string{"beacons.raw", "beacons.shop.0", "beacons.dead", "metrics.stream.dc1"} {
+		for _, policy := range []string{"compact", "compact,delete"} {
+			set(topic, "cleanup.policy", policy)
+			if err := look(); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("topic %s has cleanup.policy %s", topic, policy)) || !strings.Contains(err.Error(), "topics apply sets delete") {
+				t.Errorf("%s with %s: %v", topic, policy, err)
+			}
+		}
+		set(topic, "cleanup.policy", "delete")
+	}
+	set("beacons.shop.0", "retention.bytes", "1000000")
+	if err := look(); err != nil || !strings.Contains(log.String(), "topic=beacons.shop.0 setting=retention.bytes is=1000000 must_be=-1") {
+		t.Errorf("forgets by size: %v, %s", err, &log)
+	}
+
+	// Of one topic Kafka tells nothing.
+	f.cluster.ControlKey(int16(kmsg.DescribeConfigs), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		f.cluster.KeepControl()
+		for _, r := range req.(*kmsg.DescribeConfigsRequest).Resources {
+			if r.ResourceName == "beacons.dead" {
+				resp := req.ResponseKind().(*kmsg.DescribeConfigsResponse)
+				resp.Resources = append(resp.Resources, kmsg.DescribeConfigsResponseResource{ErrorCode: kerr.TopicAuthorizationFailed.Code, ResourceType: r.ResourceType, ResourceName: r.ResourceName})
+				return resp, nil, true
+			}
+		}
+		return nil, nil, false
+	})
+	if err := look(); err != nil || strings.Count(log.String(), "DescribeConfigs") != 1 || !strings.Contains(log.String(), "topic=beacons.dead") ||
+		!strings.Contains(log.String(), "setting=retention.bytes") {
+		t.Errorf("without the right to see settings: %v, %s", err, &log)
+	}
+	if code, _, stderr := f.topicsCommand("apply"); code != 1 || !strings.Contains(stderr, "beacons.dead; allow DescribeConfigs") {
+		t.Errorf("apply without the right: %d, %s", code, stderr)
+	}
+	set("beacons.shop.0", "cleanup.policy", "compact")
+	if err := look(); err == nil || errors.Is(err, kerr.TopicAuthorizationFailed) {
+		t.Errorf("what it may see is compacted: %v", err)
 	}
 }

@@ -20,9 +20,9 @@ import (
 const topicsUsage = `usage: tandem topics show|apply --site SITE.yaml [--layer NAME]
 
 The site's topics: raw, beacons of each tenant and group, dead letters, and metrics of the layer. show tells what there is
-and what apply would do. apply makes those that are missing, sets their settings (who gives a record its time, retention,
-max.message.bytes, min.insync.replicas, no unclean election) and adds new raw partitions to the chain of sources
-in the blob storage, which dispatch reads. It may be repeated.
+and what apply would do. apply makes those that are missing, sets their settings (who gives a record its time, how far that may
+be ahead, retention by time and none by size, no compaction, max.message.bytes, min.insync.replicas, no unclean election) and
+adds new raw partitions to the chain of sources in the blob storage, which dispatch reads. It may be repeated.
 
 Nothing is changed, and the exit code is 1, if a topic has another number of partitions or too few replicas, if it holds
 records whose times mean something else, or if a raw topic of the chain is gone or was made anew.
@@ -104,7 +104,13 @@ func (j *topicsJob) found(ctx context.Context) (map[string]broker.Topic, error) 
 	for _, t := range j.topics {
 		names = append(names, t.Name)
 	}
-	return j.kafka.Describe(ctx, names...)
+	found, err := j.kafka.Describe(ctx, names...)
+	for _, name := range names {
+		if is, ok := found[name]; ok && is.Config == nil && err == nil {
+			err = fmt.Errorf("the user may not see the settings of topic %s; allow DescribeConfigs, and AlterConfigs for apply", name)
+		}
+	}
+	return found, err
 }
 
 // faults is what stands in the way of apply.

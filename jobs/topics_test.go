@@ -23,6 +23,7 @@ import (
 // siteFixture is a site file and an embedded broker that it names.
 type siteFixture struct {
 	file, folder string
+	cluster      *kfake.Cluster
 	to           broker.Connection
 	topics       *broker.Topics
 }
@@ -37,7 +38,7 @@ func newSite(t *testing.T, raw string) *siteFixture {
 	}
 	t.Cleanup(cluster.Close)
 	folder := importFiles(t, map[string]string{"shop.yaml": shopConfig})
-	f := &siteFixture{file: filepath.Join(folder, "site.yaml"), folder: folder, to: broker.To(cluster.ListenAddrs()...)}
+	f := &siteFixture{file: filepath.Join(folder, "site.yaml"), folder: folder, cluster: cluster, to: broker.To(cluster.ListenAddrs()...)}
 	f.write(t, raw, 2)
 	if f.topics, err = broker.NewTopics(f.to); err != nil {
 		t.Fatal(err)
@@ -109,18 +110,19 @@ func TestTopicsApply(t *testing.T) {
 	}
 
 	// Again, with a setting that other hands changed and a second raw topic.
-	if err := f.topics.Set(context.Background(), "beacons.shop.0", map[string]string{"retention.ms": "1000"}); err != nil {
+	if err := f.topics.Set(context.Background(), "beacons.shop.0", map[string]string{"retention.ms": "1000", "retention.bytes": "1000000"}); err != nil {
 		t.Fatal(err)
 	}
 	f.write(t, liveRaw+", {topic: dc2.raw, kind: mirror, cluster: dc2, partitions: 2}", 2)
-	if code, stdout, _ = f.topicsCommand("show"); code != 0 || !strings.Contains(stdout, `beacons.shop.0: retention.ms is "1000", apply sets "604800000"`) {
+	told := `beacons.shop.0: retention.bytes is "1000000", apply sets "-1"` + "\n" + `beacons.shop.0: retention.ms is "1000", apply sets "604800000"`
+	if code, stdout, _ = f.topicsCommand("show"); code != 0 || !strings.Contains(stdout, told) {
 		t.Errorf("show: %d, %s", code, stdout)
 	}
 	if code, stdout, stderr = f.topicsCommand("apply", "--layer", "stream.canary"); code != 0 || !strings.Contains(stdout, "sources: revision 2, 5 partitions\n") {
 		t.Errorf("apply: %d, %s%s", code, stdout, stderr)
 	}
-	if is := f.describe(t, "beacons.shop.0"); is.Config["retention.ms"] != week {
-		t.Errorf("retention is %s", is.Config["retention.ms"])
+	if is := f.describe(t, "beacons.shop.0"); is.Config["retention.ms"] != week || is.Config["retention.bytes"] != "-1" {
+		t.Errorf("retention is %s ms, %s bytes", is.Config["retention.ms"], is.Config["retention.bytes"])
 	}
 	if is := f.describe(t, "dc2.raw"); is.Config["message.timestamp.type"] != "CreateTime" {
 		t.Errorf("a mirror has %s", is.Config["message.timestamp.type"])

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -116,6 +117,9 @@ store:
 	}
 	var names []string
 	for _, topic := range s.Topics("stream.x") {
+		if topic.Config["retention.bytes"] != "-1" || (topic.Config[ahead] == anyTime) != slices.Contains([]string{"beacons", "dead", "metrics"}, topic.Use) {
+			t.Errorf("topic %s: settings %v", topic.Name, topic.Config)
+		}
 		names = append(names, fmt.Sprintf("%s %s %d %s %s", topic.Name, topic.Use, topic.Partitions, topic.Config["message.timestamp.type"], topic.Config["retention.ms"]))
 	}
 	want := []string{"beacons.raw raw live 4 LogAppendTime 604800000", "dc2.beacons.raw raw mirror 2 CreateTime 604800000", "old raw history 1 CreateTime -1",

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"tandem/schemas/wire"
 	"tandem/stream/broker"
@@ -23,15 +24,19 @@ const (
 	timeType   = "message.timestamp.type"
 	appendTime = "LogAppendTime"
 	createTime = "CreateTime"
-	// unclean may be unknown to the cluster (the embedded broker has no such setting), and then needs none.
+	policy     = "cleanup.policy"
+	// unclean and ahead may be unknown to the cluster (the embedded broker has neither setting), and then need none.
 	unclean = "unclean.leader.election.enable"
+	ahead   = "message.timestamp.after.max.ms"
 
-	weekMS  = "604800000"
-	forever = "-1"
+	weekMS   = "604800000"
+	forever  = "-1"
+	anyBytes = "-1"
+	anyTime  = "9223372036854775807"
 )
 
 // Topics are the topics of the site, with the metrics topic of this layer. Nothing in them is forgotten for 7 days of
-// record time; where records of the past come in it never is, as they would be forgotten at once.
+// record time, however much it is; where records of the past come in it never is, as they would be forgotten at once.
 func (s *Site) Topics(layer string) []Topic {
 	keep := weekMS
 	if s.History() {
@@ -42,8 +47,8 @@ func (s *Site) Topics(layer string) []Topic {
 		insync = "2"
 	}
 	config := func(time, retention string, message int) map[string]string {
-		return map[string]string{timeType: time, "retention.ms": retention, "max.message.bytes": strconv.Itoa(message),
-			"cleanup.policy": "delete", "min.insync.replicas": insync, unclean: "false"}
+		return map[string]string{timeType: time, "retention.ms": retention, "retention.bytes": anyBytes, "max.message.bytes": strconv.Itoa(message),
+			policy: "delete", "min.insync.replicas": insync, unclean: "false"}
 	}
 	var all []Topic
 	for _, r := range s.Raw {
@@ -57,6 +62,8 @@ func (s *Site) Topics(layer string) []Topic {
 		all = append(all, Topic{r.Topic, "raw " + r.Kind, r.Partitions, config(time, retention, broker.MaxRawMessage)})
 	}
 	written := config(createTime, keep, broker.MaxMessage)
+	// A raw broker whose clock is ahead has its beacons' times taken as they are: refused, dispatch would try them for ever.
+	written[ahead] = anyTime
 	for _, t := range s.Tenants {
 		for g := range t.Groups {
 			all = append(all, Topic{s.BeaconsTopic(t.Chain.Tenant, g), "beacons", t.Partitions, maps.Clone(written)})
@@ -70,18 +77,28 @@ func (s *Site) Topics(layer string) []Topic {
 func (t *Topic) Initial() map[string]string {
 	c := maps.Clone(t.Config)
 	delete(c, unclean)
+	delete(c, ahead)
 	return c
 }
 
-// Changes are the settings in which the topic is not as it must be.
+// Changes are the settings in which the topic is not as it must be; none if its settings are not known.
 func (t *Topic) Changes(is broker.Topic) map[string]string {
 	changes := map[string]string{}
 	for k, want := range t.Config {
-		if have, ok := is.Config[k]; have != want && (ok || k != unclean) {
+		if have, ok := is.Config[k]; is.Config != nil && have != want && (ok || k != unclean && k != ahead) {
 			changes[k] = want
 		}
 	}
 	return changes
+}
+
+// Loses says why no service may work on the topic as it is set now, which Changes sets right.
+func (t *Topic) Loses(is broker.Topic) error {
+	if have := is.Config[policy]; strings.Contains(have, "compact") {
+		return fmt.Errorf("topic %s has %s %s: of the records with one key Kafka drops all but the last, read or not; tandem topics apply sets %s",
+			t.Name, policy, have, t.Config[policy])
+	}
+	return nil
 }
 
 // Check says what of the topic is wrong and cannot be set right. empty is whether it holds no record.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -30,7 +31,7 @@ type Topic struct {
 	ID         string // as Kafka's own tools spell it
 	Partitions int32
 	Replicas   int               // the least of a partition
-	Config     map[string]string // its settings, defaults included
+	Config     map[string]string // its settings, defaults included; nil if the user may not see them
 }
 
 // NewTopics connects.
@@ -120,16 +121,11 @@ func (t *Topics) Describe(ctx context.Context, names ...string) (map[string]Topi
 		}
 		// kadm's String spells the id in an alphabet that names of objects do not admit.
 		found[name] = Topic{Name: name, ID: base64.RawURLEncoding.EncodeToString(d.ID[:]), Partitions: int32(len(d.Partitions)),
-			Replicas: replicas(d), Config: map[string]string{}}
+			Replicas: replicas(d)}
 	}
-	there := make([]string, 0, len(found))
-	for name := range found {
-		there = append(there, name)
-	}
-	slices.Sort(there)
-	configs, err := t.admin.DescribeTopicConfigs(ctx, there...)
+	configs, err := t.configs(ctx, slices.Sorted(maps.Keys(found)))
 	if err != nil {
-		return nil, fmt.Errorf("kafka: settings of topics: %w", err)
+		return nil, err
 	}
 	for _, c := range configs {
 		if errors.Is(c.Err, kerr.UnknownTopicOrPartition) {
@@ -139,11 +135,36 @@ func (t *Topics) Describe(ctx context.Context, names ...string) (map[string]Topi
 		if c.Err != nil {
 			return nil, fmt.Errorf("kafka: settings of topic %s: %w", c.Name, c.Err)
 		}
+		topic := found[c.Name]
+		topic.Config = map[string]string{}
 		for _, s := range c.Configs {
-			found[c.Name].Config[s.Key] = s.MaybeValue()
+			topic.Config[s.Key] = s.MaybeValue()
 		}
+		found[c.Name] = topic
 	}
 	return found, nil
+}
+
+// configs are the settings of those of the topics whose settings the user may see.
+func (t *Topics) configs(ctx context.Context, names []string) (kadm.ResourceConfigs, error) {
+	all, err := t.admin.DescribeTopicConfigs(ctx, names...)
+	if denied := (*kadm.AuthError)(nil); errors.As(err, &denied) {
+		if len(names) == 1 {
+			return nil, nil
+		}
+		// It does not say of which topic.
+		all, err = nil, nil
+		for i := 0; i < len(names) && err == nil; i++ {
+			var one kadm.ResourceConfigs
+			one, err = t.configs(ctx, names[i:i+1])
+			all = append(all, one...)
+		}
+		return all, err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("kafka: settings of topics: %w", err)
+	}
+	return all, nil
 }
 
 // explain adds to the error of a first request what may be the cause, where the error does not say it.
@@ -209,9 +230,9 @@ func (t *Topics) Refusing(ctx context.Context, names ...string) (why []string, e
 	if err != nil {
 		return nil, fmt.Errorf("kafka: topics %s: %w", strings.Join(names, ", "), err)
 	}
-	configs, err := t.admin.DescribeTopicConfigs(ctx, names...)
+	configs, err := t.configs(ctx, names)
 	if err != nil {
-		return nil, fmt.Errorf("kafka: settings of topics: %w", err)
+		return nil, err
 	}
 	needs := map[string]int{}
 	for _, c := range configs {
