@@ -59,36 +59,38 @@ func bringPartition(ctx context.Context, to broker.Connection, p broker.Partitio
 	if err != nil || next == 0 {
 		return 0, err
 	}
-	if first == next {
-		return 0, fmt.Errorf("%w: %s/%d has lost all its %d records, and beacons from %s on are asked for", batch.ErrUntold, p.Topic, p.Partition, next, timeText(since))
-	}
-	if first > 0 {
-		at, err := broker.TimeOf(ctx, to, p, first)
-		if err != nil {
-			return 0, err
-		}
-		if at > since {
-			return 0, fmt.Errorf("%w: %s/%d begins at %s, and beacons from %s on are asked for", batch.ErrUntold, p.Topic, p.Partition, timeText(at), timeText(since))
-		}
-	}
-	r, err := broker.NewReader(to, map[broker.Partition]int64{p: first})
+	feed, err := broker.NewFeed(to)
 	if err != nil {
 		return 0, err
 	}
-	defer r.Close()
+	defer feed.Close()
+	feed.Add(p, first)
 	for at := first; at < next; {
 		poll, cancel := context.WithTimeout(ctx, time.Minute)
-		recs, err := r.Poll(poll, 1<<14)
+		batches := feed.Poll(poll, 1<<14)
+		err := poll.Err()
 		cancel()
 		if err != nil {
 			return n, fmt.Errorf("%s/%d, offset %d: %w", p.Topic, p.Partition, at, err)
 		}
-		for i := range recs {
-			if err := k.Take(recs[i].Value, recs[i].Time); err != nil {
-				return n, err
+		for _, b := range batches {
+			if b.Err != nil {
+				return n, b.Err
 			}
-			at, n = recs[i].Offset+1, n+1
+			for i := range b.Records {
+				if n == 0 && first > 0 && b.Records[i].Time > since {
+					return 0, fmt.Errorf("%w: %s/%d begins at %s, and beacons from %s on are asked for", batch.ErrUntold, p.Topic, p.Partition, timeText(b.Records[i].Time), timeText(since))
+				}
+				if err := k.Take(b.Records[i].Value, b.Records[i].Time); err != nil {
+					return n, err
+				}
+				n++
+			}
+			at = b.Next
 		}
+	}
+	if n == 0 && first > 0 {
+		return 0, fmt.Errorf("%w: %s/%d has lost all its %d records, and beacons from %s on are asked for", batch.ErrUntold, p.Topic, p.Partition, next, timeText(since))
 	}
 	return n, nil
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"tandem/core/tenant"
 	"tandem/jobs/embedded"
@@ -40,6 +41,7 @@ func TestServices(t *testing.T) {
 	raws := s.traffic(t, 4000)
 	want, end := replayed(t, ctx, chain, raws)
 
+	s.abort(t, ctx, raws[:300])
 	s.produce(t, ctx, raws, end)
 	s.start(t, "dispatch", "--id", "d1")
 	s.start(t, "stream", "--stage", "1", "--id", "a1")
@@ -188,6 +190,27 @@ func (s *serviceRig) write(t *testing.T, ctx context.Context, raws []embedded.Ra
 		}
 	}
 	if err := w.Write(ctx, recs); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// abort writes the records, under other ids, in a transaction that it aborts.
+func (s *serviceRig) abort(t *testing.T, ctx context.Context, raws []embedded.Raw) {
+	t.Helper()
+	c, err := kgo.NewClient(kgo.SeedBrokers(s.to.Seeds...), kgo.TransactionalID("aborted"), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	var recs []*kgo.Record
+	for _, r := range raws {
+		other := bytes.Replace(r.Payload, []byte(`"id":"`), []byte(`"id":"aborted-`), 1)
+		recs = append(recs, &kgo.Record{Topic: "raw", Partition: r.Partition, Timestamp: time.UnixMilli(r.Ingest), Value: other})
+	}
+	if err := errors.Join(c.ProduceSync(ctx, recs...).FirstErr(), c.EndTransaction(ctx, kgo.TryAbort)); err != nil {
 		t.Fatal(err)
 	}
 }

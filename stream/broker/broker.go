@@ -121,6 +121,7 @@ func NewReader(to Connection, from map[Partition]int64) (*Reader, error) {
 	c, err := to.open(
 		kgo.ConsumePartitions(assign),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.MaxDecompressBatchBytes(MaxBatch),
 		kgo.FetchMaxBytes(fetchBytes),
 		kgo.FetchMaxPartitionBytes(fetchBytes/4),

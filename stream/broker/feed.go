@@ -10,8 +10,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-// Feed reads partitions that come and go, over one connection to each broker. One goroutine uses it, so that what Poll
-// returns is never of a partition that was taken away before.
+// Feed reads partitions that come and go, over one connection to each broker, and nothing of transactions that were aborted or are
+// not ended. One goroutine uses it, so that what Poll returns is never of a partition that was taken away before.
 type Feed struct {
 	client *kgo.Client
 }
@@ -20,6 +20,7 @@ type Feed struct {
 type Batch struct {
 	Partition Partition
 	Records   []Record // in order; they stay valid until they are given to Recycle
+	Next      int64    // offset after what was read. It may lie beyond the last record: what was aborted, and the marks of transactions, are none
 	End       int64    // offset after the last record that there was when it was read
 	Err       error    // reading ended; ErrOutOfRange if what was to be read is not there
 }
@@ -31,6 +32,8 @@ var ErrOutOfRange = errors.New("the offset is out of the log's range")
 func NewFeed(to Connection) (*Feed, error) {
 	c, err := to.open(
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.KeepControlRecords(), // a mark ends every transaction, so that Next comes to the end of the log also where nothing is left to read
 		kgo.MaxDecompressBatchBytes(MaxBatch),
 		kgo.FetchMaxBytes(fetchBytes),
 		kgo.FetchMaxPartitionBytes(fetchBytes/4),
@@ -80,11 +83,15 @@ func (f *Feed) Poll(ctx context.Context, max int) []Batch {
 			}
 			b.Err = fmt.Errorf("kafka: %s/%d: %w", t.Topic, t.Partition, err)
 		}
-		if len(t.Records) > 0 {
-			b.Records = make([]Record, len(t.Records))
-			for i, k := range t.Records {
-				b.Records[i] = fromKafka(k)
-				b.Records[i].fetched = k
+		if n := len(t.Records); n > 0 {
+			b.Records, b.Next = make([]Record, 0, n), t.Records[n-1].Offset+1
+			for _, k := range t.Records {
+				if k.Attrs.IsControl() {
+					continue
+				}
+				r := fromKafka(k)
+				r.fetched = k
+				b.Records = append(b.Records, r)
 			}
 		}
 		if b.Records != nil || b.Err != nil {

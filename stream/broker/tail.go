@@ -8,7 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 )
 
-// Bounds returns the first offset of a partition and the offset after its last record.
+// Bounds returns the first offset of a partition and the offset after its last record that is in no open transaction.
 func Bounds(ctx context.Context, to Connection, p Partition) (first, next int64, err error) {
 	c, err := to.open()
 	if err != nil {
@@ -20,7 +20,7 @@ func Bounds(ctx context.Context, to Connection, p Partition) (first, next int64,
 	if err != nil {
 		return 0, 0, fmt.Errorf("kafka: first offset of %s/%d: %w", p.Topic, p.Partition, err)
 	}
-	ends, err := admin.ListEndOffsets(ctx, p.Topic)
+	ends, err := admin.ListCommittedOffsets(ctx, p.Topic)
 	if err != nil {
 		return 0, 0, fmt.Errorf("kafka: end of %s/%d: %w", p.Topic, p.Partition, err)
 	}

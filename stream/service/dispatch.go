@@ -328,7 +328,7 @@ func (d *Dispatch) hear(ctx context.Context, p broker.Partition) error {
 				}
 				d.teller.Heard(&progress)
 			}
-			if n := len(b.Records); n > 0 && b.Records[n-1].Offset+1 >= b.End {
+			if b.Next >= b.End {
 				d.heard.Store(time.Now().UnixMilli())
 			}
 		}

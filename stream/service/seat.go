@@ -25,6 +25,7 @@ type Seat struct {
 	queue   []broker.Record
 	since   time.Time // when the first of the queue came
 	bytes   int
+	read    int64 // offset after what was read, as the feed says
 	paused  bool
 	broken  error // reading failed
 	arrived chan struct{}
@@ -143,7 +144,7 @@ func (s *Seat) serve() error {
 	}
 	s.mu.Lock()
 	s.status.State, s.status.Since, s.status.Next, s.status.OpenMS = Running, time.Now(), from, time.Since(began).Milliseconds()
-	s.queue, s.bytes, s.paused, s.broken, s.owner = nil, 0, false, nil, owner
+	s.queue, s.bytes, s.read, s.paused, s.broken, s.owner = nil, 0, from, false, nil, owner
 	s.mu.Unlock()
 	s.host.do(func() { s.host.feed.Add(s.Partition, from) })
 	defer func() {
@@ -208,7 +209,7 @@ func (s *Seat) push(b broker.Batch, share int) (pause bool) {
 	if b.Err != nil {
 		s.broken = b.Err
 	}
-	s.status.End = max(s.status.End, b.End)
+	s.status.End, s.read = max(s.status.End, b.End), max(s.read, b.Next)
 	if len(s.queue) == 0 {
 		s.since = time.Now()
 	}
@@ -283,5 +284,6 @@ func (s *Seat) pop() (recs []broker.Record, resume bool, wait time.Duration, err
 		}
 		return recs, resume, 0, nil
 	}
+	s.status.Next = max(s.status.Next, s.read) // what comes after the last record is none: nothing is left
 	return nil, false, 0, s.broken
 }

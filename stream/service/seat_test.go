@@ -114,3 +114,32 @@ func TestEveryPartOfARecordFillsTheQueue(t *testing.T) {
 		s.cancel()
 	}
 }
+
+// What ends a log without being a record is not waited for: marks of transactions, and what was aborted.
+func TestNothingIsLeftBehindTheLastRecord(t *testing.T) {
+	s := newSeat(&Host{}, broker.Partition{})
+	defer s.cancel()
+	left := func() int64 {
+		st := s.Status()
+		n, _, _ := st.Lag(time.Now())
+		return n
+	}
+	s.status.Next = 7
+	s.push(broker.Batch{Records: []broker.Record{{Offset: 7}}, Next: 9, End: 9}, queueBytes)
+	if recs, _, _, err := s.pop(); len(recs) != 1 || err != nil {
+		t.Fatalf("%v, %v", recs, err)
+	}
+	if n := left(); n != 2 {
+		t.Errorf("while a record is handled %d are left, want it and what comes after it", n)
+	}
+	s.status.Next = 8
+	for _, end := range []int64{9, 12} {
+		if recs, _, _, err := s.pop(); recs != nil || err != nil {
+			t.Fatalf("%v, %v", recs, err)
+		}
+		if n := left(); n != 0 {
+			t.Errorf("%d are left of a log to %d, which is read to its end", n, end)
+		}
+		s.push(broker.Batch{Next: 12, End: 12}, queueBytes)
+	}
+}
