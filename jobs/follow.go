@@ -23,17 +23,21 @@ const (
 type follower struct {
 	blobs  blob.Store
 	chains []*configs.Chain
+	open   func() (*site.Site, error) // reads the site anew
 	log    *slog.Logger
-	grown  func() // is called once a chain has a revision that the service does not know
+	grown  func() // is called once a chain has a revision that the service does not know, and next is there
+
+	behind bool       // some chain has grown
+	next   *site.Site // by the chains as they are then; who reads it has waited for run to end
 
 	mu     sync.Mutex
 	looked time.Time // when the last look began that has read everything
-	old    bool      // some chain has grown
+	old    bool      // the service is about to begin again
 }
 
 // follow runs a service by the configs of a site. Whenever one of the chains gets a revision, it ends in good order and begins
-// again by the new ones: owners go on from their checkpoints. serve is given the site as it is, and what says whether records may
-// be read.
+// again by the new ones, once these and the site file can be read: owners go on from their checkpoints. serve is given the site as
+// it is, and what says whether records may be read.
 func follow(ctx context.Context, flags *serviceFlags, s *site.Site, log *slog.Logger, serve func(context.Context, *site.Site, func() bool) int) int {
 	began := flags.opened
 	for {
@@ -43,6 +47,7 @@ func follow(ctx context.Context, flags *serviceFlags, s *site.Site, log *slog.Lo
 			return 1
 		}
 		f := &follower{blobs: blobs, log: log, looked: began}
+		f.open = func() (*site.Site, error) { next, _, err := site.Open(flags.site); return next, err }
 		for i := range s.Tenants {
 			own := *s.Tenants[i].Configs
 			f.chains = append(f.chains, &own)
@@ -58,20 +63,7 @@ func follow(ctx context.Context, flags *serviceFlags, s *site.Site, log *slog.Lo
 		if !again {
 			return code
 		}
-		for wait := time.Second; ; wait = min(2*wait, lookEvery) {
-			began = time.Now()
-			next, _, err := site.Open(flags.site)
-			if err == nil {
-				s = next
-				break
-			}
-			log.Error("configs cannot be read; it is tried again", "err", err)
-			select {
-			case <-ctx.Done():
-				return 0
-			case <-time.After(wait):
-			}
-		}
+		s, began = f.next, f.looked
 		log.Info("a config has a new revision; the service begins again by it")
 	}
 }
@@ -89,30 +81,34 @@ func (f *follower) run(ctx context.Context) {
 		}
 		began := time.Now()
 		grown, err := f.look()
+		if f.behind = f.behind || grown; err == nil && f.behind {
+			f.next, err = f.open() // a service that cannot begin again is not to end
+		}
 		if err != nil {
 			f.log.Error("configs cannot be read; before long records wait for it", "err", err)
 			continue
 		}
 		f.mu.Lock()
-		f.looked, f.old = began, grown
+		f.looked, f.old = began, f.behind
 		f.mu.Unlock()
-		if grown {
+		if f.behind {
 			f.grown()
 			return
 		}
 	}
 }
 
-// look says whether there is a revision that the service does not know. Splices are of no concern to it, nor is how a chain
-// began.
+// look says whether there is a revision that it has not seen before, also where it cannot look at all chains. Splices are of no
+// concern to it, nor is how a chain began.
 func (f *follower) look() (grown bool, err error) {
 	for _, c := range f.chains {
 		known := max(len(c.Objects), 1)
-		if err := c.Grow(f.blobs); err != nil {
-			return false, err
-		}
+		err := c.Grow(f.blobs)
 		for i := known; i < len(c.Objects); i++ {
 			grown = grown || c.Objects[i].Void == "" && !c.Objects[i].Configs[0].HasTo
+		}
+		if err != nil {
+			return grown, err
 		}
 	}
 	return grown, nil

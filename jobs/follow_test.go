@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"tandem/batch"
@@ -18,6 +20,7 @@ import (
 	"tandem/jobs/site"
 	"tandem/schemas/archive"
 	"tandem/schemas/blob"
+	"tandem/schemas/configs"
 	"tandem/schemas/store"
 	"tandem/schemas/store/pebblestore"
 	"tandem/schemas/traffic"
@@ -129,6 +132,52 @@ func TestFollowerIsFresh(t *testing.T) {
 		if grown, err := g.look(); err != nil || grown != c.grown {
 			t.Errorf("after %q: grown %t, %v", c.text, grown, err)
 		}
+	}
+}
+
+// A service does not end for a revision before what it begins again by is read.
+func TestFollowerReadsTheSiteFirst(t *testing.T) {
+	dir := siteFolder(t)
+	file, next := filepath.Join(dir, "site.yaml"), filepath.Join(dir, "next.yaml")
+	s, blobs, err := site.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(next, []byte("tenant: shop\nfrom: 2124-01-01T00:00:00Z\npoints: {home: {}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out syncBuffer
+	if code := runConfig(t.Context(), []string{"apply", "--site", file, next}, &out, &out); code != 0 {
+		t.Fatalf("apply: exit code %d\n%s", code, out.String())
+	}
+	synctest.Test(t, func(t *testing.T) {
+		own := *s.Tenants[0].Configs
+		began, opened, grown := time.Now(), 0, time.Duration(0)
+		f := &follower{blobs: blobs, chains: []*configs.Chain{&own}, log: slog.New(slog.NewTextHandler(&out, nil)), looked: began,
+			grown: func() { grown = time.Since(began) }}
+		f.open = func() (*site.Site, error) {
+			if opened++; opened <= 4 {
+				return nil, errors.New("half of a site file")
+			}
+			next, _, err := site.Open(file)
+			return next, err
+		}
+		go f.run(t.Context())
+		time.Sleep(2*lookEvery + lookEvery/2)
+		if !f.fresh() || grown > 0 {
+			t.Errorf("soon after the revision, which nobody's records are of yet: fresh %t, ended after %s", f.fresh(), grown)
+		}
+		time.Sleep(lookEvery)
+		if f.fresh() || grown > 0 {
+			t.Errorf("long after it: fresh %t, ended after %s", f.fresh(), grown)
+		}
+		time.Sleep(2 * lookEvery)
+		if grown != 5*lookEvery || len(f.next.Tenants[0].Chain.Revs) != 2 || f.fresh() {
+			t.Errorf("once the file is whole: ended after %s, by %+v; fresh %t", grown, f.next, f.fresh())
+		}
+	})
+	if n := strings.Count(out.String(), "half of a site file"); n != 4 {
+		t.Errorf("it is told %d times, want 4", n)
 	}
 }
 
