@@ -56,12 +56,13 @@ func runArchive(ctx context.Context, args []string, stdout, stderr io.Writer) in
 		return wrongUsage(stderr, "archive", "--memory %d is not in 16 to 65536", *memory)
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
+	health, err := flags.health()
+	if err != nil {
+		return notBegun(ctx, stderr, "archive", err)
+	}
+	defer health.close()
 	return follow(ctx, flags, s, log, func(ctx context.Context, s *site.Site, fresh func() bool) int {
-		health, err := flags.health()
-		if err != nil {
-			return notBegun(ctx, stderr, "archive", err)
-		}
-		defer health.close()
+		defer health.end()
 		w, err := find(ctx, s, flags.layer, log)
 		if err != nil {
 			return notBegun(ctx, stderr, "archive", err)

@@ -52,12 +52,13 @@ func runDispatch(ctx context.Context, args []string, _, stderr io.Writer) int {
 		return wrongUsage(stderr, "dispatch", "--ahead %s is not in 10s to 1h", *ahead)
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
+	health, err := flags.health()
+	if err != nil {
+		return notBegun(ctx, stderr, "dispatch", err)
+	}
+	defer health.close()
 	return follow(ctx, flags, s, log, func(ctx context.Context, s *site.Site, fresh func() bool) int {
-		health, err := flags.health()
-		if err != nil {
-			return notBegun(ctx, stderr, "dispatch", err)
-		}
-		defer health.close()
+		defer health.end()
 		w, err := find(ctx, s, flags.layer, log)
 		if err != nil {
 			return notBegun(ctx, stderr, "dispatch", err)

@@ -48,7 +48,7 @@ type health struct {
 	listener net.Listener  // nil: nobody listens
 	server   *http.Server
 	metrics  *metrics
-	ctx      context.Context // until close
+	ctx      context.Context // until end
 	stop     context.CancelFunc
 
 	mu     sync.Mutex // all below
@@ -108,6 +108,16 @@ func (f *serviceFlags) health() (*health, error) {
 type discard struct{}
 
 func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+// end forgets the stages of a service that has ended, and asks no more for them. The server answers on, for the service that begins
+// again: nobody takes its address in between.
+func (h *health) end() {
+	h.stop()
+	h.ctx, h.stop = context.WithCancel(context.Background())
+	h.mu.Lock()
+	h.stages = nil
+	h.mu.Unlock()
+}
 
 // close ends the server, whoever is being answered, and the questions to what the service needs.
 func (h *health) close() {

@@ -499,6 +499,9 @@ func TestReadyAndAlive(t *testing.T) {
 		t.Errorf("hung without work: %v", why)
 	}
 	expect("/readyz", 200, "ready") // the store answers again
+	h.end()
+	expect("/readyz", 503, "starting") // until the next begins, which no alert is to take for a dead process
+	expect("/healthz", 200, "alive")
 }
 
 // TestNeeds asks blobs, and a store that answers questions but takes nothing.

@@ -56,12 +56,13 @@ func runStream(ctx context.Context, args []string, _, stderr io.Writer) int {
 		return wrongUsage(stderr, "stream", "--standby is for stage 2")
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
+	health, err := flags.health()
+	if err != nil {
+		return notBegun(ctx, stderr, "stream", err)
+	}
+	defer health.close()
 	return follow(ctx, flags, s, log, func(ctx context.Context, s *site.Site, fresh func() bool) int {
-		health, err := flags.health()
-		if err != nil {
-			return notBegun(ctx, stderr, "stream", err)
-		}
-		defer health.close()
+		defer health.end()
 		w, err := find(ctx, s, flags.layer, log)
 		if err != nil {
 			return notBegun(ctx, stderr, "stream", err)
