@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 
@@ -46,14 +47,17 @@ func runArchive(ctx context.Context, args []string, stdout, stderr io.Writer) in
 	rows := flags.Int("rows", archive.DefaultRows, "beacons of a file at most, 1 to 4194304")
 	memory := flags.Int64("memory", 1024, "`MiB` of beacons held, 16 to 65536")
 	cold := flags.Bool("cold", false, "go on at the log's start where there is no other way")
-	s, code, over := flags.check(archiveUsage, args, stderr)
-	switch {
-	case over:
+	s, code, over := flags.check(archiveUsage, args, stderr, func() error {
+		switch {
+		case *rows < 1 || *rows > 1<<22:
+			return fmt.Errorf("--rows %d is not in 1 to 4194304", *rows)
+		case *memory < 16 || *memory > 1<<16:
+			return fmt.Errorf("--memory %d is not in 16 to 65536", *memory)
+		}
+		return nil
+	})
+	if over {
 		return code
-	case *rows < 1 || *rows > 1<<22:
-		return wrongUsage(stderr, "archive", "--rows %d is not in 1 to 4194304", *rows)
-	case *memory < 16 || *memory > 1<<16:
-		return wrongUsage(stderr, "archive", "--memory %d is not in 16 to 65536", *memory)
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	health, err := flags.health()

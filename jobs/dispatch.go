@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"time"
@@ -42,14 +43,17 @@ func runDispatch(ctx context.Context, args []string, _, stderr io.Writer) int {
 	patience := flags.Duration("patience", time.Hour, "lag of a source that is no longer waited for, 1m to 24h")
 	ahead := flags.Duration("ahead", 5*time.Minute, "lead over the slowest source at which reading waits, 10s to 1h")
 	cold := flags.Bool("cold", false, "begin at the log's start where there is no way to go on")
-	s, code, over := flags.check(dispatchUsage, args, stderr)
-	switch {
-	case over:
+	s, code, over := flags.check(dispatchUsage, args, stderr, func() error {
+		switch {
+		case *patience < time.Minute || *patience > 24*time.Hour:
+			return fmt.Errorf("--patience %s is not in 1m to 24h", *patience)
+		case *ahead < 10*time.Second || *ahead > maxAhead:
+			return fmt.Errorf("--ahead %s is not in 10s to 1h", *ahead)
+		}
+		return nil
+	})
+	if over {
 		return code
-	case *patience < time.Minute || *patience > 24*time.Hour:
-		return wrongUsage(stderr, "dispatch", "--patience %s is not in 1m to 24h", *patience)
-	case *ahead < 10*time.Second || *ahead > maxAhead:
-		return wrongUsage(stderr, "dispatch", "--ahead %s is not in 10s to 1h", *ahead)
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	health, err := flags.health()

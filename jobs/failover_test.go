@@ -142,7 +142,7 @@ func (s *serviceRig) aggregate(t *testing.T, ctx context.Context, st store.Store
 	t.Helper()
 	log := slog.New(slog.NewTextHandler(&s.logs, nil))
 	flags := newServiceFlags("stream")
-	if _, code, over := flags.check(streamUsage, []string{"--site", s.file, "--id", "b", "--session-timeout", "6s"}, io.Discard); over {
+	if _, code, over := flags.check(streamUsage, []string{"--site", s.file, "--id", "b", "--session-timeout", "6s"}, io.Discard, func() error { return nil }); over {
 		t.Fatalf("exit code %d", code)
 	}
 	w, err := find(ctx, s.site, s.site.Layer(), log)

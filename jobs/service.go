@@ -41,8 +41,9 @@ func newServiceFlags(command string) *serviceFlags {
 	return f
 }
 
-// checkFlags parses the command line. If over, the command is done and exits with code.
-func (f *serviceFlags) check(usage string, args []string, stderr io.Writer) (s *site.Site, code int, over bool) {
+// check parses the command line, asks own what is wrong with the command's own flags, and then opens the site. If over, the command
+// is done and exits with code.
+func (f *serviceFlags) check(usage string, args []string, stderr io.Writer, own func() error) (s *site.Site, code int, over bool) {
 	rest, code, over := parse(f.FlagSet, usage, args, stderr)
 	switch {
 	case over:
@@ -57,6 +58,9 @@ func (f *serviceFlags) check(usage string, args []string, stderr io.Writer) (s *
 		return nil, wrongUsage(stderr, f.Name(), "--session-timeout %s is not in 1s to 30m", f.session), true
 	case f.ready < time.Second || f.ready > 24*time.Hour:
 		return nil, wrongUsage(stderr, f.Name(), "--ready-lag %s is not in 1s to 24h", f.ready), true
+	}
+	if err := own(); err != nil {
+		return nil, wrongUsage(stderr, f.Name(), "%v", err), true
 	}
 	f.opened = time.Now()
 	s, _, err := site.Open(f.site)

@@ -55,6 +55,25 @@ store: {cassandra: {hosts: [127.0.0.1:1], keyspace: tandem, dc: dc1}}
 	}
 }
 
+// A command line that is wrong is told before anything is opened, whatever is wrong there too.
+func TestServicesLookAtFlagsFirst(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"dispatch", "--patience", "1s"}, "--patience 1s is not in 1m to 24h"}, {[]string{"dispatch", "--ahead", "2h"}, "--ahead 2h0m0s is not in 10s to 1h"},
+		{[]string{"stream", "--stage", "3"}, "--stage 3 is none of 1 and 2"}, {[]string{"stream", "--stage", "1", "--standby"}, "--standby is for stage 2"},
+		{[]string{"archive", "--rows", "0"}, "--rows 0 is not in 1 to 4194304"}, {[]string{"archive", "--memory", "1"}, "--memory 1 is not in 16 to 65536"},
+		{[]string{"archive", "--ready-lag", "1ms"}, "--ready-lag 1ms is not in 1s to 24h"},
+	} {
+		var stdout, stderr strings.Builder
+		code := run(t.Context(), append(c.args, "--site", filepath.Join(t.TempDir(), "none.yaml"), "--id", "a"), &stdout, &stderr)
+		if want := "tandem " + c.args[0] + ": " + c.want; code != 2 || !strings.HasPrefix(stderr.String(), want) {
+			t.Errorf("%v: exit code %d, %s; want 2, %s", c.args, code, stderr.String(), want)
+		}
+	}
+}
+
 // A service refuses topics of which Kafka drops records that nobody has read, and warns of other settings that are not as they must be,
 // and of those that it may not see.
 func TestServicesLookAtSettings(t *testing.T) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -46,14 +47,17 @@ func runStream(ctx context.Context, args []string, _, stderr io.Writer) int {
 	cold := flags.Bool("cold", false, "begin at the end of the log where there is no way to go on")
 	standby := flags.Bool("standby", false, "stage 2 holds the rows of tenants whose active layer is another")
 	flags.StringVar(&flags.layer, "layer", "", "`layer` to write; stream.<dc> if absent")
-	s, code, over := flags.check(streamUsage, args, stderr)
-	switch {
-	case over:
+	s, code, over := flags.check(streamUsage, args, stderr, func() error {
+		switch {
+		case *stage < 0 || *stage > 2:
+			return fmt.Errorf("--stage %d is none of 1 and 2", *stage)
+		case *stage == 1 && *standby:
+			return errors.New("--standby is for stage 2")
+		}
+		return nil
+	})
+	if over {
 		return code
-	case *stage < 0 || *stage > 2:
-		return wrongUsage(stderr, "stream", "--stage %d is none of 1 and 2", *stage)
-	case *stage == 1 && *standby:
-		return wrongUsage(stderr, "stream", "--standby is for stage 2")
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
 	health, err := flags.health()
