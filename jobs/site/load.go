@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -123,6 +124,7 @@ func (l *loader) parse(data []byte) *Site {
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	d.KnownFields(true)
 	if err := d.Decode(s); err != nil {
+		l.mistyped(l.root, reflect.TypeFor[Site](), nil)
 		l.yaml(err)
 		return s
 	}
@@ -147,6 +149,56 @@ func (l *loader) noNulls(n *yaml.Node, what string) {
 		}
 		l.noNulls(child, what)
 	}
+}
+
+// mistyped fails at the first value below a node that cannot be read as the type of its field. The YAML reader says the line and the
+// type, and not the field; that is all that is told of an alias.
+func (l *loader) mistyped(n *yaml.Node, t reflect.Type, at []any) {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	below := func(child *yaml.Node, t reflect.Type, step any) { l.mistyped(child, t, append(slices.Clone(at), step)) }
+	switch {
+	case n.Kind == yaml.AliasNode:
+	case n.Kind == yaml.SequenceNode && t.Kind() == reflect.Slice:
+		for i, child := range n.Content {
+			below(child, t.Elem(), i)
+		}
+	case n.Kind == yaml.MappingNode && t.Kind() == reflect.Map:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			below(n.Content[i+1], t.Elem(), n.Content[i].Value)
+		}
+	case n.Kind == yaml.MappingNode && t.Kind() == reflect.Struct:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			for _, f := range reflect.VisibleFields(t) {
+				if key := n.Content[i].Value; f.Tag.Get("yaml") == key {
+					below(n.Content[i+1], f.Type, key)
+				}
+			}
+		}
+	case n.Decode(reflect.New(t).Interface()) != nil && n.Kind == yaml.ScalarNode:
+		l.fail(n.Line, "`%s` %q is not %s", dotted(at), n.Value, form(t))
+	case n.Decode(reflect.New(t).Interface()) != nil:
+		l.fail(n.Line, "`%s` is not %s", dotted(at), form(t))
+	}
+}
+
+// form says how a value of a type is written.
+func form(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Slice:
+		return "a list, as [a, b]"
+	case reflect.Struct, reflect.Map:
+		return "a mapping, as {key: value}"
+	case reflect.String:
+		return "text"
+	case reflect.Bool:
+		return "true or false"
+	}
+	if t == reflect.TypeFor[time.Duration]() {
+		return "a time with its unit, as 60s, 5m or 24h"
+	}
+	return fmt.Sprintf("a whole number below %d, as 4", uint64(1)<<(t.Bits()-1))
 }
 
 var (
