@@ -554,3 +554,31 @@ func TestTurns(t *testing.T) {
 		done()
 	}
 }
+
+// What is wrong in a tokens file is told with its line, or its token.
+func TestTokensFileTellsWhere(t *testing.T) {
+	_, good, err := NewToken("good", []string{"shop"}, RoleRead, time.Unix(1_800_000_000, 0))
+	must(t, err)
+	expiring := func(at string) string {
+		_, entry, err := NewToken("bad", []string{"shop"}, RoleRead, time.Unix(1_800_000_000, 0))
+		must(t, err)
+		return strings.Replace(entry, "2027-01-15T08:00:00Z", at, 1)
+	}
+	for _, c := range []struct{ entry, want string }{
+		{expiring("soon"), `token "bad": expires "soon" is not a time as 2027-01-31T00:00:00Z`},
+		{expiring("2027"), `token "bad": expires "2027" is not a time as `},
+		{expiring("[soon]"), "cannot unmarshal !!seq into time.Time"},
+		{expiring(""), `token "bad": no expires`},
+		{expiring("soon") + "      tenants: []\n", "already defined"},
+	} {
+		text := "tokens:\n" + good + c.entry
+		_, err := ParseTokens([]byte(text))
+		line := 1 + strings.Count(text[:strings.LastIndex(text, "expires:")], "\n")
+		if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(c.want, "is not a time") && !strings.HasPrefix(err.Error(), fmt.Sprintf("line %d: ", line)) {
+			t.Errorf("%s\n%v\nwant line %d, %s", text, err, line, c.want)
+		}
+	}
+	if _, err := ParseTokens([]byte("tokens:\n" + expiring("2027-01-31"))); err != nil {
+		t.Errorf("a day: %v", err)
+	}
+}

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -97,7 +98,7 @@ func ParseTokens(data []byte) (*Tokens, error) {
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	d.KnownFields(true)
 	if err := d.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
-		return nil, err
+		return nil, cmp.Or(untimely(data), err)
 	}
 	if len(file.Tokens) > maxTokens {
 		return nil, fmt.Errorf("%d tokens, more than %d", len(file.Tokens), maxTokens)
@@ -122,6 +123,25 @@ func ParseTokens(data []byte) (*Tokens, error) {
 		t.hashes = append(t.hashes, hash)
 	}
 	return t, nil
+}
+
+// untimely finds the first token whose expires is no time: of that the YAML reader does not say the line.
+func untimely(data []byte) error {
+	var file struct {
+		Tokens []struct {
+			Name    string
+			Expires yaml.Node
+		}
+	}
+	if err := yaml.Unmarshal(data, &file); err != nil {
+		return nil // more is wrong, and the reader has told it
+	}
+	for _, one := range file.Tokens {
+		if at := (time.Time{}); one.Expires.Kind == yaml.ScalarNode && one.Expires.Decode(&at) != nil {
+			return fmt.Errorf("line %d: token %q: expires %q is not a time as 2027-01-31T00:00:00Z", one.Expires.Line, one.Name, one.Expires.Value)
+		}
+	}
+	return nil
 }
 
 // find returns who has the token, nil if nobody or no longer. Its time does not tell how much of a token is right: hashes
