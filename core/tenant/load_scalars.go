@@ -106,7 +106,7 @@ func (l *loader) cap(n *yaml.Node, decimals int) int64 {
 	const anyCap = 1
 	s := n.Value
 	if n.Kind != yaml.ScalarNode || n.Tag != "!!int" && n.Tag != "!!float" || !isDecimal(s) {
-		l.fail(n, "bad cap: %s; allowed is a plain decimal number above 0, such as 500 or 0.5", kindOf(n))
+		l.fail(n, "bad cap: %s; allowed is a plain decimal number above 0 without quotes or exponent, such as 500 or 0.5", kindOf(n))
 		return anyCap
 	}
 	whole, frac, _ := strings.Cut(s, ".")
