@@ -27,7 +27,7 @@ type Proof struct {
 	Sessions        Number `json:"sessions" doc:"of the variation in the formula's scope"`
 	ControlSessions Number `json:"controlSessions"`
 	// State is one of the three below.
-	State      string   `json:"state" doc:"signal: the interval leaves out zero; none: it does not; waiting: nothing can be said, why tells the reason"`
+	State      string   `json:"state" doc:"signal: the interval leaves out zero; none: it does not; waiting: of the difference nothing can be said, why tells the reason"`
 	Why        string   `json:"why,omitempty"`
 	Difference Estimate `json:"difference" doc:"of the means per session from the control's"`
 	Relative   Estimate `json:"relative" doc:"of the control's, more always above 0; null while the control's is within 3 standard errors of 0"`

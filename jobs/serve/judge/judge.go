@@ -159,7 +159,7 @@ type Estimate struct {
 
 // Verdict is what is proven of a formula in a treatment.
 type Verdict struct {
-	// Why says what is waited for; then nothing else is told.
+	// Why says what is waited for; then nothing else is told but Failing.
 	Why string
 	// Absolute is the difference of what the control has; Relative its share of that, where the control is Steady.
 	Absolute, Relative Estimate
@@ -190,6 +190,11 @@ func (s *Stat) compare(seq evidence.Sequence, treatment, control Side, g Guard) 
 	}
 	t, events := s.moments(treatment)
 	c, eventsC := s.moments(control)
+	guards := g.Role == "guardrail" && (g.Good == "up" || g.Good == "down")
+	if guards && s.counted(g) {
+		// The test of counts holds from the first event on; what the other side never has would be waited for without end.
+		v.Failing = worseCounts(g, events, eventsC)
+	}
 	if need := max(s.MinimumEvents, evidence.MinEvents); min(events, eventsC) < need {
 		v.Why = "waits for " + number(need) + " events in each variation, has " + number(min(events, eventsC))
 		return v
@@ -207,21 +212,26 @@ func (s *Stat) compare(seq evidence.Sequence, treatment, control Side, g Guard) 
 	}
 	v.LogE = seq.LogE(shown)
 	v.Signal = v.LogE >= -math.Log(seq.Alpha)
-	if g.Role == "guardrail" && (g.Good == "up" || g.Good == "down") {
-		v.Failing = s.worse(g, absolute, events, eventsC)
+	if guards && !s.counted(g) {
+		v.Failing = worse(g, absolute)
 	}
 	return v
 }
 
-// worse says whether a guardrail is shown to be worse than the control's.
-func (s *Stat) worse(g Guard, effect evidence.Effect, events, eventsC float64) bool {
-	if s.Kind == Proportion && g.Share > 0 && g.Share < 1 {
-		ev := evidence.Events{Treatment: events, Control: eventsC, Share: g.Share}
-		if g.Good == "up" {
-			ev = evidence.Events{Treatment: eventsC, Control: events, Share: 1 - g.Share}
-		}
-		return ev.LogEGreater(evidence.GuardrailC) >= -math.Log(guardAlpha)
+// counted says whether a guardrail is judged by counts of events alone.
+func (s *Stat) counted(g Guard) bool { return s.Kind == Proportion && g.Share > 0 && g.Share < 1 }
+
+// worseCounts says whether the events of a guardrail that is counted show it to be worse than the control's.
+func worseCounts(g Guard, events, eventsC float64) bool {
+	ev := evidence.Events{Treatment: events, Control: eventsC, Share: g.Share}
+	if g.Good == "up" {
+		ev = evidence.Events{Treatment: eventsC, Control: events, Share: 1 - g.Share}
 	}
+	return ev.LogEGreater(evidence.GuardrailC) >= -math.Log(guardAlpha)
+}
+
+// worse says whether the effect shows a guardrail to be worse than the control's.
+func worse(g Guard, effect evidence.Effect) bool {
 	if g.Good == "up" {
 		effect.Diff = -effect.Diff
 	}

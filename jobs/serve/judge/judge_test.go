@@ -52,6 +52,22 @@ func TestMomentsAreUnscaled(t *testing.T) {
 	}
 }
 
+// A guardrail fails by the counts of events from the first ones on, also where the other side has too few for an interval.
+func TestGuardrailFailsBeforeBurnIn(t *testing.T) {
+	st := &Stat{Kind: Proportion, Hits: "hits", MinimumEvents: 300}
+	side := func(hits float64) Side { return Side{100_000, func(string) float64 { return hits }} }
+	for _, c := range []struct {
+		treatment, control float64
+		good               string
+		failing            bool
+	}{{5000, 0, "down", true}, {5000, 19, "down", true}, {5000, 290, "down", true}, {0, 5000, "up", true}, {0, 5000, "down", false}, {3, 0, "down", false}, {5000, 0, "none", false}} {
+		v := st.Compare(side(c.treatment), side(c.control), Guard{Role: "guardrail", Good: c.good, Share: 0.5})
+		if v.Why == "" || v.Failing != c.failing {
+			t.Errorf("%+v: failing %v, waits: %s", c, v.Failing, v.Why)
+		}
+	}
+}
+
 // Intervals and p-values of a formula's sums are those that other systems give of the same sums.
 func TestVectors(t *testing.T) {
 	data, err := os.ReadFile("../../../core/evidence/testdata/stats_vectors.json")

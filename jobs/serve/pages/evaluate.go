@@ -310,7 +310,7 @@ func (e *evaluation) compare(f *Formula, v, control, bucket int) (r result) {
 	proven := st.Compare(judge.Side{N: e.n[v][bucket], Sum: sum}, judge.Side{N: e.n[control][bucket], Sum: base},
 		judge.Guard{Role: f.Role, Good: f.Good, Share: e.shareOf(v, control)})
 	if proven.Why != "" {
-		r.state, r.why = "waiting", proven.Why
+		r.state, r.why, r.failing, r.estimate.Diff = "waiting", proven.Why, proven.Failing, math.NaN()
 		return r
 	}
 	r.logE, r.failing, r.estimate, r.relative = proven.LogE, proven.Failing, proven.Absolute, proven.Steady

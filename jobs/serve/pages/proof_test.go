@@ -3,7 +3,6 @@ package pages
 import (
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -11,13 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"tandem/core/formula"
-	"tandem/core/tenant"
-	"tandem/jobs/serve"
-	"tandem/jobs/serve/read"
 	"tandem/schemas/row"
-	"tandem/schemas/store"
-	"tandem/schemas/store/pebblestore"
 )
 
 const provedConfig = `tenant: shop
@@ -51,30 +44,8 @@ const (
 
 func proved(t *testing.T) http.Handler {
 	t.Helper()
-	var all []*tenant.Config
-	for i, weights := range []string{"[1, 3]", "[1, 1]"} {
-		text := fmt.Sprintf(provedConfig, weights)
-		if i > 0 {
-			text += "from: " + time.Unix(provedPhase*60, 0).UTC().Format(time.RFC3339) + "\n"
-		}
-		c, err := tenant.Load("test", []byte(text))
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, c)
-	}
-	chain, err := tenant.Compile(all)
-	if err != nil {
-		t.Fatal(err)
-	}
-	never := func() time.Time { return time.UnixMilli(0) }
-	st, err := pebblestore.Open("", pebblestore.Options{InMemory: true, Now: never})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { st.Close() })
+	f := fill(t, revision{text: fmt.Sprintf(provedConfig, "[1, 3]")}, revision{fmt.Sprintf(provedConfig, "[1, 1]"), provedPhase})
 	put := func(minute int64, sums map[string][2]int64) { // of control and red, half of it on either device
-		var rows []store.Row
 		for name, v := range sums {
 			var cells []row.Cell
 			for i, variation := range []string{"control", "red"} {
@@ -84,47 +55,16 @@ func proved(t *testing.T) http.Handler {
 					}
 				}
 			}
-			value, err := row.Append(nil, row.Sums, cells)
-			if err != nil {
-				t.Fatal(err)
-			}
-			rows = append(rows, store.Row{Series: store.Series{Tenant: "shop", Experiment: "x", Metric: "fm." + name, Layer: "stream.dc1"}, Minute: minute, Value: value})
-		}
-		if err := st.PutRows(t.Context(), rows); err != nil {
-			t.Fatal(err)
+			f.put(stream, "x", "fm."+name, minute, cells...)
 		}
 	}
 	put(provedPhase-1, map[string][2]int64{"visit.beta": {4000, 900}, "order.beta": {900, 10}, "order": {900, 10}, "order.revenue.cap": {900_000, 1000}, "order.revenue.cap.sq": {4e9, 1e6}})
-	value, err := row.Append(nil, row.Sums, []row.Cell{{Tags: "device=desktop", Value: 1}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	first := store.Row{Series: store.Series{Tenant: "shop", Metric: "site.visit", Layer: "stream.dc1"}, Minute: provedBegin, Value: value}
-	if err := st.PutRows(t.Context(), []store.Row{first}); err != nil {
-		t.Fatal(err)
-	}
+	f.visit(provedBegin)
 	// TestSequentialTTest of the vectors, in two minutes.
 	put(provedPhase, map[string][2]int64{"visit.beta": {1000, 2000}, "order.beta": {400, 600}, "order": {400, 600}, "order.revenue.cap": {39_687, 42_270}, "order.revenue.cap.sq": {123_779_766, 346_982_900}})
 	put(provedEnd-1, map[string][2]int64{"visit.beta": {2000, 1461}, "order.beta": {400, 300}, "order": {400, 300}, "order.revenue.cap": {100_000, 200_000}, "order.revenue.cap.sq": {400_000_000, 1_000_000_000}})
 	put(provedEnd+3, map[string][2]int64{"visit.beta": {500, 500}, "order.beta": {500, 0}}) // of a minute that is not closed
-	if err := st.PutActive(t.Context(), store.Active{Tenant: "shop", Layer: "stream.dc1", Seq: 1}); err != nil {
-		t.Fatal(err)
-	}
-	if err := st.PutProgress(t.Context(), store.Progress{Layer: "stream.dc1", Tenant: "shop", Partition: 0, ClosedBefore: provedEnd}); err != nil {
-		t.Fatal(err)
-	}
-	r, err := formula.Load("test", []byte(provedFormulas))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := New(&Stored{Now: func() time.Time { return time.Unix((provedEnd+10)*60, 0) }}, time.Millisecond, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return serve.NewHandler(serve.Config{Limits: serve.DefaultLimits(), Log: slog.New(slog.DiscardHandler), Now: time.Now, Pages: h, Frame: Frame,
-		Reader:  read.New(st, read.Options{Limits: read.DefaultLimits(), Now: never}),
-		Tenant:  func(string) *serve.Tenant { return &serve.Tenant{Chain: chain, Formulas: r} },
-		Tenants: func() []string { return []string{"shop"} }})
+	return f.serve(provedFormulas, provedEnd, provedEnd+10)
 }
 
 type proofs struct {

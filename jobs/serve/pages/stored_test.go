@@ -1,0 +1,158 @@
+package pages
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"tandem/core/formula"
+	"tandem/core/tenant"
+	"tandem/jobs/serve"
+	"tandem/jobs/serve/read"
+	"tandem/schemas/row"
+	"tandem/schemas/store"
+	"tandem/schemas/store/pebblestore"
+)
+
+// filled is a store that a test fills, of tenant shop, whose layer stream.dc1 is the active one.
+type filled struct {
+	t     *testing.T
+	st    store.Store
+	chain *tenant.Chain
+}
+
+const stream = "stream.dc1"
+
+// fill begins with the revisions of the config, each with the minute that it is in force from; the first one's counts for nothing.
+func fill(t *testing.T, revisions ...revision) *filled {
+	t.Helper()
+	var all []*tenant.Config
+	for i, r := range revisions {
+		text := r.text
+		if i > 0 {
+			text += "from: " + minuteText(r.from) + "\n"
+		}
+		c, err := tenant.Load("test", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, c)
+	}
+	chain, err := tenant.Compile(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := pebblestore.Open("", pebblestore.Options{InMemory: true, Now: never})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { st.Close() })
+	if err := st.PutActive(t.Context(), store.Active{Tenant: "shop", Layer: stream, Seq: 1}); err != nil {
+		t.Fatal(err)
+	}
+	return &filled{t, st, chain}
+}
+
+type revision struct {
+	text string
+	from int64 // minute
+}
+
+func minuteText(minute int64) string { return time.Unix(minute*60, 0).UTC().Format(time.RFC3339) }
+
+// never is a time at which nothing has expired.
+func never() time.Time { return time.UnixMilli(0) }
+
+// put writes a row of experiment x, or of the site if it is none.
+func (f *filled) put(layer, x, metric string, minute int64, cells ...row.Cell) {
+	f.t.Helper()
+	value, err := row.Append(nil, row.Sums, cells)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	s := store.Series{Tenant: "shop", Experiment: x, Metric: metric, Layer: layer}
+	if err := f.st.PutRows(f.t.Context(), []store.Row{{Series: s, Minute: minute, Value: value}}); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// visit makes the site known from a minute on.
+func (f *filled) visit(minute int64) {
+	f.put(stream, "", "site.visit", minute, row.Cell{Tags: "device=mobile", Value: 1})
+}
+
+// both are sums of the control and of red on mobile devices.
+func both(control, red int64) []row.Cell {
+	cells := []row.Cell{{Variation: "control", Tags: "device=mobile", Value: control}, {Variation: "red", Tags: "device=mobile", Value: red}}
+	return slices.DeleteFunc(cells, func(c row.Cell) bool { return c.Value == 0 })
+}
+
+// serve is a service over it, in which minutes before closed are closed, at another minute.
+func (f *filled) serve(formulas string, closed, now int64) http.Handler {
+	f.t.Helper()
+	r, err := formula.Load("test", []byte(formulas))
+	err = errors.Join(err, f.st.PutProgress(f.t.Context(), store.Progress{Layer: stream, Tenant: "shop", ClosedBefore: closed}))
+	h, err2 := New(&Stored{Now: func() time.Time { return time.Unix(now*60, 0) }}, time.Millisecond, slog.New(slog.DiscardHandler))
+	if err := errors.Join(err, err2); err != nil {
+		f.t.Fatal(err)
+	}
+	return serve.NewHandler(serve.Config{Limits: serve.DefaultLimits(), Log: slog.New(slog.DiscardHandler), Now: time.Now, Pages: h, Frame: Frame,
+		Reader:  read.New(f.st, read.Options{Limits: read.DefaultLimits(), Now: never}),
+		Tenant:  func(string) *serve.Tenant { return &serve.Tenant{Chain: f.chain, Formulas: r} },
+		Tenants: func() []string { return []string{"shop"} }})
+}
+
+const guardedConfig = `tenant: shop
+tags:
+  device: [desktop, mobile]
+points:
+  order: {}
+  error: {}
+experiments:
+  x: {variations: [control, red]}
+`
+
+const guardedFormulas = `version: 1
+tenant: shop
+formulas:
+  error_rate: {title: Errors, expr: error.beta / visit.beta, good: down, role: guardrail}
+  conversion: {title: Conversion, expr: order.beta / visit.beta, good: up, role: guardrail}
+`
+
+// What the control never has, or the treatment no longer, is no reason to wait: the page says at once that a guardrail fails.
+func TestGuardrailFailsWhileItsIntervalWaits(t *testing.T) {
+	const begin, end = 30_000, 30_060
+	f := fill(t, revision{text: guardedConfig})
+	f.visit(begin)
+	for m := int64(begin); m < end; m++ {
+		f.put(stream, "x", "fm.visit.beta", m, both(100, 100)...)
+		f.put(stream, "x", "fm.error.beta", m, both(0, 1)...)
+		f.put(stream, "x", "fm.order.beta", m, both(1, 0)...)
+	}
+	h := f.serve(guardedFormulas, end, end+10)
+	var page experimentData
+	get(t, h, "/shop/page/experiment/x", 200, &page)
+	if page.Status != "guardrail failing" {
+		t.Errorf("the experiment is %s", page.Status)
+	}
+	for _, m := range page.Metrics {
+		if r := m.Rows[0]; !r.Failing || r.State != "waiting" || r.Low != nil {
+			t.Errorf("%s: %+v", m.ID, r)
+		}
+	}
+	var list struct {
+		Experiments []struct {
+			Tests []struct {
+				Failing bool
+				Diff    *float64
+			}
+		}
+	}
+	get(t, h, "/shop/page/experiments", 200, &list)
+	if tests := list.Experiments[0].Tests; len(tests) != 2 || !tests[0].Failing || tests[0].Diff != nil {
+		t.Errorf("%+v", tests)
+	}
+}
