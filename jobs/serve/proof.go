@@ -105,7 +105,7 @@ func prove(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Qu
 	side := func(k sums.Key, scope string) judge.Side {
 		cols := fetched.Columns(k)
 		sum := func(metric string) float64 { return cols.Of(formula.Base{Metric: metric})[0] }
-		return judge.Side{N: sum(judge.Sessions(scope)), Sum: sum}
+		return judge.Side{N: sum(judge.Sessions(scope)), Sum: sum, Part: len(q.Filter)+len(q.GroupBy) > 0}
 	}
 	for i, st := range stats {
 		if st == nil {

@@ -23,7 +23,7 @@ const (
 
 // Kinds of Stat.
 const (
-	Proportion = "proportion" // Hits of the sessions (`P.beta`)
+	Proportion = "proportion" // Hits of the sessions (`P.hit`, or `P.beta`)
 	Mean       = "mean"       // a total for each session
 	Ratio      = "ratio"      // a total over another
 )
@@ -36,6 +36,9 @@ type Stat struct {
 	Cross         string // of a ratio: the sum of products
 	Events        string // what the burn-in counts; of a proportion its hits
 	MinimumEvents float64
+	// Unfrozen is a proportion's point without stats: its hits stand under each beacon's own tags, the sessions under those of their
+	// first beacon (SPEC 6), so that the two of a tag are not of the same sessions.
+	Unfrozen string
 }
 
 // Sums are the metrics of a per-session total and of its square, and the decimals of the total.
@@ -73,12 +76,21 @@ func statOf(shape formula.Shape, scope string, schema *formula.Schema) *Stat {
 		name = strings.TrimSuffix(name, ".cap")
 		if schema.Names[name+".cap.sq"] {
 			point, _, _ := strings.Cut(name, ".")
+			if schema.Names[point+".tot"] { // the same count, under the tags of the sums
+				point += ".tot"
+			}
 			return Sums{prefix + name + ".cap", prefix + name + ".cap.sq", schema.Decimals[name]}, prefix + point, true
 		}
 		return s, "", false
 	}
 	if den == "visit.beta" {
-		if strings.HasSuffix(num, ".beta") || strings.HasSuffix(num, ".hit") {
+		if point, ok := strings.CutSuffix(num, ".beta"); ok {
+			if schema.Names[point+".hit"] { // the same count, under the tags of the sessions
+				return &Stat{Kind: Proportion, Hits: prefix + point + ".hit"}
+			}
+			return &Stat{Kind: Proportion, Hits: prefix + num, Unfrozen: point}
+		}
+		if strings.HasSuffix(num, ".hit") {
 			return &Stat{Kind: Proportion, Hits: prefix + num}
 		}
 		if s, events, ok := sums(num); ok {
@@ -141,8 +153,9 @@ func (s *Stat) moments(v Side) (m evidence.Moments, events float64) {
 
 // Side is a variation: its sessions, and the sums of its metrics in the scale of SPEC 6, all over the same minutes.
 type Side struct {
-	N   float64
-	Sum func(metric string) float64
+	N    float64
+	Sum  func(metric string) float64
+	Part bool // of some tags only
 }
 
 // Guard says whether a formula guards against getting worse, and which way that is.
@@ -184,6 +197,10 @@ func (s *Stat) Compare(treatment, control Side, g Guard) Verdict {
 }
 
 func (s *Stat) compare(seq evidence.Sequence, treatment, control Side, g Guard) (v Verdict) {
+	if s.Unfrozen != "" && (treatment.Part || control.Part) {
+		v.Why = "by tags its hits are not of the same sessions as their number: declare stats for point " + s.Unfrozen
+		return v
+	}
 	if treatment.N < 2 || control.N < 2 {
 		v.Why = "too few sessions"
 		return v

@@ -15,14 +15,16 @@ import (
 func TestStatOf(t *testing.T) {
 	schema := &formula.Schema{Decimals: map[string]int{"order.revenue": 2}, Names: map[string]bool{}}
 	for _, n := range []string{"visit.beta", "visit.end", "bounce", "order", "order.beta", "order.revenue", "order.revenue.cap", "order.revenue.cap.sq", "order.units",
-		"item_page", "item_page.tot", "item_page.hit", "item_page.sq", "order.revenue*item_page"} {
+		"item_page", "item_page.beta", "item_page.tot", "item_page.hit", "item_page.sq", "order.revenue*item_page"} {
 		schema.Names[n] = true
 	}
 	for _, c := range []struct {
 		num, den string
 		want     *Stat
 	}{
-		{"fm.order.beta", "fm.visit.beta", &Stat{Kind: Proportion, Hits: "fm.order.beta"}},
+		{"fm.order.beta", "fm.visit.beta", &Stat{Kind: Proportion, Hits: "fm.order.beta", Unfrozen: "order"}},
+		{"fm.item_page.beta", "fm.visit.beta", &Stat{Kind: Proportion, Hits: "fm.item_page.hit"}},
+		{"fm.item_page.hit", "fm.visit.beta", &Stat{Kind: Proportion, Hits: "fm.item_page.hit"}},
 		{"fm.item_page", "fm.visit.beta", &Stat{Kind: Mean, Num: Sums{"fm.item_page.tot", "fm.item_page.sq", 0}, Events: "fm.item_page.hit"}},
 		{"fm.order.revenue", "fm.visit.beta", &Stat{Kind: Mean, Num: Sums{"fm.order.revenue.cap", "fm.order.revenue.cap.sq", 2}, Events: "fm.order", MinimumEvents: 300}},
 		{"fm.item_page", "fm.order.revenue", &Stat{Kind: Ratio, Num: Sums{"fm.item_page.tot", "fm.item_page.sq", 0}, Den: Sums{"fm.order.revenue.cap", "fm.order.revenue.cap.sq", 2},
@@ -44,7 +46,7 @@ func TestStatOf(t *testing.T) {
 func TestMomentsAreUnscaled(t *testing.T) {
 	st := &Stat{Kind: Mean, Num: Sums{"cap", "sq", 2}, Events: "n"}
 	// Two sessions of 1.50 and 2.50.
-	m, events := st.moments(Side{2, func(name string) float64 {
+	m, events := st.moments(Side{N: 2, Sum: func(name string) float64 {
 		return map[string]float64{"cap": 400, "sq": 150*150 + 250*250, "n": 2}[name]
 	}})
 	if m.Mean != 2 || math.Abs(m.Var-0.5) > 1e-12 || events != 2 {
@@ -55,7 +57,7 @@ func TestMomentsAreUnscaled(t *testing.T) {
 // A guardrail fails by the counts of events from the first ones on, also where the other side has too few for an interval.
 func TestGuardrailFailsBeforeBurnIn(t *testing.T) {
 	st := &Stat{Kind: Proportion, Hits: "hits", MinimumEvents: 300}
-	side := func(hits float64) Side { return Side{100_000, func(string) float64 { return hits }} }
+	side := func(hits float64) Side { return Side{N: 100_000, Sum: func(string) float64 { return hits }} }
 	for _, c := range []struct {
 		treatment, control float64
 		good               string
@@ -111,7 +113,7 @@ func TestVectors(t *testing.T) {
 			continue
 		}
 		side := func(s sums) Side { // as stored: of two decimals
-			return Side{s.N, func(name string) float64 {
+			return Side{N: s.N, Sum: func(name string) float64 {
 				return map[string]float64{"sum": s.Sum * 100, "sq": s.Sq * 1e4, "events": 1000}[name]
 			}}
 		}

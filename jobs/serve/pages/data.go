@@ -397,6 +397,9 @@ func (e *evaluation) metrics(formulas []Formula) []metricJSON {
 		if f.Stat != nil && f.Stat.Capped() {
 			out[i].Note = "The interval is of sessions' totals as capped in the config; the values are not."
 		}
+		if e.part && f.byBeacon() {
+			out[i].Note = strings.TrimSpace(out[i].Note + " Under a tag the values are of the beacons that carry it, the interval of the sessions that began with it.")
+		}
 		for _, b := range f.Bases {
 			_, name, _ := strings.Cut(b.Metric, ".")
 			out[i].Names = append(out[i].Names, name)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"math"
 	"slices"
+	"strings"
 
 	"tandem/core/evidence"
 	"tandem/core/tenant"
@@ -31,6 +32,7 @@ func sessions(scope string) Base { return Base{Metric: judge.Sessions(scope)} }
 type evaluation struct {
 	x        *tenant.Experiment
 	scope    string
+	part     bool  // under a filter
 	from, to int64 // minutes: [from, to) is closed, and counts
 	step     int64
 	closed   int64
@@ -70,7 +72,7 @@ func span(x *tenant.Experiment, rd Reader) (from, to int64, started, ended bool)
 // does so by whole days where there are some, which is what a look at all experiments can afford.
 func evaluate(ctx context.Context, rd Reader, x *tenant.Experiment, formulas []Formula, scope string, filter map[string]string, brief bool) (*evaluation, error) {
 	from, to, started, ended := span(x, rd)
-	e := &evaluation{x: x, scope: scope, formulas: formulas, from: from, to: max(to, from), step: 1}
+	e := &evaluation{x: x, scope: scope, part: len(filter) > 0, formulas: formulas, from: from, to: max(to, from), step: 1}
 	e.signs.Started, e.signs.Ended, e.signs.SplitP = started, ended, 1
 	judged, shown, watched := []Base{sessions(scope)}, []Base{}, []Base{sessions(scope)}
 	for _, f := range formulas {
@@ -236,7 +238,7 @@ func (e *evaluation) judge(formulas []Formula) {
 			r.formula, r.variation = fi, v
 			e.results = append(e.results, r)
 			e.signs.Failing = e.signs.Failing || r.failing
-			if guards(f) && !e.signs.Ended {
+			if guards(f) && !e.signs.Ended && !(e.part && f.Stat.Unfrozen != "") {
 				e.signs.Broken = e.signs.Broken || e.broken(f.Stat.Hits, v, control)
 			}
 		}
@@ -246,6 +248,18 @@ func (e *evaluation) judge(formulas []Formula) {
 // guards says whether a formula's events are watched by the minute.
 func guards(f *Formula) bool {
 	return f.Role == "guardrail" && f.Stat != nil && f.Stat.Kind == judge.Proportion
+}
+
+// byBeacon says whether the value has sums under each beacon's own tags, where what is judged stands under those of the session's
+// first.
+func (f *Formula) byBeacon() bool {
+	if f.Stat == nil {
+		return false
+	}
+	names := f.Stat.Names()
+	return slices.ContainsFunc(f.Bases, func(b Base) bool {
+		return !strings.HasSuffix(b.Metric, ".visit.beta") && !slices.Contains(names, b.Metric)
+	})
 }
 
 func (e *evaluation) shareOf(v, control int) float64 {
@@ -307,7 +321,7 @@ func (e *evaluation) compare(f *Formula, v, control, bucket int) (r result) {
 		}
 		return r
 	}
-	proven := st.Compare(judge.Side{N: e.n[v][bucket], Sum: sum}, judge.Side{N: e.n[control][bucket], Sum: base},
+	proven := st.Compare(judge.Side{N: e.n[v][bucket], Sum: sum, Part: e.part}, judge.Side{N: e.n[control][bucket], Sum: base, Part: e.part},
 		judge.Guard{Role: f.Role, Good: f.Good, Share: e.shareOf(v, control)})
 	if proven.Why != "" {
 		r.state, r.why, r.failing, r.estimate.Diff = "waiting", proven.Why, proven.Failing, math.NaN()

@@ -76,8 +76,8 @@ type experimentData struct {
 		Sessions float64
 	}
 	Metrics []struct {
-		ID   string
-		Rows []struct {
+		ID, Note string
+		Rows     []struct {
 			Variation       string
 			Value           float64
 			Diff, Low, High *float64

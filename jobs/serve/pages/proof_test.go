@@ -18,6 +18,7 @@ tags:
   device: [desktop, mobile]
 points:
   order:
+    stats: true
     values:
       revenue: {decimals: 2, cap: 5000}
 experiments:
@@ -46,6 +47,7 @@ func proved(t *testing.T) http.Handler {
 	t.Helper()
 	f := fill(t, revision{text: fmt.Sprintf(provedConfig, "[1, 3]")}, revision{fmt.Sprintf(provedConfig, "[1, 1]"), provedPhase})
 	put := func(minute int64, sums map[string][2]int64) { // of control and red, half of it on either device
+		sums["order.hit"], sums["order.tot"] = sums["order.beta"], sums["order"] // the same under the tags of the sessions
 		for name, v := range sums {
 			var cells []row.Cell
 			for i, variation := range []string{"control", "red"} {
@@ -91,7 +93,11 @@ func askProofs(t *testing.T, h http.Handler, more string) (out proofs) {
 	if more == "" {
 		more = fmt.Sprintf(`,"from":%q,"to":%q,"step":"7m"`, from, to)
 	}
-	body := `{"formulas":[{"id":"revenue"},{"id":"conversion"},{"id":"orders"}],"experiment":"x","compare":true` + more + `}`
+	return askJSON(t, h, `{"formulas":[{"id":"revenue"},{"id":"conversion"},{"id":"orders"}],"experiment":"x","compare":true`+more+`}`)
+}
+
+func askJSON(t *testing.T, h http.Handler, body string) (out proofs) {
+	t.Helper()
 	r := httptest.NewRequest("POST", "/shop", strings.NewReader(body))
 	r.Header.Set("Content-Type", "application/json")
 	w := httptest.NewRecorder()

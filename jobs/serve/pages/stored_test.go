@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -154,5 +155,53 @@ func TestGuardrailFailsWhileItsIntervalWaits(t *testing.T) {
 	get(t, h, "/shop/page/experiments", 200, &list)
 	if tests := list.Experiments[0].Tests; len(tests) != 2 || !tests[0].Failing || tests[0].Diff != nil {
 		t.Errorf("%+v", tests)
+	}
+}
+
+// Under a tag a proportion is of the sessions that began with it; without the sums for that it says what to declare.
+func TestProportionsUnderATag(t *testing.T) {
+	const begin, end = 30_000, 30_060
+	f := fill(t, revision{text: strings.Replace(guardedConfig, "order: {}", "order: {stats: true}", 1)})
+	f.visit(begin)
+	cells := func(desktop, mobile int64) (c []row.Cell) {
+		for _, v := range []string{"control", "red"} {
+			c = append(c, row.Cell{Variation: v, Tags: "device=desktop", Value: desktop}, row.Cell{Variation: v, Tags: "device=mobile", Value: mobile})
+		}
+		return c
+	}
+	for m := int64(begin); m < end; m++ {
+		f.put(stream, "x", "fm.visit.beta", m, cells(90, 10)...)
+		f.put(stream, "x", "fm.order.hit", m, cells(18, 2)...)
+		f.put(stream, "x", "fm.order.beta", m, cells(5, 15)...) // most go on on their phones
+		f.put(stream, "x", "fm.error.beta", m, cells(5, 15)...)
+	}
+	h := f.serve(guardedFormulas, end, end+10)
+	for query, waits := range map[string]bool{"": false, "?tag.device=mobile": true} {
+		var page experimentData
+		get(t, h, "/shop/page/experiment/x"+query, 200, &page)
+		for _, m := range page.Metrics {
+			r, waits := m.Rows[0], waits && m.ID == "error_rate"
+			if (r.State == "waiting") != waits || waits != strings.Contains(r.Why, "declare stats for point error") {
+				t.Errorf("%q, %s: %+v", query, m.ID, r)
+			}
+			if tagged := query != "" && m.ID == "conversion"; strings.Contains(m.Note, "Under a tag") != tagged {
+				t.Errorf("%q, %s: note %q", query, m.ID, m.Note)
+			}
+		}
+	}
+	// 600 sessions with 120 orders: the error of the difference is what 20 % have, not what 150 % would.
+	body := `{"formulas":[{"id":"conversion"},{"id":"error_rate"}],"experiment":"x","compare":true,"step":"all","filter":{"device":["mobile"]}}`
+	for _, s := range askJSON(t, h, body).Series {
+		if s.Variation == "control" {
+			continue
+		}
+		p := s.Proof
+		if s.Formula == "error_rate" {
+			if p.State != "waiting" || !strings.Contains(p.Why, "declare stats for point error") {
+				t.Errorf("%+v", p)
+			}
+		} else if p.Sessions != 600 || p.Difference.Low == nil || *p.Difference.Low > -0.05 || *p.Difference.High < 0.05 {
+			t.Errorf("%+v", p)
+		}
 	}
 }
