@@ -270,3 +270,15 @@ func TestStatus(t *testing.T) {
 		}
 	}
 }
+
+// Nothing is divided by a mean that is zero, or within its error of it.
+func TestSteady(t *testing.T) {
+	for _, c := range []struct {
+		m    Moments
+		want bool
+	}{{Moments{100, 0, 0}, false}, {Moments{100, 0.29, 1}, false}, {Moments{100, -0.31, 1}, true}, {Moments{100, 2, 0}, true}, {Mean(0, 0, 0), false}} {
+		if c.m.Steady() != c.want {
+			t.Errorf("%+v is steady: %v", c.m, !c.want)
+		}
+	}
+}

@@ -46,9 +46,9 @@ func Ratio(n float64, num, den Total, cross float64) Moments {
 // steady is how many standard errors a control's mean must lie from zero before anything is divided by it.
 const steady = 3
 
-// Steady says whether the mean is far enough from zero to divide by it.
+// Steady says whether the mean is far enough from zero to divide by it. One that is zero without any error is not.
 func (m Moments) Steady() bool {
-	return math.Abs(m.Mean) >= steady*math.Sqrt(m.Var/m.N)
+	return m.Mean != 0 && math.Abs(m.Mean) >= steady*math.Sqrt(m.Var/m.N)
 }
 
 // Effect is a difference between a treatment and the control.

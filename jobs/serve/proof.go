@@ -30,7 +30,7 @@ type Proof struct {
 	State      string   `json:"state" doc:"signal: the interval leaves out zero; none: it does not; waiting: of the difference nothing can be said, why tells the reason"`
 	Why        string   `json:"why,omitempty"`
 	Difference Estimate `json:"difference" doc:"of the means per session from the control's"`
-	Relative   Estimate `json:"relative" doc:"of the control's, more always above 0; null while the control's is within 3 standard errors of 0"`
+	Relative   Estimate `json:"relative" doc:"of the control's, more always above 0; null while the control's is within 3 standard errors of 0, or the variation's is 0 throughout"`
 	P          Number   `json:"p" doc:"against no difference: of the relative one, where that is null of the absolute one"`
 	Capped     bool     `json:"capped,omitempty" doc:"the estimates are of sessions' totals as capped in the config"`
 	Failing    bool     `json:"failing,omitempty" doc:"of a guardrail: it is worse than the control's, with one false alarm in 1000 at most"`

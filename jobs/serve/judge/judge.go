@@ -174,7 +174,7 @@ type Estimate struct {
 type Verdict struct {
 	// Why says what is waited for; then nothing else is told but Failing.
 	Why string
-	// Absolute is the difference of what the control has; Relative its share of that, where the control is Steady.
+	// Absolute is the difference of what the control has; Relative its share of that, where that is Steady and the share has an error.
 	Absolute, Relative Estimate
 	Steady             bool
 	// LogE is the logarithm of the e-value against no effect: of the relative difference where there is one, else of the absolute.
@@ -223,8 +223,9 @@ func (s *Stat) compare(seq evidence.Sequence, treatment, control Side, g Guard) 
 	}
 	shown := absolute
 	v.Absolute = Estimate{absolute.Diff, seq.Interval(absolute)}
-	if v.Steady = c.Steady(); v.Steady {
-		shown = evidence.Relative(t, c)
+	// Of a treatment that is zero throughout the relative difference has no error, which is no certainty.
+	if relative := evidence.Relative(t, c); c.Steady() && relative.Known() {
+		v.Steady, shown = true, relative
 		v.Relative = Estimate{shown.Diff, seq.Interval(shown)}
 	}
 	v.LogE = seq.LogE(shown)

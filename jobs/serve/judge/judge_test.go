@@ -70,6 +70,23 @@ func TestGuardrailFailsBeforeBurnIn(t *testing.T) {
 	}
 }
 
+// A side whose values are all 0 has no error: it is neither divided by nor certain, and the absolute difference is told.
+func TestNothingButZeros(t *testing.T) {
+	st := &Stat{Kind: Mean, Num: Sums{"cap", "sq", 2}, Events: "orders", MinimumEvents: 300}
+	side := func(cents float64) Side {
+		return Side{N: 100_000, Sum: func(name string) float64 {
+			return map[string]float64{"cap": 4000 * cents, "sq": 4000 * cents * cents, "orders": 4000}[name]
+		}}
+	}
+	for _, c := range []struct{ treatment, control float64 }{{500, 0}, {0, 500}} {
+		v := st.Compare(side(c.treatment), side(c.control), Guard{Role: "primary", Good: "up", Share: 0.5})
+		want := (c.treatment - c.control) * 0.04 / 100
+		if v.Steady || v.Absolute.Diff != want || !(v.Absolute.Low < want && v.Absolute.High > want) || !v.Signal || math.IsInf(v.LogE, 0) || math.IsNaN(v.LogE) {
+			t.Errorf("%+v: %+v", c, v)
+		}
+	}
+}
+
 // Intervals and p-values of a formula's sums are those that other systems give of the same sums.
 func TestVectors(t *testing.T) {
 	data, err := os.ReadFile("../../../core/evidence/testdata/stats_vectors.json")
