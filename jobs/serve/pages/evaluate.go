@@ -44,6 +44,7 @@ type evaluation struct {
 	spark    []float64 // sessions of the last minutes
 	results  []result
 	last     *Answer // of the last minutes
+	since    int     // place of the first of these that is of the phase
 	formulas []Formula
 	whole    *Answer
 	all      *Answer // one bucket, for what does not add up over time
@@ -120,7 +121,7 @@ func evaluate(ctx context.Context, rd Reader, x *tenant.Experiment, formulas []F
 			return nil, err
 		}
 	}
-	e.from = from - from%e.step
+	e.from, e.since = from-from%e.step, int(max(0, recent-(e.to-from)))
 	e.judge(formulas)
 	return e, nil
 }
@@ -210,7 +211,7 @@ func (e *evaluation) judge(formulas []Formula) {
 		for m, c := range row {
 			e.spark[m] += total([]float64{c})
 		}
-		lately[i] = total(row[max(len(row)-silence, 0):])
+		lately[i] = total(row[min(max(len(row)-silence, e.since), len(row)):])
 		e.signs.Sessions += e.n[i][len(e.n[i])-1]
 	}
 	e.signs.Recent = total(e.spark)
@@ -267,7 +268,7 @@ func (e *evaluation) shareOf(v, control int) float64 {
 	return w[v] / (w[v] + w[control])
 }
 
-// broken runs the break alarm over the last closed minutes.
+// broken runs the break alarm over the last closed minutes of the phase: before it the split was another.
 func (e *evaluation) broken(hits string, v, control int) bool {
 	share := e.shareOf(v, control)
 	if !(share > 0 && share < 1) {
@@ -275,7 +276,7 @@ func (e *evaluation) broken(hits string, v, control int) bool {
 	}
 	t, c := e.last.Sums[Key{e.x.Variations[v], Base{Metric: hits}}], e.last.Sums[Key{e.x.Variations[control], Base{Metric: hits}}]
 	var b evidence.Break
-	for m := range recent {
+	for m := e.since; m < recent; m++ {
 		at := func(row []float64) float64 {
 			if m < len(row) {
 				return total(row[m : m+1])

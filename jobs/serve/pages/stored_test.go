@@ -158,6 +158,34 @@ func TestGuardrailFailsWhileItsIntervalWaits(t *testing.T) {
 	}
 }
 
+// After a change of the split nothing is unhealthy for what was before it: neither its events nor its sessions are of this split.
+func TestPhaseThatHasJustBegun(t *testing.T) {
+	const begin, phase, end = 30_000, 30_300, 30_306
+	config := func(weights string) string {
+		return strings.Replace(guardedConfig, "red]", "red], weights: "+weights, 1)
+	}
+	for _, c := range []struct {
+		was, is       string
+		before, after [2]int64 // sessions of both
+	}{{"[9, 1]", "[1, 1]", [2]int64{900, 100}, [2]int64{500, 500}}, {"[1, 0]", "[9, 1]", [2]int64{1000, 0}, [2]int64{1, 0}}} {
+		f := fill(t, revision{text: config(c.was)}, revision{config(c.is), phase})
+		f.visit(begin)
+		for m := int64(begin); m < end; m++ {
+			n := c.before
+			if m >= phase {
+				n = c.after
+			}
+			f.put(stream, "x", "fm.visit.beta", m, both(n[0], n[1])...)
+			f.put(stream, "x", "fm.error.beta", m, both(n[0]*3/100, n[1]*3/100)...)
+		}
+		var page experimentData
+		get(t, f.serve(guardedFormulas, end, end+10), "/shop/page/experiment/x", 200, &page)
+		if page.Status != "running" || page.Variations[0].Sessions != float64(c.after[0]*(end-phase)) {
+			t.Errorf("%s after %s: %s, %+v", c.is, c.was, page.Status, page.Variations)
+		}
+	}
+}
+
 // Under a tag a proportion is of the sessions that began with it; without the sums for that it says what to declare.
 func TestProportionsUnderATag(t *testing.T) {
 	const begin, end = 30_000, 30_060
