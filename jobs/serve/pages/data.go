@@ -140,7 +140,7 @@ func lookAt(ctx context.Context, rd Reader) (*list, error) {
 			return nil, fmt.Errorf("experiment %s: %w", x.Name, err)
 		}
 	}
-	confirm(all)
+	confirmAll(all)
 	return &list{all: all, now: rd.Now(), at: time.Now(), took: time.Since(begin)}, nil
 }
 
@@ -351,12 +351,10 @@ func (s *server) confirmAmong(ctx context.Context, tenant string, e *evaluation)
 	among := []*evaluation{e}
 	for _, o := range l.all {
 		if o.x.Name != e.x.Name && !o.signs.Ended {
-			copied := *o
-			copied.results = slices.Clone(o.results)
-			among = append(among, &copied)
+			among = append(among, o)
 		}
 	}
-	confirm(among)
+	confirm(among[:1], among)
 	return nil
 }
 

@@ -338,24 +338,32 @@ func (e *evaluation) compare(f *Formula, v, control, bucket int) (r result) {
 	return r
 }
 
-// confirm marks the signals that survive e-BH over all live tests of the tenant.
-func confirm(all []*evaluation) {
-	var tests []*result
+// confirmAll judges the tests of all experiments of the tenant: of those that run among each other, of one that has ended among them.
+func confirmAll(all []*evaluation) {
+	running := slices.DeleteFunc(slices.Clone(all), func(e *evaluation) bool { return e.signs.Ended })
+	confirm(running, running)
 	for _, e := range all {
+		if e.signs.Ended {
+			confirm([]*evaluation{e}, append(slices.Clip(running), e))
+		}
+	}
+}
+
+// confirm marks the signals of some evaluations that survive e-BH over the tests of all; the others are left as they are.
+func confirm(some, all []*evaluation) {
+	var tests []*result
+	var logE []float64
+	var mine []bool
+	for _, e := range all {
+		asked := slices.Contains(some, e)
 		for i := range e.results {
-			if r := &e.results[i]; r.state == "" || r.state == "signal" {
-				if r.why == "" {
-					tests = append(tests, r)
-				}
+			if r := &e.results[i]; r.why == "" {
+				tests, logE, mine = append(tests, r), append(logE, r.logE), append(mine, asked)
 			}
 		}
 	}
-	logE := make([]float64, len(tests))
-	for i, r := range tests {
-		logE[i] = r.logE
-	}
 	for i, stands := range evidence.EBH(logE, share) {
-		if stands && tests[i].state == "signal" {
+		if stands && mine[i] && tests[i].state == "signal" {
 			tests[i].state = "confirmed"
 		}
 	}

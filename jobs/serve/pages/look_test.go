@@ -2,12 +2,16 @@ package pages
 
 import (
 	"context"
+	"fmt"
 	"math"
+	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"tandem/core/evidence"
+	"tandem/core/tenant"
 	"tandem/jobs/serve/read"
 )
 
@@ -59,6 +63,48 @@ func TestBriefEvaluationsComeToTheSame(t *testing.T) {
 	}
 	if long == 0 {
 		t.Error("no experiment is long enough to be evaluated by days")
+	}
+}
+
+// What an experiment's page confirms the list does too: the tests are the same, those of experiments that run and its own.
+func TestListAndPageConfirmTheSame(t *testing.T) {
+	rng := rand.New(rand.NewPCG(9, 1))
+	confirmed := map[bool]int{} // by whether the experiment has ended
+	for range 300 {
+		var all, fresh []*evaluation
+		for range 1 + rng.IntN(6) {
+			e := evaluation{x: &tenant.Experiment{Name: fmt.Sprint(len(all))}, signs: evidence.Signs{Started: true, Ended: rng.IntN(3) == 0}}
+			for range rng.IntN(8) {
+				r := result{logE: rng.Float64() * 8}
+				switch {
+				case rng.IntN(4) == 0:
+					r = result{state: "waiting", why: "waits"}
+				case r.logE >= math.Log(20):
+					r.state = "signal"
+				}
+				e.results = append(e.results, r)
+			}
+			again := e
+			again.results = slices.Clone(e.results)
+			all, fresh = append(all, &e), append(fresh, &again)
+		}
+		confirmAll(all)
+		s := &server{src: &made{now: madeNow}, refresh: time.Hour, lists: map[string]*looks{"shop": {busy: make(chan struct{}, 1)}}}
+		s.lists["shop"].last.Store(&list{all: all, at: time.Now()})
+		for i, e := range fresh {
+			if err := s.confirmAmong(t.Context(), "shop", e); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(e.results, all[i].results) {
+				t.Fatalf("ended %v: the page says %+v, the list %+v", e.signs.Ended, e.results, all[i].results)
+			}
+			if slices.ContainsFunc(e.results, func(r result) bool { return r.state == "confirmed" }) {
+				confirmed[e.signs.Ended]++
+			}
+		}
+	}
+	if confirmed[false] < 20 || confirmed[true] < 20 {
+		t.Errorf("confirmed by whether it has ended: %v", confirmed)
 	}
 }
 
