@@ -209,7 +209,7 @@ func (q *Request) Answer(ctx context.Context, b *Batch) (*Result, error) {
 		}
 	}
 	if b.Compare && out.Control != "" {
-		if err := prove(ctx, x, budget, query, to, schema, plan, f.Keys, out); err != nil {
+		if err := prove(ctx, x, budget, query, to, plan, f.Keys, out); err != nil {
 			return nil, err
 		}
 	}

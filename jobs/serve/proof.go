@@ -24,6 +24,7 @@ type Evidence struct {
 
 // Proof is what the sums of an experiment prove of a formula in a variation and a group. Intervals and p hold at every look.
 type Proof struct {
+	From            string `json:"from,omitempty" doc:"where it is later than that of evidence: since then the formula's metrics have their definition"`
 	Sessions        Number `json:"sessions" doc:"of the variation in the formula's scope"`
 	ControlSessions Number `json:"controlSessions"`
 	// State is one of the three below.
@@ -67,7 +68,7 @@ const (
 
 // prove fills in what is proven of each line but the control's: lines are by formula of the plan and key. to is where the range
 // ends.
-func prove(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Query, to int64, schema *formula.Schema, plan *formula.Plan, keys []sums.Key, out *Result) error {
+func prove(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Query, to int64, plan *formula.Plan, keys []sums.Key, out *Result) error {
 	begin, now := x.Span()
 	now = min(now, to)
 	c, _ := judge.ConfigAt(x.Chain, now*60_000-1)
@@ -81,29 +82,35 @@ func prove(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Qu
 		return nil // it has not begun
 	}
 	out.Evidence = &Evidence{stamp(q.From), stamp(q.To), 1 - judge.Alpha}
-	q.Step = q.To - q.From
+	_, rev := judge.ConfigAt(x.Chain, q.To*60_000-1)
+	inForce := sums.SchemaAt(x.Chain, rev)
 	stats := make([]*judge.Stat, len(plan.Formulas))
-	var bases []formula.Base
+	since := make([]int64, len(stats))
+	bases := map[int64][]formula.Base{} // by the minute from which on they count
 	for i, f := range plan.Formulas {
 		scope, _, _ := strings.Cut(f.Shape.Denominator, ".")
-		if stats[i] = judge.Of(f.Shape, scope, schema, f.Minimum); stats[i] == nil {
+		st := judge.Of(f.Shape, scope, inForce, f.Minimum)
+		if st == nil {
 			continue
 		}
-		for _, name := range append(stats[i].Names(), judge.Sessions(scope)) {
-			if b := (formula.Base{Metric: name}); !slices.Contains(bases, b) {
-				bases = append(bases, b)
+		stats[i], since[i] = st, max(q.From, st.Since(x.Chain, rev))
+		for _, name := range append(st.Names(), judge.Sessions(scope)) {
+			if b := (formula.Base{Metric: name}); !slices.Contains(bases[since[i]], b) {
+				bases[since[i]] = append(bases[since[i]], b)
 			}
 		}
 	}
-	if len(bases) == 0 {
-		return nil
+	fetched := map[int64]*sums.Fetched{}
+	for at, all := range bases {
+		part := q
+		part.From, part.Step = at, q.To-at
+		var err error
+		if fetched[at], err = sums.Fetch(ctx, x, budget, part, all); err != nil {
+			return err
+		}
 	}
-	fetched, err := sums.Fetch(ctx, x, budget, q, bases)
-	if err != nil {
-		return err
-	}
-	side := func(k sums.Key, scope string) judge.Side {
-		cols := fetched.Columns(k)
+	side := func(at int64, k sums.Key, scope string) judge.Side {
+		cols := fetched[at].Columns(k)
 		sum := func(metric string) float64 { return cols.Of(formula.Base{Metric: metric})[0] }
 		return judge.Side{N: sum(judge.Sessions(scope)), Sum: sum, Part: len(q.Filter)+len(q.GroupBy) > 0}
 	}
@@ -119,10 +126,14 @@ func prove(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Qu
 			if at < 0 || at == control {
 				continue
 			}
-			treated, with := side(k, scope), side(k.Of(e.Control), scope)
+			treated, with := side(since[i], k, scope), side(since[i], k.Of(e.Control), scope)
 			w := e.Weights
 			v := st.Compare(treated, with, judge.Guard{Role: f.Role, Good: f.Good, Share: w[at] / (w[at] + w[control])})
-			out.Series[i*len(keys)+n].Proof = proofOf(st, treated.N, with.N, &v)
+			p := proofOf(st, treated.N, with.N, &v)
+			if since[i] > q.From {
+				p.From = stamp(since[i])
+			}
+			out.Series[i*len(keys)+n].Proof = p
 		}
 	}
 	return nil

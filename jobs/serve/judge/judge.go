@@ -50,7 +50,7 @@ type Sums struct {
 // Sessions is the metric that is the n of every analysis in a scope (SPEC 6).
 func Sessions(scope string) string { return scope + ".visit.beta" }
 
-// Of says what a formula of some shape can prove in a scope, "fm" or "assigned", with the metrics that there are; nil: nothing.
+// Of says what a formula of some shape can prove in a scope, "fm" or "assigned", with the metrics that the config in force has; nil: nothing.
 // minimum is the formula's own of events.
 func Of(shape formula.Shape, scope string, schema *formula.Schema, minimum float64) *Stat {
 	s := statOf(shape, scope, schema)
@@ -64,7 +64,7 @@ func statOf(shape formula.Shape, scope string, schema *formula.Schema) *Stat {
 	prefix := scope + "."
 	num, ok := strings.CutPrefix(shape.Numerator, prefix)
 	den, ok2 := strings.CutPrefix(shape.Denominator, prefix)
-	if !ok || !ok2 {
+	if !ok || !ok2 || !schema.Names[num] {
 		return nil
 	}
 	// A count has `stats`, a value a `cap`; both have sums of squares then.

@@ -174,3 +174,35 @@ func TestPhases(t *testing.T) {
 		t.Error("the chain's configs were changed")
 	}
 }
+
+// A Stat counts from the last revision on that changed a point, a value or a pair of its metrics, and from no other.
+func TestSince(t *testing.T) {
+	config := func(stats bool, cap int64, pair bool) *tenant.Config {
+		c := &tenant.Config{Points: []tenant.Point{{Name: "page", Stats: true}, {Name: "order", Stats: stats, Values: []tenant.Value{{Name: "revenue", Decimals: 2, Cap: cap}}}}}
+		if pair {
+			c.Cross = []tenant.Pair{{A: "order.revenue", B: "page"}}
+		}
+		return c
+	}
+	chain := &tenant.Chain{}
+	for i, c := range []*tenant.Config{config(false, 0, false), config(false, 500, false), config(true, 500, false), config(true, 500, true), config(true, 500, true)} {
+		chain.Revs = append(chain.Revs, tenant.Rev{From: int64(i) * 600_000, Config: c})
+	}
+	chain.Revs[0].From = math.MinInt64
+	page, revenue := Sums{"fm.page.tot", "fm.page.sq", 0}, Sums{"fm.order.revenue.cap", "fm.order.revenue.cap.sq", 2}
+	for _, c := range []struct {
+		st   Stat
+		want [5]int64 // by revision
+	}{
+		{Stat{Kind: Proportion, Hits: "fm.page.hit"}, [5]int64{}},
+		{Stat{Kind: Proportion, Hits: "fm.order.beta"}, [5]int64{0, 0, 20, 20, 20}},
+		{Stat{Kind: Mean, Num: revenue, Events: "fm.order"}, [5]int64{0, 10, 20, 20, 20}},
+		{Stat{Kind: Ratio, Num: revenue, Den: page, Cross: "fm.order.revenue*page", Events: "fm.order"}, [5]int64{0, 10, 20, 30, 30}},
+	} {
+		for rev, want := range c.want {
+			if got := c.st.Since(chain, rev); got != want {
+				t.Errorf("%+v counts from %d in revision %d, not from %d", c.st, got, rev, want)
+			}
+		}
+	}
+}

@@ -391,13 +391,7 @@ type metricJSON struct {
 func (e *evaluation) metrics(formulas []Formula) []metricJSON {
 	out := make([]metricJSON, len(formulas))
 	for i, f := range formulas {
-		out[i] = metricJSON{f.ID, f.Title, f.Unit, f.Format, f.Chart, f.Good, f.Role, f.Description, f.Owner, f.Expr, []string{}, "", num(math.NaN()), []rowJSON{}}
-		if f.Stat != nil && f.Stat.Capped() {
-			out[i].Note = "The interval is of sessions' totals as capped in the config; the values are not."
-		}
-		if e.part && f.byBeacon() {
-			out[i].Note = strings.TrimSpace(out[i].Note + " Under a tag the values are of the beacons that carry it, the interval of the sessions that began with it.")
-		}
+		out[i] = metricJSON{f.ID, f.Title, f.Unit, f.Format, f.Chart, f.Good, f.Role, f.Description, f.Owner, f.Expr, []string{}, e.note(&f), num(math.NaN()), []rowJSON{}}
 		for _, b := range f.Bases {
 			_, name, _ := strings.Cut(b.Metric, ".")
 			out[i].Names = append(out[i].Names, name)

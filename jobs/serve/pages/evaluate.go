@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"tandem/core/evidence"
 	"tandem/core/tenant"
@@ -44,10 +45,11 @@ type evaluation struct {
 	spark    []float64 // sessions of the last minutes
 	results  []result
 	last     *Answer // of the last minutes
-	since    int     // place of the first of these that is of the phase
+	fresh    int     // place of the first of these that is of the phase
 	formulas []Formula
-	whole    *Answer
-	all      *Answer // one bucket, for what does not add up over time
+	begin    int64             // minute of the phase
+	whole    map[int64]*Answer // by the minute from which on it counts: the phase's, or a formula's own that is later
+	all      *Answer           // one bucket, for what does not add up over time
 }
 
 // result is one formula of one treatment against the control.
@@ -75,7 +77,8 @@ func evaluate(ctx context.Context, rd Reader, x *tenant.Experiment, formulas []F
 	from, to, started, ended := span(x, rd)
 	e := &evaluation{x: x, scope: scope, part: len(filter) > 0, formulas: formulas, from: from, to: max(to, from), step: 1}
 	e.signs.Started, e.signs.Ended, e.signs.SplitP = started, ended, 1
-	judged, shown, watched := []Base{sessions(scope)}, []Base{}, []Base{sessions(scope)}
+	e.begin, e.whole = from, map[int64]*Answer{}
+	judged, shown, watched := map[int64][]Base{from: nil}, []Base{}, []Base{sessions(scope)}
 	for _, f := range formulas {
 		if guards(&f) {
 			watched = append(watched, Base{Metric: f.Stat.Hits})
@@ -84,12 +87,13 @@ func evaluate(ctx context.Context, rd Reader, x *tenant.Experiment, formulas []F
 			shown = append(shown, f.Bases...)
 			continue
 		}
-		judged = append(judged, f.Bases...)
+		at := e.since(&f)
+		judged[at] = append(judged[at], f.Bases...)
 		for _, name := range f.Stat.Names() {
-			judged = append(judged, Base{Metric: name})
+			judged[at] = append(judged[at], Base{Metric: name})
 		}
 	}
-	judged, shown = distinct(judged), distinct(shown)
+	shown = distinct(shown)
 	// Closed is known with the first answer only.
 	q := Query{Experiment: x.Name, Bases: distinct(watched), From: e.to - recent, To: e.to, Step: 1, Filter: filter}
 	var err error
@@ -111,17 +115,23 @@ func evaluate(ctx context.Context, rd Reader, x *tenant.Experiment, formulas []F
 	if brief && e.to-from > briefDays*read.DayMinutes {
 		e.step = read.DayMinutes
 	}
-	q.Bases, q.From, q.To, q.Step = judged, from, e.to, e.step
-	if e.whole, err = readFrom(ctx, rd, q); err != nil {
-		return nil, err
+	q.To, q.Step = e.to, e.step
+	for at, bases := range judged {
+		if at >= e.to {
+			continue
+		}
+		q.Bases, q.From = distinct(append(bases, sessions(scope))), at
+		if e.whole[at], err = readFrom(ctx, rd, q); err != nil {
+			return nil, err
+		}
 	}
 	if len(shown) > 0 {
-		q.Bases, q.Step = shown, e.to-from
+		q.Bases, q.From, q.Step = shown, from, e.to-from
 		if e.all, err = rd.Read(ctx, q); err != nil {
 			return nil, err
 		}
 	}
-	e.from, e.since = from-from%e.step, int(max(0, recent-(e.to-from)))
+	e.from, e.fresh = from-from%e.step, int(max(0, recent-(e.to-from)))
 	e.judge(formulas)
 	return e, nil
 }
@@ -181,7 +191,7 @@ func (e *evaluation) cumulative(v string, b Base) []float64 {
 	n := (e.to - e.from + e.step - 1) / e.step
 	out := make([]float64, n)
 	sum := 0.
-	row := e.whole.Sums[Key{v, b}]
+	row := e.whole[e.begin].Sums[Key{v, b}]
 	for i := range out {
 		if i < len(row) && !math.IsNaN(row[i]) {
 			sum += row[i]
@@ -211,7 +221,7 @@ func (e *evaluation) judge(formulas []Formula) {
 		for m, c := range row {
 			e.spark[m] += total([]float64{c})
 		}
-		lately[i] = total(row[min(max(len(row)-silence, e.since), len(row)):])
+		lately[i] = total(row[min(max(len(row)-silence, e.fresh), len(row)):])
 		e.signs.Sessions += e.n[i][len(e.n[i])-1]
 	}
 	e.signs.Recent = total(e.spark)
@@ -263,6 +273,21 @@ func (f *Formula) byBeacon() bool {
 	})
 }
 
+// note is what is to be known of a formula's interval.
+func (e *evaluation) note(f *Formula) string {
+	var notes []string
+	if f.Stat != nil && f.Stat.Capped() {
+		notes = append(notes, "The interval is of sessions' totals as capped in the config; the values are not.")
+	}
+	if e.part && f.byBeacon() {
+		notes = append(notes, "Under a tag the values are of the beacons that carry it, the interval of the sessions that began with it.")
+	}
+	if f.Since > e.begin {
+		notes = append(notes, "Counted from "+time.Unix(f.Since*60, 0).UTC().Format("2006-01-02 15:04 UTC")+" on: its definition changed then.")
+	}
+	return strings.Join(notes, " ")
+}
+
 func (e *evaluation) shareOf(v, control int) float64 {
 	w := e.x.Weights
 	return w[v] / (w[v] + w[control])
@@ -276,7 +301,7 @@ func (e *evaluation) broken(hits string, v, control int) bool {
 	}
 	t, c := e.last.Sums[Key{e.x.Variations[v], Base{Metric: hits}}], e.last.Sums[Key{e.x.Variations[control], Base{Metric: hits}}]
 	var b evidence.Break
-	for m := e.since; m < recent; m++ {
+	for m := e.fresh; m < recent; m++ {
 		at := func(row []float64) float64 {
 			if m < len(row) {
 				return total(row[m : m+1])
@@ -288,17 +313,26 @@ func (e *evaluation) broken(hits string, v, control int) bool {
 	return b.Alarm
 }
 
-// sumAt returns the sums of a variation up to and including a bucket.
-func (e *evaluation) sumAt(variation string, bucket int) func(metric string) float64 {
+// since is the minute from which on a formula is judged.
+func (e *evaluation) since(f *Formula) int64 { return max(e.begin, f.Since) }
+
+// sumAt returns the sums of a variation up to and including a bucket, from the minute on that the formula is judged from.
+func (e *evaluation) sumAt(f *Formula, variation string, bucket int) func(metric string) float64 {
+	at := e.since(f)
+	a := e.whole[at]
+	if a == nil { // it has not begun
+		return func(string) float64 { return 0 }
+	}
+	last := bucket - int(at/e.step-e.from/e.step)
 	return func(metric string) float64 {
-		row := e.whole.Sums[Key{variation, Base{Metric: metric}}]
-		return total(row[:min(bucket+1, len(row))])
+		row := a.Sums[Key{variation, Base{Metric: metric}}]
+		return total(row[:max(min(last+1, len(row)), 0)])
 	}
 }
 
 // valueAt is a formula's value in a variation up to and including a bucket; of what is for charts only, over all.
 func (e *evaluation) valueAt(f *Formula, variation string, bucket int) float64 {
-	sum := e.sumAt(variation, bucket)
+	sum := e.sumAt(f, variation, bucket)
 	return f.Eval(1, func(b Base) []float64 {
 		if f.Stat == nil {
 			if row := e.all.Sums[Key{variation, b}]; len(row) > 0 {
@@ -312,7 +346,7 @@ func (e *evaluation) valueAt(f *Formula, variation string, bucket int) float64 {
 
 // compare says what is known of a formula in a treatment after a bucket.
 func (e *evaluation) compare(f *Formula, v, control, bucket int) (r result) {
-	sum, base := e.sumAt(e.x.Variations[v], bucket), e.sumAt(e.x.Variations[control], bucket)
+	sum, base := e.sumAt(f, e.x.Variations[v], bucket), e.sumAt(f, e.x.Variations[control], bucket)
 	r.value, r.control = e.valueAt(f, e.x.Variations[v], bucket), e.valueAt(f, e.x.Variations[control], bucket)
 	st := f.Stat
 	if st == nil {
@@ -322,7 +356,8 @@ func (e *evaluation) compare(f *Formula, v, control, bucket int) (r result) {
 		}
 		return r
 	}
-	proven := st.Compare(judge.Side{N: e.n[v][bucket], Sum: sum, Part: e.part}, judge.Side{N: e.n[control][bucket], Sum: base, Part: e.part},
+	n := judge.Sessions(e.scope)
+	proven := st.Compare(judge.Side{N: sum(n), Sum: sum, Part: e.part}, judge.Side{N: base(n), Sum: base, Part: e.part},
 		judge.Guard{Role: f.Role, Good: f.Good, Share: e.shareOf(v, control)})
 	if proven.Why != "" {
 		r.state, r.why, r.failing, r.estimate.Diff = "waiting", proven.Why, proven.Failing, math.NaN()

@@ -75,18 +75,8 @@ type experimentData struct {
 		Name     string
 		Sessions float64
 	}
-	Metrics []struct {
-		ID, Note string
-		Rows     []struct {
-			Variation       string
-			Value           float64
-			Diff, Low, High *float64
-			State, Why      string
-			P               *float64
-			Failing         bool
-		}
-	}
-	Chart struct {
+	Metrics []metricData
+	Chart   struct {
 		Times             []int64
 		Step, Provisional int64
 		Series            map[string][]struct{ Values []*float64 }
@@ -94,6 +84,18 @@ type experimentData struct {
 	Lift struct {
 		Times  []int64
 		Series []struct{ Diff, Low, High []*float64 }
+	}
+}
+
+type metricData struct {
+	ID, Note string
+	Rows     []struct {
+		Variation       string
+		Value           float64
+		Diff, Low, High *float64
+		State, Why      string
+		P               *float64
+		Failing         bool
 	}
 }
 

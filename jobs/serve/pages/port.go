@@ -66,6 +66,8 @@ type Formula struct {
 	Trouble string
 	// Stat says what its sums can prove; nil: nothing, it is for charts only.
 	Stat *judge.Stat
+	// Since is the minute from which on what Stat asks for has its definition; 0: always.
+	Since int64
 }
 
 // Base is a metric with its scope, as "fm.order.beta".

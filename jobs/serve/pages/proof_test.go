@@ -79,7 +79,7 @@ type proofs struct {
 		Tags               map[string]string
 		Proof              *struct {
 			Sessions, ControlSessions float64
-			State, Why                string
+			State, Why, From          string
 			Difference, Relative      struct{ Value, Low, High *float64 }
 			P                         *float64
 			Capped, Failing           bool

@@ -142,6 +142,14 @@ func (r *reader) Formulas(ctx context.Context, experiment, scope string) ([]Form
 		}
 		r.schemas[experiment] = schema
 	}
+	// What has ended is judged by what was in force then.
+	at := r.now.UnixMilli()
+	c, _ := r.Config()
+	if i := slices.IndexFunc(c.Experiments, func(x tenant.Experiment) bool { return x.Name == experiment }); i >= 0 {
+		at = min(at, c.Experiments[i].End-1)
+	}
+	_, rev := judge.ConfigAt(r.x.Chain, at)
+	inForce := sums.SchemaAt(r.x.Chain, rev)
 	out := []Formula{}
 	for _, f := range r.formulas.Formulas {
 		plan := formula.NewPlan(schema)
@@ -160,7 +168,9 @@ func (r *reader) Formulas(ctx context.Context, experiment, scope string) ([]Form
 		one.Eval = func(points int, of func(Base) []float64) []float64 {
 			return c.Eval(formula.Columns{Points: points, Of: of})
 		}
-		one.Stat = judge.Of(c.Shape, scope, schema, f.Minimum)
+		if one.Stat = judge.Of(c.Shape, scope, inForce, f.Minimum); one.Stat != nil {
+			one.Since = one.Stat.Since(r.x.Chain, rev)
+		}
 		out = append(out, one)
 	}
 	return out, nil

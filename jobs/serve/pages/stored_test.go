@@ -3,6 +3,7 @@ package pages
 import (
 	"errors"
 	"log/slog"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -230,6 +231,69 @@ func TestProportionsUnderATag(t *testing.T) {
 			}
 		} else if p.Sessions != 600 || p.Difference.Low == nil || *p.Difference.Low > -0.05 || *p.Difference.High < 0.05 {
 			t.Errorf("%+v", p)
+		}
+	}
+}
+
+// What a later revision declares is judged from then on, and by its own sessions; what it no longer declares is not judged at all.
+func TestDefinitionThatChanges(t *testing.T) {
+	const begin, change, end = 30_000, 30_017, 30_600 // the change is in the middle of a bucket
+	plain, capped := revision{strings.Replace(guardedConfig, "order: {}", "order: {values: {revenue: {decimals: 0}}}", 1), change},
+		revision{strings.Replace(guardedConfig, "order: {}", "order: {values: {revenue: {decimals: 0, cap: 100}}}", 1), change}
+	const formulas = "version: 1\ntenant: shop\nformulas:\n  revenue: {title: Revenue, expr: order.revenue.cap / visit.beta, good: up}\n  errors: {title: E, expr: error.beta / visit.beta, good: down}\n"
+	ask := `{"formulas":[{"id":"revenue"},{"id":"errors"}],"experiment":"x","compare":true,"step":"all","from":"` + minuteText(begin) + `"}`
+	for _, c := range []struct {
+		was, is revision
+		from    int64 // 0: not judged
+	}{{plain, capped, change}, {capped, capped, begin}, {capped, plain, 0}} {
+		f := fill(t, c.was, c.is)
+		f.visit(begin)
+		for m := int64(begin); m < end; m++ {
+			f.put(stream, "x", "fm.visit.beta", m, both(100, 100)...)
+			f.put(stream, "x", "fm.error.beta", m, both(10, 10)...)
+			if m >= change == (c.is == capped) || c.was == c.is {
+				f.put(stream, "x", "fm.order", m, both(50, 50)...)
+				f.put(stream, "x", "fm.order.revenue.cap", m, both(500, 600)...)
+				f.put(stream, "x", "fm.order.revenue.cap.sq", m, both(10_000, 14_000)...)
+			}
+		}
+		h := f.serve(formulas, end, end+10)
+		out := askJSON(t, h, ask)
+		if out.Evidence == nil || out.Evidence.From != minuteText(begin) {
+			t.Fatalf("%+v", out.Evidence)
+		}
+		var page experimentData
+		get(t, h, "/shop/page/experiment/x?drill=revenue", 200, &page)
+		for _, s := range out.Series {
+			if s.Variation == "control" {
+				continue
+			}
+			i := slices.IndexFunc(page.Metrics, func(m metricData) bool { return m.ID == s.Formula })
+			row, note, p, from := page.Metrics[i].Rows[0], page.Metrics[i].Note, s.Proof, c.from
+			if s.Formula == "errors" {
+				from = begin
+			}
+			if from == 0 {
+				if p != nil || row.Why != "chart only" {
+					t.Errorf("what is no longer declared: %+v, the page %+v", p, row)
+				}
+				continue
+			}
+			if p == nil || p.Sessions != float64(100*(end-from)) || p.Why != "" || (p.From != "") != (from == change) || p.From != "" && p.From != minuteText(from) {
+				t.Errorf("%s from %d: %+v", s.Formula, from, p)
+				continue
+			}
+			if row.Low == nil || math.Abs(*row.Low-*p.Relative.Low) > 1e-6 || strings.Contains(note, "Counted from 1970-01-21 20:17 UTC on") != (from == change) {
+				t.Errorf("%s from %d: %+v, %q; the API says %+v", s.Formula, from, row, note, p)
+			}
+			if s.Formula == "revenue" && (math.Abs(*p.Difference.Value-1) > 1e-9 || row.Value != 6) {
+				t.Errorf("from %d: %v and %v more than the control's", from, row.Value, *p.Difference.Value)
+			}
+			if lift := page.Lift; s.Formula == "revenue" {
+				if known := slices.IndexFunc(lift.Series[0].Low, func(v *float64) bool { return v != nil }); lift.Times[known] < from*60 {
+					t.Errorf("the lift is known from %d on", lift.Times[known]/60)
+				}
+			}
 		}
 	}
 }

@@ -18,6 +18,11 @@ import (
 // SchemaOf says what formulas of a chain's tenant may name; of histograms it knows no bucket.
 func SchemaOf(chain *tenant.Chain) *formula.Schema { return schemaFor(chain, read.CatalogOf(chain)) }
 
+// SchemaAt is what of it one revision of the chain has.
+func SchemaAt(chain *tenant.Chain, rev int) *formula.Schema {
+	return SchemaOf(&tenant.Chain{Tenant: chain.Tenant, Revs: chain.Revs[rev : rev+1]})
+}
+
 func schemaFor(chain *tenant.Chain, c *read.Catalog) *formula.Schema {
 	s := &formula.Schema{Names: map[string]bool{}, Points: map[string]bool{}, Decimals: c.Decimals, Histograms: map[string]bool{},
 		Buckets: func(string) []int { return nil }}
