@@ -4,10 +4,39 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"testing"
+	"time"
 
 	"tandem/jobs/serve/read"
+	"tandem/schemas/row"
+	"tandem/schemas/store"
 	"tandem/scripts/devstack"
 )
+
+// What the stream has of before the first covered window is there as before, unless minutes between the two are missing.
+func TestFirstWindowHidesNothing(t *testing.T) {
+	const begin, window, end = 30_005, 30_240, 30_300
+	for _, c := range []struct{ closed, covered, from int64 }{{end, 0, begin}, {end, window, begin}, {window - 1, window, window}} {
+		st := testStore(t, never)
+		value, err := row.Append(nil, row.Sums, []row.Cell{{Tags: "device=mobile,login=true", Value: 1}})
+		must(t, err)
+		for _, m := range []int64{begin, window} {
+			must(t, st.PutRows(t.Context(), []store.Row{{Series: store.Series{Tenant: "shop", Metric: "site.visit", Layer: "stream.dc1"}, Minute: m, Value: value}}))
+		}
+		must(t, st.PutActive(t.Context(), store.Active{Tenant: "shop", Layer: "stream.dc1", Seq: 1}))
+		must(t, st.PutProgress(t.Context(), store.Progress{Layer: "stream.dc1", Tenant: "shop", ClosedBefore: c.closed}))
+		if c.covered > 0 {
+			must(t, st.PutCoverage(t.Context(), store.Coverage{Tenant: "shop", Window: c.covered, Generation: 1}))
+		}
+		r := read.New(st, read.Options{Limits: read.DefaultLimits(), Now: never, Hold: time.Nanosecond})
+		for range 2 { // the second look takes what the first has found
+			x, err := r.Resolve(t.Context(), testChain(t))
+			must(t, err)
+			if from, _ := x.Span(); from != c.from {
+				t.Errorf("closed before %d, covered from %d: it begins at %d, not at %d", c.closed, c.covered, from, c.from)
+			}
+		}
+	}
+}
 
 // Queries that are answered at once are answered as each alone, whichever of them read for the others.
 func TestQueriesAtOnce(t *testing.T) {

@@ -23,7 +23,7 @@ func (x *Resolved) StreamAlone(ctx context.Context) (*Resolved, error) {
 	alone.View, alone.CompleteThrough, alone.begin = &view.View{Active: x.View.Active}, x.closed, 0
 	if x.closed > 0 {
 		var err error
-		if alone.begin, err = alone.first(ctx); err != nil {
+		if alone.begin, err = alone.first(ctx, x.closed, nil); err != nil {
 			return nil, fmt.Errorf("begin of %s of %s: %w", x.View.Active, x.Chain.Tenant, err)
 		}
 	}

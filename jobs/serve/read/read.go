@@ -109,7 +109,7 @@ type Resolved struct {
 	r      *Reader
 	closed int64 // the first minute that the active stream has not closed; 0: it has closed none
 	now    int64 // ms
-	begin  int64 // the stream's first minute, of what is kept, where nothing is covered
+	begin  int64 // the first minute of which there is anything: the stream's, of what it keeps, or that of the first window
 }
 
 // Resolve reads which layers stand for a tenant, or takes what was read within the last seconds (Options.Hold).
@@ -127,7 +127,7 @@ func (r *Reader) Resolve(ctx context.Context, chain *tenant.Chain) (*Resolved, e
 		return h.x, nil
 	}
 	at := time.Now()
-	x, err := r.resolve(ctx, chain)
+	x, err := r.resolve(ctx, chain, h.x)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +135,8 @@ func (r *Reader) Resolve(ctx context.Context, chain *tenant.Chain) (*Resolved, e
 	return x, nil
 }
 
-func (r *Reader) resolve(ctx context.Context, chain *tenant.Chain) (*Resolved, error) {
+// resolve reads it; last is what was read before, if anything was.
+func (r *Reader) resolve(ctx context.Context, chain *tenant.Chain, last *Resolved) (*Resolved, error) {
 	name := chain.Tenant
 	v, err := batch.View(ctx, r.store, name)
 	if err != nil {
@@ -154,13 +155,17 @@ func (r *Reader) resolve(ctx context.Context, chain *tenant.Chain) (*Resolved, e
 		}
 		x.closed = x.CompleteThrough
 	}
-	for _, w := range x.View.Windows {
+	for _, w := range v.Windows {
 		if x.CompleteThrough == 0 || w.From <= x.CompleteThrough {
 			x.CompleteThrough = max(x.CompleteThrough, w.To)
 		}
 	}
-	if len(x.View.Windows) == 0 && x.CompleteThrough > 0 {
-		if x.begin, err = x.first(ctx); err != nil {
+	x.begin = x.closed
+	if len(v.Windows) > 0 {
+		x.begin = v.Windows[0].From
+	}
+	if x.closed > 0 && x.closed >= x.begin { // else the stream's minutes before it are not whole
+		if x.begin, err = x.first(ctx, x.begin, last); err != nil {
 			return nil, fmt.Errorf("begin of %s of %s: %w", v.Active, name, err)
 		}
 	}
@@ -169,12 +174,15 @@ func (r *Reader) resolve(ctx context.Context, chain *tenant.Chain) (*Resolved, e
 
 var errFound = errors.New("found")
 
-// first is the first minute in which the active stream has a visit, of those that it keeps; CompleteThrough if there is none.
-func (x *Resolved) first(ctx context.Context) (int64, error) {
+// first is the first minute before another in which the active stream has a visit, of those that it keeps; the other if there is none.
+func (x *Resolved) first(ctx context.Context, to int64, last *Resolved) (int64, error) {
 	revs := x.Chain.Revs
 	from := max(0, x.Known(), x.CompleteThrough-revs[len(revs)-1].Config.Retention/60_000)
-	first := x.CompleteThrough
-	err := x.r.store.Rows(ctx, store.Series{Tenant: x.Chain.Tenant, Metric: "site.visit", Layer: x.View.Active}, from, x.CompleteThrough,
+	if last != nil && last.View.Active == x.View.Active && len(last.View.Windows) > 0 && last.View.Windows[0].From == to && last.begin >= from {
+		return last.begin, nil // nothing comes before minutes that are covered
+	}
+	first := to
+	err := x.r.store.Rows(ctx, store.Series{Tenant: x.Chain.Tenant, Metric: "site.visit", Layer: x.View.Active}, from, to,
 		func(minute, _ int64, _ []byte) error {
 			first = minute
 			return errFound
@@ -185,15 +193,14 @@ func (x *Resolved) first(ctx context.Context) (int64, error) {
 	return first, err
 }
 
-// Span is the time of which the view has anything, minutes [from, to): the covered windows, and the stream as far as it
-// is complete. It is empty if nothing is known.
+// Span is the time of which the view has anything, minutes [from, to): the covered windows, and the stream before them and as far
+// as it is complete. It is empty if nothing is known.
 func (x *Resolved) Span() (from, to int64) {
 	to = x.CompleteThrough
-	w := x.View.Windows
-	if len(w) == 0 {
-		return x.begin, to
+	if w := x.View.Windows; len(w) > 0 {
+		to = max(to, w[len(w)-1].To)
 	}
-	return w[0].From, max(to, w[len(w)-1].To)
+	return x.begin, to
 }
 
 // Known is the first minute whose sums have not expired. Rollups of whole windows may be known for longer.
