@@ -77,7 +77,8 @@ func prove(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Qu
 		return nil // it was not listed then
 	}
 	e := &c.Experiments[i]
-	q.From, q.To = judge.Span(e, max(begin, x.Known()), now)
+	q.From, q.To = judge.Span(e, begin, now)
+	q.From = x.KnownFrom(q.From)
 	if q.From >= q.To {
 		return nil // it has not begun
 	}
@@ -93,7 +94,7 @@ func prove(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Qu
 		if st == nil {
 			continue
 		}
-		stats[i], since[i] = st, max(q.From, st.Since(x.Chain, rev))
+		stats[i], since[i] = st, x.KnownFrom(max(q.From, st.Since(x.Chain, rev)))
 		for _, name := range append(st.Names(), judge.Sessions(scope)) {
 			if b := (formula.Base{Metric: name}); !slices.Contains(bases[since[i]], b) {
 				bases[since[i]] = append(bases[since[i]], b)

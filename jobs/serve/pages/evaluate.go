@@ -67,8 +67,8 @@ type result struct {
 // span is the time that an experiment counts over, in minutes.
 func span(x *tenant.Experiment, rd Reader) (from, to int64, started, ended bool) {
 	minute := rd.Now().Unix() / 60
-	from, to = judge.Span(x, rd.Begin(), minute)
-	return from, to, x.Start == tenant.NoStart || x.Start/60000 <= minute, x.End != tenant.NoEnd && x.End/60000 <= minute
+	from, to = judge.Span(x, 0, minute)
+	return rd.Begin(from), to, x.Start == tenant.NoStart || x.Start/60000 <= minute, x.End != tenant.NoEnd && x.End/60000 <= minute
 }
 
 // evaluate reads an experiment's sums since its start and says what they prove, up to the last closed minute. In brief it
@@ -112,6 +112,9 @@ func evaluate(ctx context.Context, rd Reader, x *tenant.Experiment, formulas []F
 		return e, nil
 	}
 	e.step = stepOf(e.to-from, points)
+	if from < rd.Minutes() {
+		e.step = max(e.step, read.WindowMinutes)
+	}
 	if brief && e.to-from > briefDays*read.DayMinutes {
 		e.step = read.DayMinutes
 	}

@@ -33,8 +33,10 @@ type Source interface {
 type Reader interface {
 	// Now is the time that open experiments and charts end at.
 	Now() time.Time
-	// Begin is the first minute that is known: of which the store has anything, and that has not expired.
-	Begin() int64
+	// Begin is the first minute, from another on, from which on sums are known: of which the store has anything, and that has not
+	// expired. Before Minutes they are known by whole windows only.
+	Begin(from int64) int64
+	Minutes() int64
 	// Config is the revision in force, and its text as it was written.
 	Config() (*tenant.Config, string)
 	// Formulas are the tenant's, in the order of its repository, over the sessions of an experiment's scope: "fm" or

@@ -74,16 +74,18 @@ type proofs struct {
 		From, To   string
 		Confidence float64
 	}
-	Series []struct {
-		Formula, Variation string
-		Tags               map[string]string
-		Proof              *struct {
-			Sessions, ControlSessions float64
-			State, Why, From          string
-			Difference, Relative      struct{ Value, Low, High *float64 }
-			P                         *float64
-			Capped, Failing           bool
-		}
+	Series []seriesProof
+}
+
+type seriesProof struct {
+	Formula, Variation string
+	Tags               map[string]string
+	Proof              *struct {
+		Sessions, ControlSessions float64
+		State, Why, From          string
+		Difference, Relative      struct{ Value, Low, High *float64 }
+		P                         *float64
+		Capped, Failing           bool
 	}
 }
 

@@ -95,7 +95,9 @@ func (m *made) Config() (*tenant.Config, string) {
 
 func (m *made) Now() time.Time { return time.UnixMilli(m.now * 60000) }
 
-func (m *made) Begin() int64 { return 0 }
+func (m *made) Begin(from int64) int64 { return from }
+
+func (m *made) Minutes() int64 { return 0 }
 
 func (m *made) Trouble() []string { return []string{} }
 

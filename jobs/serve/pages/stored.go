@@ -118,10 +118,13 @@ func (r *reader) Now() time.Time { return r.now }
 func (r *reader) Trouble() []string { return r.trouble }
 
 // Begin is part of Reader.
-func (r *reader) Begin() int64 {
-	from, _ := r.x.Span()
-	return max(from, r.x.Known())
+func (r *reader) Begin(from int64) int64 {
+	first, _ := r.x.Span()
+	return r.x.KnownFrom(max(from, first))
 }
+
+// Minutes is part of Reader.
+func (r *reader) Minutes() int64 { return r.x.Known() }
 
 // Config is part of Reader.
 func (r *reader) Config() (c *tenant.Config, text string) {
@@ -169,7 +172,9 @@ func (r *reader) Formulas(ctx context.Context, experiment, scope string) ([]Form
 			return c.Eval(formula.Columns{Points: points, Of: of})
 		}
 		if one.Stat = judge.Of(c.Shape, scope, inForce, f.Minimum); one.Stat != nil {
-			one.Since = one.Stat.Since(r.x.Chain, rev)
+			if since := one.Stat.Since(r.x.Chain, rev); since > 0 {
+				one.Since = r.Begin(since)
+			}
 		}
 		out = append(out, one)
 	}

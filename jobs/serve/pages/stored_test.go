@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"tandem/batch"
 	"tandem/core/formula"
 	"tandem/core/tenant"
 	"tandem/jobs/serve"
@@ -24,6 +25,7 @@ type filled struct {
 	t     *testing.T
 	st    store.Store
 	chain *tenant.Chain
+	clock func() time.Time // by which things expire
 }
 
 const stream = "stream.dc1"
@@ -55,7 +57,7 @@ func fill(t *testing.T, revisions ...revision) *filled {
 	if err := st.PutActive(t.Context(), store.Active{Tenant: "shop", Layer: stream, Seq: 1}); err != nil {
 		t.Fatal(err)
 	}
-	return &filled{t, st, chain}
+	return &filled{t, st, chain, never}
 }
 
 type revision struct {
@@ -102,7 +104,7 @@ func (f *filled) serve(formulas string, closed, now int64) http.Handler {
 		f.t.Fatal(err)
 	}
 	return serve.NewHandler(serve.Config{Limits: serve.DefaultLimits(), Log: slog.New(slog.DiscardHandler), Now: time.Now, Pages: h, Frame: Frame,
-		Reader:  read.New(f.st, read.Options{Limits: read.DefaultLimits(), Now: never}),
+		Reader:  read.New(f.st, read.Options{Limits: read.DefaultLimits(), Now: f.clock}),
 		Tenant:  func(string) *serve.Tenant { return &serve.Tenant{Chain: f.chain, Formulas: r} },
 		Tenants: func() []string { return []string{"shop"} }})
 }
@@ -294,6 +296,51 @@ func TestDefinitionThatChanges(t *testing.T) {
 					t.Errorf("the lift is known from %d on", lift.Times[known]/60)
 				}
 			}
+		}
+	}
+}
+
+// An experiment that is longer than the retention keeps its totals, which the rollups of whole windows have.
+func TestExperimentLongerThanTheRetention(t *testing.T) {
+	const begin, end = 30_000, 30_000 + 1440 // of which the last 6 hours are known by the minute
+	for _, start := range []int64{begin, begin + 10} {
+		f := fill(t, revision{text: strings.Replace(guardedConfig, "red]", "red], start: "+minuteText(start), 1) + "retention: 6h\n"})
+		f.clock = func() time.Time { return time.Unix(end*60, 0) }
+		f.visit(end - 1)
+		for w := int64(begin); w < end; w += read.WindowMinutes {
+			for metric, n := range map[string]int64{"fm.visit.beta": 1000, "fm.order.beta": 100} {
+				value, err := row.Append(nil, row.Sums, both(n, n))
+				if err != nil {
+					t.Fatal(err)
+				}
+				s := store.Series{Tenant: "shop", Experiment: "x", Metric: metric, Layer: batch.Layer(1)}
+				if err := f.st.PutRollups(t.Context(), []store.Row{{Series: s, Minute: w, Value: value}}); err != nil {
+					t.Fatal(err)
+				}
+				if w >= end-7*60 {
+					f.put(batch.Layer(1), "x", metric, w+15, both(n, n)...)
+				}
+			}
+			if err := f.st.PutCoverage(t.Context(), store.Coverage{Tenant: "shop", Window: w, Generation: 1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h := f.serve(guardedFormulas, end, end)
+		want := 48_000.
+		if start > begin {
+			want -= 1000 // the window that it began in is known whole only, with what was before
+		}
+		for _, query := range []string{"", "?tag.device=mobile"} {
+			var page experimentData
+			get(t, h, "/shop/page/experiment/x"+query, 200, &page)
+			if page.Variations[0].Sessions != want || math.Abs(page.Metrics[1].Rows[0].Value-0.1) > 1e-9 {
+				t.Errorf("begun at %d: %+v, want %v", start, page.Variations, want)
+			}
+		}
+		out := askJSON(t, h, `{"formulas":[{"id":"conversion"}],"experiment":"x","compare":true}`)
+		i := slices.IndexFunc(out.Series, func(s seriesProof) bool { return s.Variation == "red" })
+		if p := out.Series[i].Proof; p == nil || p.Sessions != want || p.State != "none" {
+			t.Errorf("begun at %d: %+v", start, p)
 		}
 	}
 }

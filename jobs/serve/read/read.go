@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sort"
 	"strings"
 	"sync"
 	"time"
@@ -201,6 +202,20 @@ func (x *Resolved) Span() (from, to int64) {
 		to = max(to, w[len(w)-1].To)
 	}
 	return x.begin, to
+}
+
+// KnownFrom is the first minute from another on from which on all sums are known: those of minutes that have expired by the
+// rollups of whole windows, which are kept for longer.
+func (x *Resolved) KnownFrom(minute int64) int64 {
+	known, oldest := x.Known(), x.knownFor(batch.RollupMS)
+	w := x.View.Windows
+	for i := sort.Search(len(w), func(i int) bool { return w[i].From >= known }) - 1; i >= 0; i-- {
+		if w[i].To < known || w[i].From < max(minute, oldest) {
+			break
+		}
+		known = w[i].From
+	}
+	return max(minute, known)
 }
 
 // Known is the first minute whose sums have not expired. Rollups of whole windows may be known for longer.
