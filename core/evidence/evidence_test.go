@@ -255,6 +255,8 @@ func TestStatus(t *testing.T) {
 		{func(s *Signs) { s.Started = false }, Planned},
 		{func(s *Signs) { s.Recent = 0 }, NoData},
 		{func(s *Signs) { s.Recent, s.Ended = 0, true }, Ended},
+		{func(s *Signs) { s.Behind = true }, NoData},
+		{func(s *Signs) { s.Behind, s.Ended = true, true }, Ended},
 		{func(s *Signs) { s.Sessions, s.Ended = 0, true }, NoData},
 		{func(s *Signs) { s.Recent, s.SplitP = 0, 0.0009 }, SRM},
 		{func(s *Signs) { s.SplitP = SplitAlpha }, Running},

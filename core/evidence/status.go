@@ -29,6 +29,7 @@ type Signs struct {
 	Recent         float64 // sessions of the last closed minutes, over all variations
 	Sessions       float64 // since its start
 	SplitP         float64 // running p-value of the split, 0 to 1
+	Behind         bool    // minutes are closed late: of the last ones nothing is known
 	Silent         bool    // a variation brings nothing (Silent)
 	Broken         bool    // the break alarm of some guardrail
 	Failing        bool    // some guardrail is worse than the control, with evidence
@@ -43,7 +44,7 @@ func (s Signs) Status() Status {
 		return NoData
 	case s.SplitP < SplitAlpha:
 		return SRM
-	case !s.Ended && s.Recent == 0:
+	case !s.Ended && (s.Recent == 0 || s.Behind):
 		return NoData
 	case s.Silent, s.Broken:
 		return Unhealthy

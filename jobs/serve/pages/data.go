@@ -226,6 +226,9 @@ func (e *evaluation) why() []string {
 	case e.signs.SplitP < evidence.SplitWarning:
 		out = append(out, "traffic may not be split as intended: watch the split")
 	}
+	if e.signs.Behind {
+		out = append(out, fmt.Sprintf("no data for %d minutes: they are not closed yet, the pipeline is behind", e.open))
+	}
 	if e.signs.Silent {
 		out = append(out, fmt.Sprintf("a variation brought no session in the last %d minutes", silence))
 	}

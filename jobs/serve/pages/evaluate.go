@@ -20,6 +20,8 @@ const (
 	// recent is how many closed minutes health looks at, silence those of a variation without sessions.
 	recent  = 60
 	silence = 15
+	// slack is how many minutes may pass, after the lateness, until a minute is closed.
+	slack = 20
 	// From briefDays on a brief evaluation goes by days: the read path holds their sums.
 	briefDays = 2
 	// points is the most points of a series over an experiment's whole time.
@@ -37,6 +39,7 @@ type evaluation struct {
 	from, to int64 // minutes: [from, to) is closed, and counts
 	step     int64
 	closed   int64
+	open     int64 // minutes of its time that are not closed yet
 	covered  int64
 	layer    string
 	signs    evidence.Signs
@@ -101,6 +104,11 @@ func evaluate(ctx context.Context, rd Reader, x *tenant.Experiment, formulas []F
 		return nil, err
 	}
 	e.closed, e.covered, e.layer = max(e.last.ClosedBefore, e.last.CoveredBefore), e.last.CoveredBefore, e.last.Layer
+	if started && e.closed > 0 {
+		c, _ := rd.Config()
+		e.open = max(0, to-e.closed)
+		e.signs.Behind = e.open > c.Lateness/60000+slack
+	}
 	if e.closed < e.to {
 		e.to = max(e.closed, from)
 		q.From, q.To = e.to-recent, e.to

@@ -2,6 +2,7 @@ package pages
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"net/http"
@@ -341,6 +342,39 @@ func TestExperimentLongerThanTheRetention(t *testing.T) {
 		i := slices.IndexFunc(out.Series, func(s seriesProof) bool { return s.Variation == "red" })
 		if p := out.Series[i].Proof; p == nil || p.Sessions != want || p.State != "none" {
 			t.Errorf("begun at %d: %+v", start, p)
+		}
+	}
+}
+
+// A pipeline that stands still is told, whatever the last closed hour was like; one that closes as late as lateness asks is not.
+func TestPipelineBehind(t *testing.T) {
+	const begin, end = 30_000, 30_060
+	for _, c := range []struct {
+		config string
+		late   int64
+		status string
+	}{
+		{guardedConfig, 12, "running"}, {guardedConfig, 600, "no data"}, {guardedConfig + "lateness: 2h\n", 125, "running"}, {guardedConfig + "lateness: 2h\n", 150, "no data"},
+		{strings.Replace(guardedConfig, "red]", "red], end: "+minuteText(end), 1), 600, "ended"},
+	} {
+		f := fill(t, revision{text: c.config})
+		f.visit(begin)
+		for m := int64(begin); m < end; m++ {
+			f.put(stream, "x", "fm.visit.beta", m, both(100, 100)...)
+		}
+		h := f.serve(guardedFormulas, end, end+c.late)
+		type told struct {
+			Status string
+			Why    []string
+		}
+		var page told
+		var list struct{ Experiments []told }
+		get(t, h, "/shop/page/experiment/x", 200, &page)
+		get(t, h, "/shop/page/experiments", 200, &list)
+		for _, got := range []told{page, list.Experiments[0]} {
+			if got.Status != c.status || (len(got.Why) == 1 && strings.Contains(got.Why[0], fmt.Sprintf("no data for %d minutes", c.late))) != (c.status == "no data") {
+				t.Errorf("closed %d minutes late: %+v", c.late, got)
+			}
 		}
 	}
 }
