@@ -26,7 +26,7 @@ type num float64
 // MarshalJSON writes NaN and infinities as null.
 func (n num) MarshalJSON() ([]byte, error) {
 	if f := float64(n); !math.IsNaN(f) && !math.IsInf(f, 0) {
-		return strconv.AppendFloat(nil, f, 'g', 7, 64), nil
+		return strconv.AppendFloat(nil, f, 'g', -1, 64), nil
 	}
 	return []byte("null"), nil
 }

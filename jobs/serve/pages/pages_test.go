@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -146,6 +147,18 @@ func TestExperiment(t *testing.T) {
 	// Before anything has come, and before it starts.
 	for _, name := range []string{"gift_wrap", "recommendations"} {
 		get(t, h, "/shop/page/experiment/"+name+"?range=all&drill=conversion_rate", 200, &experimentData{})
+	}
+}
+
+// Numbers are told whole: sessions by the millions, revenue to the cent.
+func TestNumbersAreWhole(t *testing.T) {
+	got, err := json.Marshal(nums([]float64{12_345_678, 12_345_678.91, 0.1, math.NaN(), math.Inf(1)}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back []*float64
+	if err := json.Unmarshal(got, &back); err != nil || *back[0] != 12_345_678 || *back[1] != 12_345_678.91 || *back[2] != 0.1 || back[3] != nil || back[4] != nil {
+		t.Errorf("%s: %v", got, err)
 	}
 }
 
