@@ -197,12 +197,13 @@ func (r *reader) Read(ctx context.Context, q Query) (*Answer, error) {
 	}
 	from := max(q.From, 0)
 	from += (q.Step - (from-q.From)%q.Step) % q.Step
+	skip := int((from - q.From) / q.Step) // buckets before all time
 	var queries []read.Query
 	var rollings []int64
 	for rolling, metrics := range of {
 		rq := read.Query{Experiment: q.Experiment, Metrics: metrics, From: from, To: q.To, Step: q.Step, Rolling: rolling, Filter: filter}
-		if rolling > 0 && rolling%q.Step != 0 && q.Step%rolling != 0 {
-			// One value is asked for, at the end.
+		if rolling > 0 && q.Step == q.To-q.From {
+			// One value is asked for, which needs nothing but the time before its end.
 			rq.From, rq.Step = q.To-rolling, rolling
 		}
 		if rq.From < 0 || rq.From >= rq.To {
@@ -219,11 +220,9 @@ func (r *reader) Read(ctx context.Context, q Query) (*Answer, error) {
 		return nil, err
 	}
 	for i, got := range answers {
-		rq, rolling := &queries[i], rollings[i]
-		skip := int((rq.From - q.From) / rq.Step)
 		for _, s := range got.Series {
-			k := Key{s.Variation, Base{Metric: s.Metric, Rolling: rolling}}
-			values := make([]float64, max(skip, 0), max(skip, 0)+len(s.Values))
+			k := Key{s.Variation, Base{Metric: s.Metric, Rolling: rollings[i]}}
+			values := make([]float64, skip, skip+len(s.Values))
 			for i, v := range s.Values {
 				if s.States[i] == read.Unknown {
 					values = append(values, math.NaN())

@@ -13,6 +13,7 @@ import (
 
 	"tandem/batch"
 	"tandem/core/formula"
+	"tandem/core/metric"
 	"tandem/core/tenant"
 	"tandem/jobs/serve"
 	"tandem/jobs/serve/read"
@@ -374,6 +375,52 @@ func TestPipelineBehind(t *testing.T) {
 		for _, got := range []told{page, list.Experiments[0]} {
 			if got.Status != c.status || (len(got.Why) == 1 && strings.Contains(got.Why[0], fmt.Sprintf("no data for %d minutes", c.late))) != (c.status == "no data") {
 				t.Errorf("closed %d minutes late: %+v", c.late, got)
+			}
+		}
+	}
+}
+
+// Rolling visitors are drawn by any step, and told of the last minutes in the table, whether one length divides the other or not.
+func TestRollingByAnyStep(t *testing.T) {
+	const begin, end = 30_000, 30_300
+	f := fill(t, revision{text: guardedConfig})
+	f.visit(begin)
+	for m := int64(begin); m < end; m++ { // a visitor a minute
+		var one metric.Sketch
+		one.Add(uint64(m) * 0x9e3779b97f4a7c15)
+		value, err := row.Append(nil, row.Sketches, []row.Cell{{Variation: "red", Tags: "device=mobile", Sketch: one.AppendBinary(nil)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := store.Series{Tenant: "shop", Experiment: "x", Metric: "fm.visitors", Layer: stream}
+		if err := f.st.PutRows(t.Context(), []store.Row{{Series: s, Minute: m, Value: value}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lengths := map[string]int64{"a25": 25, "a60": 60, "a90": 90}
+	formulas := "version: 1\ntenant: shop\nformulas:\n"
+	for id, n := range lengths {
+		formulas += fmt.Sprintf("  %s: {title: T, expr: 'rolling(visitors, \"%dm\")'}\n", id, n)
+	}
+	h := f.serve(formulas, end, end)
+	for query, step := range map[string]int64{"range=all&step=60": 60, "range=all&step=30": 30, "range=1h&step=60": 60, "range=all&step=5": 5} {
+		var page experimentData
+		get(t, h, "/shop/page/experiment/x?"+query, 200, &page)
+		if page.Chart.Step != step*60 || len(page.Chart.Times) == 0 {
+			t.Fatalf("%s: %d points of %d s", query, len(page.Chart.Times), page.Chart.Step)
+		}
+		for id, n := range lengths {
+			for i, at := range page.Chart.Times {
+				to := at/60 + step
+				want := float64(min(to, end) - max(to-n, begin))
+				if got := page.Chart.Series[id][1].Values[i]; got == nil || *got != want {
+					t.Errorf("%s, %s up to minute %d: %v, want %v", query, id, to, got, want)
+				}
+			}
+		}
+		for _, m := range page.Metrics {
+			if got := m.Rows[0].Value; got != float64(lengths[m.ID]) {
+				t.Errorf("%s: %s is %v in the table", query, m.ID, got)
 			}
 		}
 	}

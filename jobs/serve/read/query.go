@@ -23,7 +23,7 @@ type Query struct {
 	From, To   int64    // minutes since the epoch
 	Step       int64    // minutes of a point, which begin at From; the last ends at To
 	// Rolling, if not 0, makes each point cover the Rolling minutes before its end instead of its own Step: of
-	// visitors the union. It is a multiple of Step, or Step of it.
+	// visitors the union.
 	Rolling int64
 	Filter  map[string][]string // by tag: the values that count; a tag that is absent here counts whole
 	GroupBy []string            // tags that divide the series
