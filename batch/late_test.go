@@ -121,3 +121,29 @@ func mustReports(t *testing.T, j *Job) []*Report {
 	slices.Reverse(all)
 	return all
 }
+
+// Where coverage ends, sessions with late beacons may count in both layers: coverage tells how many there are in each window.
+func TestSessionsWithLateBeaconsAreCounted(t *testing.T) {
+	chain, _ := compiled(t)
+	beacon := func(session, id int, ts, delay int64) oracle.Record {
+		return oracle.Record{Ingest: ts + delay, Payload: fmt.Appendf(nil, `{"id":"e%d","tenant":"shop","session":"s%d","ts":%d,"point":"home"}`, id, session, ts)}
+	}
+	records := []oracle.Record{
+		beacon(1, 1, t0, 0), beacon(1, 2, t0+minute, 11*minute), beacon(1, 3, t0+2*minute, 11*minute), // one session, two late ones
+		beacon(2, 1, t0+minute, 20*minute), beacon(3, 1, t0+minute, 10*minute),
+		beacon(3, 2, t0+WindowMS, 11*minute), // in the next window
+	}
+	blobs := blob.NewMem()
+	put(t, blobs, chain, records, 1)
+	j, _ := job(t, chain, blobs, 2)
+	run(t, j)
+	covered, err := j.Covered(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for w, want := range map[int64][2]int64{t0: {3, 2}, t0 + WindowMS: {1, 1}} {
+		if got := covered[w].Counts; got.Late != want[0] || got.LateSessions != want[1] {
+			t.Errorf("window %s: %d late beacons of %d sessions, want %v", windowName(w), got.Late, got.LateSessions, want)
+		}
+	}
+}

@@ -70,6 +70,7 @@ type mapper struct {
 	describer describer
 
 	lastTS   int64 // of the last unique used beacon of the session
+	late     bool  // the session has had a late one in the window
 	lastID   []byte
 	minute   int64 // event-time minute, and how many beacons of it count so far
 	inMinute int
@@ -132,7 +133,7 @@ func (m *mapper) join(in beacons, st states) error {
 			moreStates = st.Next()
 		}
 		m.events.Reset()
-		m.arena, m.minute, m.lastTS = m.arena[:0], -1, -1
+		m.arena, m.minute, m.lastTS, m.late = m.arena[:0], -1, -1, false
 		if c <= 0 {
 			r := in.Row()
 			hash, id = r.Hash, append(id[:0], r.Session...)
@@ -209,6 +210,10 @@ func (m *mapper) take(in beacons) error {
 	e := &m.events.Events[n]
 	if e.Ingest-e.TS > rev.Config.Lateness {
 		m.counts.Late++
+		if !m.late {
+			m.late = true
+			m.counts.LateSessions++
+		}
 		if m.onTime { // before duplicates are looked for: a late repeat may hold the smaller payload
 			m.events.Events, m.arena = m.events.Events[:n], m.arena[:at]
 			return nil

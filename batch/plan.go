@@ -96,7 +96,9 @@ type Inputs struct {
 type Counts struct {
 	Records, Unused, Duplicate, Overflow, Conflict, UnknownVariation int64
 	Late                                                             int64 // records that the stream left out
-	Rejected                                                         map[string]int64
+	// LateSessions are sessions with such records: where coverage ends they may count in both layers (SPEC 9).
+	LateSessions int64 `json:",omitempty"`
+	Rejected     map[string]int64
 	// Uncertain are sessions that may have begun before anything that is known of them (WindowPlan.Unknown).
 	Uncertain int64 `json:",omitempty"`
 }
@@ -109,6 +111,7 @@ func (c *Counts) add(o *Counts) {
 	c.Conflict += o.Conflict
 	c.UnknownVariation += o.UnknownVariation
 	c.Late += o.Late
+	c.LateSessions += o.LateSessions
 	c.Uncertain += o.Uncertain
 	for k, n := range o.Rejected {
 		if c.Rejected == nil {

@@ -43,6 +43,7 @@ type Partition struct {
 // Coverage is what the batch has finished, and what waits for it.
 type Coverage struct {
 	Before    int64    `json:"before"`
+	Twice     int64    `json:"twice"`   // sessions with late beacons in the last window: they may count on both sides of its end (SPEC 9)
 	Windows   []Window `json:"windows"` // the newest first
 	Waiting   int64    `json:"waiting"` // late beacons
 	WaitingIn int      `json:"waitingIn"`

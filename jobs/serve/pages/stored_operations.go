@@ -114,7 +114,9 @@ func coverage(ctx context.Context, st store.Store, name string, known []view.Win
 		from := c.Window * 60000
 		o.Coverage.Windows = append(o.Coverage.Windows, Window{From: from, To: from + batch.WindowMS, Generation: c.Generation, Records: done.Counts.Records,
 			Late: done.Counts.Late, Conflicts: done.Counts.Conflict, Approximate: done.Unknown > 0})
-		o.Coverage.Before = max(o.Coverage.Before, from+batch.WindowMS)
+		if from+batch.WindowMS > o.Coverage.Before {
+			o.Coverage.Before, o.Coverage.Twice = from+batch.WindowMS, done.Counts.LateSessions
+		}
 		return nil
 	})
 	slices.Reverse(o.Coverage.Windows)

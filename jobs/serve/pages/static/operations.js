@@ -50,7 +50,7 @@ export function render(d, r) {
     section('services', 'Services', table('Services', ['Service', 'Kind', 'State', '#Lag', '#Behind', 'Reason'], d.services.map((s) => h('tr', {'data-key': s.name},
       h('th', {scope: 'row'}, s.name), h('td', null, s.kind || '–'), h('td', null, s.ready ? h('span', {class: 'pill good'}, 'ready') : h('span', {class: 'pill bad'}, 'not ready')),
       n(s.lag < 0 ? '–' : count(s.lag)), n(s.lag < 0 ? '–' : duration(s.behind)), h('td', {class: 'wide'}, s.reason || ''))), 'No service is known here: name their addresses with serve --services.')),
-    section('coverage', 'Batch', h('dl', {class: 'strip'}, [['Covered up to', time(c.before)], ['Behind', c.before ? duration(d.now - c.before) : '–'], ['Late beacons waiting', count(c.waiting)],
+    section('coverage', 'Batch', h('dl', {class: 'strip'}, [['Covered up to', time(c.before)], ['Behind', c.before ? duration(d.now - c.before) : '–'], ['Sessions that may count on both sides of that', count(c.twice)], ['Late beacons waiting', count(c.waiting)],
       ['In windows', count(c.waitingIn)], ['Waiting since', c.since ? time(c.since) : '–'], ['Due', c.due ? time(c.due) : '–']].map(([k, v]) => h('div', null, h('dt', null, k), h('dd', null, v)))),
     h('h3', null, 'Runs'), table('Batch runs', ['Plan', 'Began', '#Took', '#Plan', '#Map', '#Reduce', 'Windows', '#Beacons', '#Sessions', '#Late', '#Conflicts', 'Slowest range'], d.runs.map((x) => h('tr', {'data-key': x.generation},
       h('th', {scope: 'row'}, x.generation), h('td', {class: 'nowrap'}, time(x.began)), n(duration(x.took)), n(duration(x.plan)), n(duration(x.map)), n(duration(x.reduce)),
