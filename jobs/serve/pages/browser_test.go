@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	neturl "net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -200,6 +201,24 @@ func TestBrowser(t *testing.T) {
 		b.run(chromedp.Navigate("about:blank"))
 		b.load(strings.TrimPrefix(url, b.base))
 		b.until(fmt.Sprintf("%s === %q && document.querySelector('.drill h2').textContent.startsWith('Conversion rate') && document.getElementById('tag-device').value === 'mobile'", n, some))
+		// From each variation a way to its numbers, of the tags that are chosen.
+		var links []string
+		b.run(chromedp.Evaluate(`[...document.querySelectorAll('.from a')].map((a) => a.href)`, &links))
+		for i, link := range links {
+			u, err := neturl.Parse(link)
+			if err != nil {
+				t.Fatal(err)
+			}
+			q := u.Query()
+			want := []string{"control", "red", "green"}[i/2]
+			at, err := time.Parse(time.RFC3339, q.Get("minute"))
+			if q.Get("variation") != want || q.Get("tag.device") != "mobile" || q.Get("metric") == "" || err != nil || at.Unix() != (madeNow-12)*60 {
+				t.Errorf("link %d: %s", i, link)
+			}
+		}
+		if len(links) != 6 {
+			t.Errorf("%d links", len(links))
+		}
 		b.run(chromedp.NavigateBack())
 		b.silent("drill")
 	})

@@ -339,6 +339,9 @@ func (s *server) experiment(r *http.Request) (any, error) {
 		"metrics": e.metrics(formulas), "chart": drawn, "tags": tags, "config": configText, "qualify": e.x.Qualify,
 		"now": rd.Now().UnixMilli(), "trouble": rd.Trouble(), "refresh": s.refresh.Milliseconds(), "scope": w.scope, "range": w.span, "step": w.step,
 	}
+	if e.to > e.begin {
+		out["last"] = (e.to - 1) * 60000
+	}
 	if drill >= 0 {
 		out["lift"] = e.lift(&formulas[drill])
 	}

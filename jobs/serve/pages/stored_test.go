@@ -352,26 +352,32 @@ func TestPipelineBehind(t *testing.T) {
 	const begin, end = 30_000, 30_060
 	for _, c := range []struct {
 		config string
+		after  int64 // closed
 		late   int64
 		status string
 	}{
-		{guardedConfig, 12, "running"}, {guardedConfig, 600, "no data"}, {guardedConfig + "lateness: 2h\n", 125, "running"}, {guardedConfig + "lateness: 2h\n", 150, "no data"},
-		{strings.Replace(guardedConfig, "red]", "red], end: "+minuteText(end), 1), 600, "ended"},
+		{guardedConfig, 0, 12, "running"}, {guardedConfig, 0, 600, "no data"}, {guardedConfig + "lateness: 2h\n", 0, 125, "running"}, {guardedConfig + "lateness: 2h\n", 0, 150, "no data"},
+		{strings.Replace(guardedConfig, "red]", "red], end: "+minuteText(end), 1), 0, 600, "ended"},
+		{strings.Replace(guardedConfig, "red]", "red], end: "+minuteText(end), 1), 590, 600, "ended"}, // its last minute is none after it
 	} {
 		f := fill(t, revision{text: c.config})
 		f.visit(begin)
 		for m := int64(begin); m < end; m++ {
 			f.put(stream, "x", "fm.visit.beta", m, both(100, 100)...)
 		}
-		h := f.serve(guardedFormulas, end, end+c.late)
+		h := f.serve(guardedFormulas, end+c.after, end+c.late)
 		type told struct {
 			Status string
 			Why    []string
+			Last   int64 // of the page
 		}
 		var page told
 		var list struct{ Experiments []told }
 		get(t, h, "/shop/page/experiment/x", 200, &page)
 		get(t, h, "/shop/page/experiments", 200, &list)
+		if page.Last != (end-1)*60_000 {
+			t.Errorf("closed %d minutes late, its last minute is %d", c.late, page.Last/60_000)
+		}
 		for _, got := range []told{page, list.Experiments[0]} {
 			if got.Status != c.status || (len(got.Why) == 1 && strings.Contains(got.Why[0], fmt.Sprintf("no data for %d minutes", c.late))) != (c.status == "no data") {
 				t.Errorf("closed %d minutes late: %+v", c.late, got)

@@ -1,5 +1,5 @@
 // One experiment: its traffic, what its metrics prove, and how they go over time. All that is chosen stands in the URL.
-import {h, count, percent, value, change, probability, time, pill, scroller, notice, troubles, utc} from './ui.js';
+import {h, count, percent, value, change, probability, time, pill, scroller, notice, troubles} from './ui.js';
 import {frame, draw, bar} from './charts.js';
 import {ask, go, param} from './app.js';
 
@@ -96,15 +96,16 @@ function drilled(d, all, r) {
   const lift = all.find((s) => s.lift);
   const known = lift?.lines.some((l) => l.values.some((v) => v !== null));
   const one = all.find((s) => s.id === drill);
-  const last = d.metrics.length && d.chart.times.length ? utc((d.chart.provisional || d.chart.times.at(-1)) * 1000 - 60000).replace(' UTC', ':00Z').replace(' ', 'T') : '';
-  const why = (name) => `/${encodeURIComponent(r.tenant)}/explain?${new URLSearchParams({experiment: d.experiment, scope: d.scope, variation: d.variations.at(-1).name, metric: name, minute: last})}`;
+  const chosen = [...new URLSearchParams(location.search)].filter(([k]) => k.startsWith('tag.'));
+  const from = (variation, metric) => `/${encodeURIComponent(r.tenant)}/explain?${new URLSearchParams([['experiment', d.experiment], ['scope', d.scope], ['variation', variation], ['metric', metric], ['minute', new Date(d.last).toISOString()], ...chosen])}`;
   return h('section', {class: 'drill', 'aria-labelledby': 'drill'}, h('h2', {id: 'drill'}, m.title || m.id, ' ', h('a', {class: 'small', href: param('drill', '')}, 'close')),
     m.description ? h('p', null, m.description) : null,
     h('p', {class: 'small muted'}, h('code', null, m.expr), m.owner ? ` · owner ${m.owner}` : '', m.good === 'up' ? ' · more is better' : m.good === 'down' ? ' · less is better' : ''),
     m.note ? h('p', {class: 'small'}, m.note) : null,
     known ? frame(lift) : notice('', m.rows[0]?.why || 'There is no interval yet.'),
     frame({...one, key: `big-${one.id}`, tall: true, link: null}),
-    h('p', {class: 'small'}, 'Where the last closed minute comes from: ', m.names.map((n, i) => [i ? ', ' : '', h('a', {href: why(n)}, n)])));
+    d.last ? h('p', {class: 'small from'}, 'Where the last closed minute comes from: ', d.variations.map((v, i) => [i ? '; ' : '', v.name, ' ',
+      m.names.map((n, j) => [j ? ', ' : '', h('a', {href: from(v.name, n)}, n)])])) : null);
 }
 
 export function render(d, r) {

@@ -48,7 +48,7 @@ export function render(d, r) {
     h('button', {type: 'submit'}, 'Explain')),
     d.found ? [
       h('section', {'aria-labelledby': 'layers'}, h('h2', {id: 'layers'}, d.found.number ? [d.found.number.metric, ' at ', minute(d.found.number.minute)] : d.found.session),
-        d.found.number ? h('p', {class: 'muted'}, [d.found.number.experiment, d.found.number.variation].filter(Boolean).join(', ') || 'the site') : h('p', {class: 'muted'}, minute(d.found.from), ' to ', minute(d.found.to)), layers(d.found)),
+        d.found.number ? h('p', {class: 'muted'}, [d.found.number.experiment, d.found.number.variation, ...Object.entries(d.found.number.tags || {}).map((t) => t.join('='))].filter(Boolean).join(', ') || 'the site') : h('p', {class: 'muted'}, minute(d.found.from), ' to ', minute(d.found.to)), layers(d.found)),
       h('section', {'aria-labelledby': 'sessions'}, h('h2', {id: 'sessions'}, 'Sessions', d.found.more ? h('span', {class: 'muted'}, `, and ${count(d.found.more)} more`) : null),
         d.found.sessions?.length ? d.found.sessions.map((s, i) => session(d.found, s, r, i === 0)) : notice('', 'No session has a part in it.'))] : notice('', 'Links on an experiment’s page lead here with all of it filled in.'),
   ];
