@@ -33,6 +33,9 @@ type Explain struct {
 	Most   int    // how many sessions of a number are told in full, the greatest part first; 0: 20
 }
 
+// ErrNoNumber is wrapped where the tenant's configs come to no number as is asked for.
+var ErrNoNumber = errors.New("there is no such number")
+
 // Number is a value of the store, or the sum of some over tags.
 type Number struct {
 	Experiment string            `json:"experiment,omitempty"` // "" is the site scope
@@ -149,7 +152,7 @@ func (x *Explain) begin(ctx context.Context, from, to int64) (*explaining, error
 	return e, err
 }
 
-// Number explains a number. An unknown name is an error.
+// Number explains a number. An unknown name is an error that wraps ErrNoNumber.
 func (x *Explain) Number(ctx context.Context, n Number) (*Explanation, error) {
 	e, err := x.begin(ctx, n.Minute, n.Minute+1)
 	if err != nil {
@@ -159,7 +162,7 @@ func (x *Explain) Number(ctx context.Context, n Number) (*Explanation, error) {
 	streamWant, errLive := targetOf(x.Live, &n)
 	batchWant, err := targetOf(x.Job.Chain, &n)
 	if err != nil && errLive != nil {
-		return nil, fmt.Errorf("explain: %w", err)
+		return nil, fmt.Errorf("explain: %w: %w", ErrNoNumber, err)
 	}
 	parts := map[string]*[2]part{}
 	if x.Layer != "" {

@@ -18,6 +18,7 @@ import (
 	"tandem/core/evidence"
 	"tandem/core/tenant"
 	"tandem/jobs/serve/read"
+	"tandem/schemas/store"
 )
 
 // num is a number as JSON; null where there is none.
@@ -540,7 +541,11 @@ func (s *server) explain(r *http.Request) (any, error) {
 			}
 			t = time.UnixMilli(n)
 		}
-		x.Minute = t.Unix() / 60
+		if x.Minute = t.Unix() / 60; x.Minute < 1 || x.Minute > store.MaxMinute {
+			return nil, fmt.Errorf("%w: minute %q is no time of beacons", ErrRequest, m)
+		}
+	} else if x.Session == "" {
+		return nil, fmt.Errorf("%w: metric %s needs a minute, as minute=2026-01-01T12:00:00Z", ErrRequest, x.Metric)
 	}
 	for key, v := range q {
 		if name, ok := strings.CutPrefix(key, "tag."); ok {

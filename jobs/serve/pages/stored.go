@@ -266,7 +266,11 @@ func (s *Stored) Explain(ctx context.Context, q Explain) (any, error) {
 			scope = "site"
 		}
 	}
-	return x.Number(ctx, batch.Number{Experiment: q.Experiment, Variation: q.Variation, Metric: scope + "." + q.Metric, Minute: q.Minute, Tags: q.Tags})
+	e, err := x.Number(ctx, batch.Number{Experiment: q.Experiment, Variation: q.Variation, Metric: scope + "." + q.Metric, Minute: q.Minute, Tags: q.Tags})
+	if errors.Is(err, batch.ErrNoNumber) {
+		return nil, fmt.Errorf("%w: %w", ErrRequest, err)
+	}
+	return e, err
 }
 
 // Promote is part of Source.

@@ -1,11 +1,14 @@
 package pages
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"net/http"
+	neturl "net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +20,7 @@ import (
 	"tandem/core/tenant"
 	"tandem/jobs/serve"
 	"tandem/jobs/serve/read"
+	"tandem/schemas/blob"
 	"tandem/schemas/row"
 	"tandem/schemas/store"
 	"tandem/schemas/store/pebblestore"
@@ -101,7 +105,10 @@ func (f *filled) serve(formulas string, closed, now int64) http.Handler {
 	f.t.Helper()
 	r, err := formula.Load("test", []byte(formulas))
 	err = errors.Join(err, f.st.PutProgress(f.t.Context(), store.Progress{Layer: stream, Tenant: "shop", ClosedBefore: closed}))
-	h, err2 := New(&Stored{Now: func() time.Time { return time.Unix(now*60, 0) }}, time.Millisecond, slog.New(slog.DiscardHandler))
+	src := &Stored{Now: func() time.Time { return time.Unix(now*60, 0) }, Explainer: func(context.Context, string) (*batch.Explain, error) {
+		return &batch.Explain{Job: &batch.Job{Chain: f.chain, Blobs: blob.NewMem()}, Live: f.chain, Store: f.st, Layer: stream, Closed: closed}, nil
+	}}
+	h, err2 := New(src, time.Millisecond, slog.New(slog.DiscardHandler))
 	if err := errors.Join(err, err2); err != nil {
 		f.t.Fatal(err)
 	}
@@ -427,6 +434,28 @@ func TestRollingByAnyStep(t *testing.T) {
 		for _, m := range page.Metrics {
 			if got := m.Rows[0].Value; got != float64(lengths[m.ID]) {
 				t.Errorf("%s: %s is %v in the table", query, m.ID, got)
+			}
+		}
+	}
+}
+
+// What no number can come of is the request's fault, and told.
+func TestExplainOfWhatIsNotThere(t *testing.T) {
+	f := fill(t, revision{text: guardedConfig})
+	h := f.serve(guardedFormulas, 30_060, 30_070)
+	right := neturl.Values{"experiment": {"x"}, "scope": {"fm"}, "variation": {"red"}, "metric": {"order.beta"}, "minute": {minuteText(30_000)}}
+	get(t, h, "/shop/page/explain?"+right.Encode(), 200, nil)
+	for name, values := range map[string][]string{"metric": {"orders"}, "experiment": {"y", ""}, "variation": {"blue", ""}, "scope": {"site", "all"},
+		"minute": {"", "-5", "0", "1960-01-01T00:00:00Z", "9223372036854775807"}, "tag.device": {"watch"}, "tag.colour": {"red"}} {
+		for _, v := range values {
+			wrong := maps.Clone(right)
+			if wrong.Set(name, v); v == "" {
+				wrong.Del(name)
+			}
+			var problem struct{ Detail string }
+			get(t, h, "/shop/page/explain?"+wrong.Encode(), 400, &problem)
+			if !strings.HasPrefix(problem.Detail, ErrRequest.Error()+": ") {
+				t.Errorf("%s=%s: %q", name, v, problem.Detail)
 			}
 		}
 	}
