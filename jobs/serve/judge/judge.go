@@ -36,6 +36,7 @@ type Stat struct {
 	Cross         string // of a ratio: the sum of products
 	Events        string // what the burn-in counts; of a proportion its hits
 	MinimumEvents float64
+	Minimum       float64 // of the denominator, the sessions or Den: below it the formula has no value
 	// Unfrozen is a proportion's point without stats: its hits stand under each beacon's own tags, the sessions under those of their
 	// first beacon (SPEC 6), so that the two of a tag are not of the same sessions.
 	Unfrozen string
@@ -51,11 +52,11 @@ type Sums struct {
 func Sessions(scope string) string { return scope + ".visit.beta" }
 
 // Of says what a formula of some shape can prove in a scope, "fm" or "assigned", with the metrics that the config in force has; nil: nothing.
-// minimum is the formula's own of events.
+// minimum is the formula's own: below it a denominator gives no value.
 func Of(shape formula.Shape, scope string, schema *formula.Schema, minimum float64) *Stat {
 	s := statOf(shape, scope, schema)
 	if s != nil {
-		s.MinimumEvents = max(s.MinimumEvents, minimum)
+		s.Minimum = minimum
 	}
 	return s
 }
@@ -151,6 +152,14 @@ func (s *Stat) moments(v Side) (m evidence.Moments, events float64) {
 	return evidence.Ratio(v.N, of(s.Num), of(s.Den), v.Sum(s.Cross)*math.Pow10(-s.Num.Decimals-s.Den.Decimals)), v.Sum(s.Events)
 }
 
+// denominator is that of the formula in a variation, in the unit of the beacons.
+func (s *Stat) denominator(v Side) float64 {
+	if s.Kind == Ratio {
+		return v.Sum(s.Den.Sum) * math.Pow10(-s.Den.Decimals)
+	}
+	return v.N
+}
+
 // Side is a variation: its sessions, and the sums of its metrics in the scale of SPEC 6, all over the same minutes.
 type Side struct {
 	N    float64
@@ -211,6 +220,10 @@ func (s *Stat) compare(seq evidence.Sequence, treatment, control Side, g Guard) 
 	if guards && s.counted(g) {
 		// The test of counts holds from the first event on; what the other side never has would be waited for without end.
 		v.Failing = worseCounts(g, events, eventsC)
+	}
+	if least := min(s.denominator(treatment), s.denominator(control)); least < s.Minimum {
+		v.Why = "waits until the formula's denominator is " + number(s.Minimum) + " in each variation, it is " + number(least)
+		return v
 	}
 	if need := max(s.MinimumEvents, evidence.MinEvents); min(events, eventsC) < need {
 		v.Why = "waits for " + number(need) + " events in each variation, has " + number(min(events, eventsC))

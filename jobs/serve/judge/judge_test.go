@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"os"
+	"strings"
 	"testing"
 
 	"tandem/core/evidence"
@@ -66,6 +67,35 @@ func TestGuardrailFailsBeforeBurnIn(t *testing.T) {
 		v := st.Compare(side(c.treatment), side(c.control), Guard{Role: "guardrail", Good: c.good, Share: 0.5})
 		if v.Why == "" || v.Failing != c.failing {
 			t.Errorf("%+v: failing %v, waits: %s", c, v.Failing, v.Why)
+		}
+	}
+}
+
+// The minimum of a formula is its denominator's, as in its value, and asks for no more events.
+func TestMinimumIsOfTheDenominator(t *testing.T) {
+	proportion := formula.Shape{Numerator: "fm.order.beta", Denominator: "fm.visit.beta"}
+	ratio := formula.Shape{Numerator: "fm.item_page", Denominator: "fm.order.revenue"}
+	schema := &formula.Schema{Decimals: map[string]int{"order.revenue": 2}, Names: map[string]bool{}}
+	for _, n := range []string{"order.beta", "order.revenue", "order.revenue.cap", "order.revenue.cap.sq", "item_page", "item_page.tot", "item_page.hit", "item_page.sq", "order.revenue*item_page"} {
+		schema.Names[n] = true
+	}
+	side := func(n float64) Side {
+		return Side{N: n, Sum: func(name string) float64 {
+			return map[string]float64{"fm.order.beta": 30, "fm.item_page.tot": 900, "fm.item_page.sq": 9000, "fm.item_page.hit": 400, "fm.order.revenue.cap": 60_000,
+				"fm.order.revenue.cap.sq": 4e7, "fm.order.revenue*item_page": 70_000}[name]
+		}}
+	}
+	for _, c := range []struct {
+		shape      formula.Shape
+		n, minimum float64
+		why        string
+	}{
+		{proportion, 500, 500, ""}, {proportion, 499, 500, "denominator is 500 in each variation, it is 499"},
+		{ratio, 1000, 600, ""}, {ratio, 1000, 601, "denominator is 601 in each variation, it is 600"}, // of 600.00, not of cents
+	} {
+		v := Of(c.shape, "fm", schema, c.minimum).Compare(side(1000), side(c.n), Guard{})
+		if c.why == "" && v.Why != "" || !strings.Contains(v.Why, c.why) {
+			t.Errorf("%+v: %q", c, v.Why)
 		}
 	}
 }
