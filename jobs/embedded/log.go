@@ -21,7 +21,7 @@ type Log interface {
 	// Poll returns records of a partition from an offset on, none if that is its end. They are valid until the next
 	// Poll of the partition.
 	Poll(ctx context.Context, p broker.Partition, from int64) ([]broker.Record, error)
-	// Payload reads one record's value.
+	// Payload reads one record's value, valid until the next call.
 	Payload(ctx context.Context, p broker.Partition, offset int64) ([]byte, error)
 	Close()
 }
@@ -50,13 +50,15 @@ func (m Memory) Close() {}
 
 // Kafka is a Log over the Kafka protocol: an in-process broker (kfake), spoken to as any Kafka is.
 type Kafka struct {
-	cluster *kfake.Cluster
-	dir     string
-	to      broker.Connection
-	writer  *broker.Writer
-	topics  *broker.Topics
-	ends    map[broker.Partition]int64
-	readers map[broker.Partition]*reader
+	cluster  *kfake.Cluster
+	dir      string
+	to       broker.Connection
+	writer   *broker.Writer
+	payloads *broker.Payloads
+	topics   *broker.Topics
+	ends     map[broker.Partition]int64
+	readers  map[broker.Partition]*reader
+	again    map[broker.Partition]*broker.PayloadReader
 }
 
 type reader struct {
@@ -73,12 +75,17 @@ func StartKafka() (*Kafka, error) {
 	if err != nil {
 		return nil, fmt.Errorf("embedded broker: %w", err)
 	}
-	k := &Kafka{dir: dir, ends: map[broker.Partition]int64{}, readers: map[broker.Partition]*reader{}}
+	k := &Kafka{dir: dir, ends: map[broker.Partition]int64{}, readers: map[broker.Partition]*reader{},
+		again: map[broker.Partition]*broker.PayloadReader{}}
 	if k.cluster, err = kfake.NewCluster(kfake.NumBrokers(1), kfake.DataDir(dir)); err != nil {
 		return nil, fmt.Errorf("embedded broker: %w", err)
 	}
 	k.to = broker.To(k.cluster.ListenAddrs()...)
 	if k.writer, err = broker.NewWriter(k.to); err != nil {
+		k.Close()
+		return nil, err
+	}
+	if k.payloads, err = broker.NewPayloads(k.to); err != nil {
 		k.Close()
 		return nil, err
 	}
@@ -131,7 +138,12 @@ func (k *Kafka) Poll(ctx context.Context, p broker.Partition, from int64) ([]bro
 
 // Payload reads one record's value.
 func (k *Kafka) Payload(ctx context.Context, p broker.Partition, offset int64) ([]byte, error) {
-	return broker.Payload(ctx, k.to, p, offset)
+	r := k.again[p]
+	if r == nil {
+		r = k.payloads.Of(p)
+		k.again[p] = r
+	}
+	return r.Payload(ctx, offset)
 }
 
 // Close ends the broker and removes its folder.
@@ -141,6 +153,9 @@ func (k *Kafka) Close() {
 	}
 	if k.writer != nil {
 		k.writer.Close()
+	}
+	if k.payloads != nil {
+		k.payloads.Close()
 	}
 	if k.topics != nil {
 		k.topics.Close()

@@ -57,33 +57,19 @@ func Follow(ctx context.Context, to Connection, p Partition, from int64, fn func
 	}
 }
 
-// Payload reads the value of one record, with a connection of its own: it is rare.
-func Payload(ctx context.Context, to Connection, p Partition, offset int64) ([]byte, error) {
-	r, err := one(ctx, to, p, offset)
-	if err != nil {
-		return nil, err
-	}
-	return append([]byte(nil), r.Value...), nil
-}
-
 // TimeOf reads the time (ms) of one record.
 func TimeOf(ctx context.Context, to Connection, p Partition, offset int64) (int64, error) {
-	r, err := one(ctx, to, p, offset)
-	return r.Time, err
-}
-
-func one(ctx context.Context, to Connection, p Partition, offset int64) (Record, error) {
 	r, err := NewReader(to, map[Partition]int64{p: offset})
 	if err != nil {
-		return Record{}, err
+		return 0, err
 	}
 	defer r.Close()
 	recs, err := r.Poll(ctx, 1)
 	if err != nil {
-		return Record{}, err
+		return 0, err
 	}
 	if len(recs) == 0 || recs[0].Offset != offset {
-		return Record{}, fmt.Errorf("kafka: %s/%d has no record %d", p.Topic, p.Partition, offset)
+		return 0, fmt.Errorf("kafka: %s/%d has no record %d", p.Topic, p.Partition, offset)
 	}
-	return recs[0], nil
+	return recs[0].Time, nil
 }

@@ -51,10 +51,11 @@ type Sessionize struct {
 	Checkpoints       sessionize.Blobs
 	Ticked            func(Tick) // if set, called by any of the owners
 
-	topics  map[string]BeaconsTopic
-	writer  *broker.Writer
-	opening chan struct{} // a place for each restore
-	cold    chan struct{} // and for each cold start
+	topics   map[string]BeaconsTopic
+	writer   *broker.Writer
+	payloads *broker.Payloads
+	opening  chan struct{} // a place for each restore
+	cold     chan struct{} // and for each cold start
 }
 
 // Run sessionizes until the context ends.
@@ -64,6 +65,10 @@ func (s *Sessionize) Run(ctx context.Context) error {
 		return err
 	}
 	defer s.writer.Close()
+	if s.payloads, err = broker.NewPayloads(s.Host.Connection); err != nil {
+		return err
+	}
+	defer s.payloads.Close()
 	s.Host.writes(s.writer)
 	s.topics, s.opening, s.cold = byName(s.Topics), make(chan struct{}, restores), make(chan struct{}, coldStarts)
 	s.Host.Open = s.open
@@ -92,10 +97,12 @@ func (s *Sessionize) open(ctx context.Context, seat *Seat) (Owner, int64, error)
 			return nil, 0, err
 		}
 	}
+	payloads := s.payloads.Of(p)
 	var w *sessionize.Worker
 	err := place(staying, s.opening, func() (err error) {
 		w, err = sessionize.Open(cfg, t.Chain, s.Checkpoints, s.writer, func(offset int64) ([]byte, error) {
-			return broker.Payload(ctx, s.Host.Connection, p, offset)
+			seat.alive() // a piece of work may ask for tens of thousands of them
+			return payloads.Payload(ctx, offset)
 		})
 		return err
 	})
