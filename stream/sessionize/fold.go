@@ -1,7 +1,6 @@
 package sessionize
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"slices"
@@ -16,7 +15,7 @@ func putUint32(b []byte, v uint32)           { binary.LittleEndian.PutUint32(b, 
 
 // settle folds a session's beacons that are not yet: onto its head if all of them are strictly later than what it has,
 // else by taking the old run back and adding the new one (SPEC 7), unless there are more than share times as many open
-// beacons as came: then nothing is done.
+// beacons as came: then nothing is done. One that needs payloads is left to settleRepeats.
 func (s *Shard) settle(i uint32, share int) (done bool, err error) {
 	sc := &s.scratch
 	if err := s.loadPending(i); err != nil {
@@ -46,9 +45,14 @@ func (s *Shard) settle(i uint32, share int) (done bool, err error) {
 		return false, s.corrupt(i, err)
 	}
 	sc.new.Reset()
+	counts := s.Counts
 	changed, err := s.merge()
 	if err != nil {
 		return false, err
+	}
+	if r := &s.repeats; r.asked {
+		r.asked, r.waiting, s.Counts = false, append(r.waiting, i), counts // the same again, once they are known
+		return true, nil
 	}
 	if !changed {
 		en.pending, en.nPend = 0, 0
@@ -180,23 +184,6 @@ func (s *Shard) merge() (changed bool, err error) {
 // before returns how many events of the run are before ts.
 func before(run []session.Event, ts int64) int {
 	return sort.Search(len(run), func(i int) bool { return run[i].TS >= ts })
-}
-
-// smaller says whether a's payload is bytewise smaller than b's.
-func (s *Shard) smaller(a, b *session.Event) (bool, error) {
-	if a.Digest == b.Digest && a.Size == b.Size {
-		return false, nil
-	}
-	pa, err := s.Payload(a.Offset)
-	if err != nil {
-		return false, fmt.Errorf("%s/%d: payload of record %d: %w", s.ID.Topic, s.ID.Partition, a.Offset, err)
-	}
-	pa = bytes.Clone(pa)
-	pb, err := s.Payload(b.Offset)
-	if err != nil {
-		return false, fmt.Errorf("%s/%d: payload of record %d: %w", s.ID.Topic, s.ID.Partition, b.Offset, err)
-	}
-	return bytes.Compare(pa, pb) < 0, nil
 }
 
 // later returns what the new run has beyond the old one, if the old one is its head and all else is strictly later.

@@ -78,6 +78,7 @@ type Shard struct {
 	dues    map[int64][]uint32
 	sums    metric.Sums
 	stale   map[int64]struct{} // minutes whose sketches may hold a visitor that has gone
+	repeats repeats
 	parser  beacon.Parser
 	parsed  beacon.Beacon
 	reader  session.Reader
@@ -95,7 +96,8 @@ type SourceProgress struct {
 }
 
 // PayloadAt reads the payload of an earlier record of the partition again: of beacons that repeat each other with
-// other payloads the bytewise smallest stands, and payloads are not kept.
+// other payloads the bytewise smallest stands, and payloads are not kept. Many are asked for one after another, mostly in the
+// log's order. What it returns is valid until the next call.
 type PayloadAt func(offset int64) ([]byte, error)
 
 type scratch struct {
@@ -263,8 +265,10 @@ func (s *Shard) beacon(r *Record) error {
 	}
 	s.append(i, e)
 	if s.table.entries[i].nPend >= maxPending {
-		_, err := s.settle(i, math.MaxInt)
-		return err
+		if _, err := s.settle(i, math.MaxInt); err != nil {
+			return err
+		}
+		return s.settleRepeats()
 	}
 	return nil
 }
@@ -312,7 +316,15 @@ func (s *Shard) settleAll(share int) error {
 			if !done {
 				wait = append(wait, i)
 			}
+			if s.repeats.bytes >= maxRepeats {
+				if err := s.settleRepeats(); err != nil {
+					return err
+				}
+			}
 		}
+	}
+	if err := s.settleRepeats(); err != nil {
+		return err
 	}
 	if s.dirty = wait; len(wait) == 0 {
 		s.arena = s.arena[:0]
