@@ -304,7 +304,7 @@ func (s *Shard) EndTick() error {
 func (s *Shard) settleAll(share int) error {
 	wait := s.dirty[:0]
 	for part := range slices.Chunk(s.dirty, peekAhead) {
-		s.peekPending(part)
+		s.peek(part)
 		for _, i := range part {
 			if s.table.entries[i].pending == 0 {
 				continue // settled by its own number of beacons, and quiet since
@@ -346,18 +346,6 @@ func (s *Shard) peek(sessions []uint32) {
 		sum += s.peekEntry(&s.table.entries[i])
 	}
 	s.peeked = sum
-}
-
-// peekPending asks for their newest beacons that are not folded yet too.
-func (s *Shard) peekPending(sessions []uint32) {
-	s.peek(sessions)
-	sum := byte(0)
-	for _, i := range sessions {
-		if at := s.table.entries[i].pending; at != 0 {
-			sum += s.arena[at-1]
-		}
-	}
-	s.peeked += sum
 }
 
 func (s *Shard) peekEntry(en *entry) byte {
