@@ -3,6 +3,7 @@ package dispatch
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -221,6 +222,20 @@ func (t *Teller) Allowed(src int, aheadMS int64, recs []broker.Record) int {
 		delete(t.waiting, src)
 	}
 	return n
+}
+
+// Aside names the sources that are set aside, as CLUSTER/TOPIC/PARTITION, in the list's order.
+func (t *Teller) Aside() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var aside []string
+	for i, v := range t.view {
+		if v.aside && i < len(t.sources.List) {
+			s := &t.sources.List[i]
+			aside = append(aside, fmt.Sprintf("%s/%s/%d", s.Cluster, s.Topic, s.Partition))
+		}
+	}
+	return aside
 }
 
 // lagsFor is how long (ms) a source must have lagged too far before it is set aside: over a gap in the records one source is

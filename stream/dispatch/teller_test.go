@@ -280,6 +280,9 @@ func TestASourceThatWasNeverHeardOfIsSetAside(t *testing.T) {
 	if min := int64(3600); began < min || began > min+70 || read != 3*3600 {
 		t.Errorf("set aside after %d s, the other is read up to %d s", began, read)
 	}
+	if aside := x.Aside(); !slices.Equal(aside, []string{"/raw/1"}) {
+		t.Errorf("it is told that %q are set aside", aside)
+	}
 	x.Read(1, t0, 1) // it begins with what is old
 	if aside := x.judge(t0 + 3*3600*second); !slices.Equal(aside, []int{1}) {
 		t.Errorf("far behind, set aside are %v", aside)
@@ -287,6 +290,9 @@ func TestASourceThatWasNeverHeardOfIsSetAside(t *testing.T) {
 	x.Read(1, t0+3*3600*second-minute, 2)
 	if aside := x.judge(t0 + 3*3600*second); len(aside) > 0 {
 		t.Errorf("near again, set aside are %v", aside)
+	}
+	if aside := x.Aside(); len(aside) > 0 {
+		t.Errorf("near again, it is told that %q are set aside", aside)
 	}
 }
 

@@ -212,6 +212,7 @@ func (d *Dispatch) tell(ctx context.Context) {
 	list := time.NewTicker(sourcesEvery)
 	defer list.Stop()
 	last := time.Now() // of the last telling
+	var aside []string
 	for {
 		select {
 		case <-ctx.Done():
@@ -238,7 +239,23 @@ func (d *Dispatch) tell(ctx context.Context) {
 		if err := d.teller.Tell(ctx, clock); err != nil && ctx.Err() == nil {
 			d.Host.Log.Error("progress not written; it is told again with the next", "err", err)
 		}
+		aside = d.changed(aside, d.teller.Aside())
 	}
+}
+
+// changed says which sources were set aside or taken back since they were last looked at, and returns those that are set aside.
+func (d *Dispatch) changed(was, is []string) []string {
+	for _, s := range is {
+		if !slices.Contains(was, s) {
+			d.Host.Log.Warn("a source lags too far and is set aside: nobody waits for it, and what it still brings is late data for the batch", "source", s)
+		}
+	}
+	for _, s := range was {
+		if !slices.Contains(is, s) {
+			d.Host.Log.Info("a source that was set aside has caught up", "source", s)
+		}
+	}
+	return is
 }
 
 // beat writes heartbeats into the live partitions at hand. They only tell the time, so one that fails is not repeated.
