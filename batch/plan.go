@@ -208,10 +208,7 @@ func ReadArchive(chains map[string][]archive.Manifest) Archive {
 		if len(chain) > 0 {
 			a.Ends[name] = chain[len(chain)-1].Next
 		}
-		ms, known := int64(0), false
-		if len(chain) > 0 {
-			ms, known = chain[len(chain)-1].Least()
-		}
+		ms, known := archive.Progress(chain)
 		if !known {
 			a.Progress = math.MinInt64
 			a.Unknown = append(a.Unknown, name)

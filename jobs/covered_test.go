@@ -2,19 +2,16 @@ package main
 
 import (
 	"fmt"
-	"net/http/httptest"
 	"reflect"
 	"slices"
 	"testing"
 	"time"
 
-	"github.com/johannesboyne/gofakes3"
-	"github.com/johannesboyne/gofakes3/backend/s3mem"
-
 	"tandem/batch"
 	"tandem/core/tenant"
 	schema "tandem/schemas/archive"
 	"tandem/schemas/blob"
+	"tandem/schemas/blob/blobtest"
 	"tandem/schemas/blob/s3"
 	"tandem/schemas/store/pebblestore"
 	"tandem/schemas/wire"
@@ -27,15 +24,10 @@ import (
 // (lateness is 10), though one partition has no beacon in an hour. What the run itself takes comes on top. Over S3 all is the same
 // as in memory.
 func TestWindowsAreCoveredInTime(t *testing.T) {
-	t.Setenv("AWS_ACCESS_KEY_ID", "key")
-	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
-	backend := s3mem.New()
-	if err := backend.CreateBucket("bucket"); err != nil {
-		t.Fatal(err)
+	for name, value := range blobtest.Credentials {
+		t.Setenv(name, value)
 	}
-	srv := httptest.NewServer(gofakes3.New(backend, gofakes3.WithLogger(gofakes3.DiscardLog())).Server())
-	defer srv.Close()
-	remote, err := s3.Open("s3://bucket/shop?endpoint=" + srv.URL)
+	remote, err := s3.Open(blobtest.S3(t, nil))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -14,10 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/johannesboyne/gofakes3"
-	"github.com/johannesboyne/gofakes3/backend/s3mem"
-
 	"tandem/core/tenant"
+	"tandem/schemas/blob/blobtest"
 	"tandem/schemas/configs"
 	"tandem/schemas/wire"
 )
@@ -285,15 +282,10 @@ func TestOpen(t *testing.T) {
 }
 
 func TestOpenS3(t *testing.T) {
-	t.Setenv("AWS_ACCESS_KEY_ID", "key")
-	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
-	backend := s3mem.New()
-	if err := backend.CreateBucket("bucket"); err != nil {
-		t.Fatal(err)
+	for name, value := range blobtest.Credentials {
+		t.Setenv(name, value)
 	}
-	srv := httptest.NewServer(gofakes3.New(backend, gofakes3.WithLogger(gofakes3.DiscardLog())).Server())
-	defer srv.Close()
-	s := mustLoad(t, strings.Replace(least, "blobs: blobs", "blobs: s3://bucket/tandem?endpoint="+srv.URL, 1))
+	s := mustLoad(t, strings.Replace(least, "blobs: blobs", "blobs: "+blobtest.S3(t, nil), 1))
 	blobs, err := s.OpenBlobs()
 	if err != nil {
 		t.Fatal(err)

@@ -94,6 +94,30 @@ func (t *Teller) least() (ms, first int64) {
 	return ms, first
 }
 
+// waited is how far the slowest source is that is waited for, and where the first of those that are known began; both 0 if none is
+// known.
+func (t *Teller) waited() (ms, first int64) {
+	ms, first = t.least()
+	if first == 0 {
+		return 0, 0
+	}
+	for i := range t.view {
+		if v := &t.view[i]; !v.aside {
+			ms = min(ms, v.counts(first))
+		}
+	}
+	return ms, first
+}
+
+// counts is where a source counts as being: one of which nothing was read yet where the slowest was when it was listed, or where the
+// first of all began, which is 0 if none is known. Without it there is no watermark.
+func (v *seen) counts(first int64) int64 {
+	if v.known {
+		return v.ms
+	}
+	return cmp.Or(v.first, first)
+}
+
 // Source returns the index of a raw partition in the list, or -1.
 func (t *Teller) Source(topic string, partition int32) int {
 	t.mu.Lock()
@@ -190,21 +214,15 @@ func (t *Teller) Moved() <-chan struct{} {
 }
 
 // Allowed is how many of the next records of a source may be read: up to a record time so far ahead of the slowest source
-// that is not set aside, which bounds what shards hold open. The slowest itself always goes on, over any gap. A source of
-// which nothing was read yet counts as being where the slowest was when it was listed, or where the first of all began:
-// without it there is no watermark. What was read before may always be read again: a process that begins again at a commit
-// that is behind what it has read must come to where it takes itself to be, else it waits for others, and they for it.
+// that is not set aside, which bounds what shards hold open. The slowest itself always goes on, over any gap. What was read
+// before may always be read again: a process that begins again at a commit that is behind what it has read must come to where it takes
+// itself to be, else it waits for others, and they for it.
 func (t *Teller) Allowed(src int, aheadMS int64, recs []broker.Record) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	least, first := t.least()
+	least, first := t.waited()
 	if first == 0 {
 		return min(len(recs), 1)
-	}
-	for _, v := range t.view {
-		if !v.known && !v.aside {
-			least = min(least, cmp.Or(v.first, first))
-		}
 	}
 	n, own := 0, t.view[src]
 	for n < len(recs) && recs[n].Time <= max(least+aheadMS, own.ms) {
@@ -243,8 +261,7 @@ func (t *Teller) Aside() []string {
 const lagsFor = 60_000
 
 // judge says which sources are set aside: those that have lagged too far behind the one that is furthest, until they
-// are near it again. One of which nothing was ever heard counts, as for Allowed, as being where the slowest was when it was listed: a
-// topic that nobody writes yet must not stop all. One that keeps up with the clock (BackMS) is never behind: where another's broker has a
+// are near it again. One of which nothing was ever heard is judged too: a topic that nobody writes yet must not stop all. One that keeps up with the clock (BackMS) is never behind: where another's broker has a
 // clock that is far ahead, it is that one that waits.
 //
 // Pacing keeps the others from getting further ahead of sources that have come to a stop, as those of a cluster that is
@@ -260,19 +277,11 @@ func (t *Teller) judge(now int64) []int {
 	for _, ms := range t.waiting {
 		next = max(next, ms)
 	}
-	least, first := t.least()
-	for _, v := range t.view {
-		if !v.known && !v.aside && first > 0 {
-			least = min(least, cmp.Or(v.first, first))
-		}
-	}
+	least, first := t.waited()
 	aside := []int{}
 	for i := range t.view {
 		v := &t.view[i]
-		at := v.ms
-		if !v.known {
-			at = cmp.Or(v.first, first)
-		}
+		at := v.counts(first)
 		lag := greatest - at
 		_, waits := t.waiting[i]
 		// One that is nearer to those that wait than to the slowest may itself wait, at another dispatcher.

@@ -43,7 +43,6 @@ const (
 	progressEvery = 10 * time.Second // of record time, at most, where a source is live
 	beatEvery     = 5 * time.Second
 	sourcesEvery  = 10 * time.Second
-	boundsTimeout = 30 * time.Second
 	// tailRecords is how many records before the end of a beacons partition are read for progress at the start.
 	tailRecords = 2000
 	// currentFor is how long after it was heard at the end of the log the progress of others counts as known.
@@ -128,11 +127,11 @@ func (d *Dispatch) open(ctx context.Context, s *Seat) (Owner, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	from, forgotten, err := d.from(ctx, s.Partition, at.Offset, known)
+	from, err := d.from(ctx, s.Partition, at.Offset, known)
 	if err != nil {
 		return nil, 0, err
 	}
-	if known && from > 0 && !forgotten {
+	if known && from > 0 && from == at.Offset {
 		// Everything before the commit is acknowledged, so how far the source is can be told at once. Otherwise one that
 		// is silent would be unknown until it speaks, and hold back the others.
 		within, cancel := context.WithTimeout(ctx, 5*time.Second)
@@ -147,26 +146,24 @@ func (d *Dispatch) open(ctx context.Context, s *Seat) (Owner, int64, error) {
 		Dispatcher: &dispatch.Dispatcher{Teller: d.teller, DeadTopic: d.DeadTopic, Out: d.writer}}, from, nil
 }
 
-// from is where to read a raw partition on, and whether its log has forgotten what comes before. Repeats do no harm: what is below the
-// progress of the source is dropped as redelivered.
-func (d *Dispatch) from(ctx context.Context, p broker.Partition, committed int64, known bool) (offset int64, forgotten bool, err error) {
+// from is where to read a raw partition on: where that was committed, or, if its log has forgotten what comes after that, at the log's
+// start. Repeats do no harm: what is below the progress of the source is dropped as redelivered.
+func (d *Dispatch) from(ctx context.Context, p broker.Partition, committed int64, known bool) (int64, error) {
 	if known && !d.Cold {
-		return committed, false, nil
+		return committed, nil
 	}
-	within, cancel := context.WithTimeout(ctx, boundsTimeout)
-	defer cancel()
-	first, _, err := broker.Bounds(within, d.Host.Connection, p)
+	first, err := d.Host.logStart(ctx, p)
 	switch {
 	case err != nil:
-		return 0, false, err
+		return 0, err
 	case first <= committed:
-		return committed, false, nil
+		return committed, nil
 	case !d.Cold:
-		return 0, false, fmt.Errorf("nothing of it was committed yet, and its log begins at offset %d: --cold begins there: %w", first, ErrStop)
+		return 0, fmt.Errorf("nothing of it was committed yet, and its log begins at offset %d: --cold begins there: %w", first, ErrStop)
 	}
 	d.Host.Log.Warn("cold start: it is read from its log's start on; what lay before was not read and is lost", "topic", p.Topic, "partition", p.Partition,
 		"offset", first, "committed", committed)
-	return first, true, nil
+	return first, nil
 }
 
 // Handle waits where the partition is too far ahead of others, and commits once all that it wrote is acknowledged.

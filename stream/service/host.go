@@ -359,6 +359,17 @@ func (h *Host) backoff(ctx context.Context, attempt int) {
 	}
 }
 
+// boundsTimeout bounds how long an owner that opens waits for Kafka to tell where a log begins; then it is opened anew.
+const boundsTimeout = 30 * time.Second
+
+// logStart is the first offset that a partition's log still has.
+func (h *Host) logStart(ctx context.Context, p broker.Partition) (int64, error) {
+	within, cancel := context.WithTimeout(ctx, boundsTimeout)
+	defer cancel()
+	first, _, err := broker.Bounds(within, h.Connection, p)
+	return first, err
+}
+
 // stops says whether a new attempt cannot mend an error.
 func stops(err error) bool {
 	return errors.Is(err, ErrStop) || errors.Is(err, broker.ErrOutOfRange) || errors.Is(err, sessionize.ErrRefused)

@@ -243,9 +243,7 @@ func (a *Archive) Run(ctx context.Context) error {
 
 // skip has an archiver go on at the log's start, if that is later.
 func (a *Archive) skip(ctx context.Context, p broker.Partition, x *archive.Archiver) error {
-	within, cancel := context.WithTimeout(ctx, boundsTimeout)
-	defer cancel()
-	first, _, err := broker.Bounds(within, a.Host.Connection, p)
+	first, err := a.Host.logStart(ctx, p)
 	if err != nil || first <= x.Offset {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
@@ -16,9 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/johannesboyne/gofakes3"
-	"github.com/johannesboyne/gofakes3/backend/s3mem"
-
 	"tandem/schemas/blob"
 	"tandem/schemas/blob/blobtest"
 	"tandem/scripts/devstack"
@@ -26,25 +22,10 @@ import (
 
 // The credentials are those of all tests, so that these can run side by side.
 func TestMain(m *testing.M) {
-	os.Setenv("AWS_ACCESS_KEY_ID", "key")
-	os.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	for name, value := range blobtest.Credentials {
+		os.Setenv(name, value)
+	}
 	os.Exit(m.Run())
-}
-
-// server starts an S3 in this process and returns the URL of a new bucket in it.
-func server(t *testing.T, through func(http.Handler) http.Handler) string {
-	t.Helper()
-	backend := s3mem.New()
-	if err := backend.CreateBucket("bucket"); err != nil {
-		t.Fatal(err)
-	}
-	handler := gofakes3.New(backend, gofakes3.WithLogger(gofakes3.DiscardLog())).Server()
-	if through != nil {
-		handler = through(handler)
-	}
-	srv := httptest.NewServer(handler)
-	t.Cleanup(srv.Close)
-	return "s3://bucket/some/prefix?endpoint=" + srv.URL
 }
 
 func mustOpen(t *testing.T, url string) *Store {
@@ -58,12 +39,12 @@ func mustOpen(t *testing.T, url string) *Store {
 }
 
 func TestConformance(t *testing.T) {
-	blobtest.Run(t, func(t *testing.T) blob.Store { return mustOpen(t, server(t, nil)) })
+	blobtest.Run(t, func(t *testing.T) blob.Store { return mustOpen(t, blobtest.S3(t, nil)) })
 }
 
 // TestPrefixesAreApart: what one prefix holds is not in another, and neither is what is no object of this store.
 func TestPrefixesAreApart(t *testing.T) {
-	url := server(t, nil)
+	url := blobtest.S3(t, nil)
 	a := mustOpen(t, url)
 	b := mustOpen(t, strings.Replace(url, "some/prefix", "some/prefix2", 1))
 	whole := mustOpen(t, strings.Replace(url, "/some/prefix", "", 1))
@@ -83,7 +64,7 @@ func TestPrefixesAreApart(t *testing.T) {
 }
 
 func TestListOfManyPages(t *testing.T) {
-	s := mustOpen(t, server(t, nil))
+	s := mustOpen(t, blobtest.S3(t, nil))
 	var want []string
 	for i := range 2*pageKeys + 1 {
 		name := fmt.Sprintf("a/%05d", i)
@@ -108,7 +89,7 @@ func TestListOfManyPages(t *testing.T) {
 // TestLargeObject: blocks, and what a reader does once the object is gone.
 func TestLargeObject(t *testing.T) {
 	var gets atomic.Int64
-	s := mustOpen(t, server(t, func(h http.Handler) http.Handler {
+	s := mustOpen(t, blobtest.S3(t, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/big") {
 				gets.Add(1)
@@ -309,7 +290,7 @@ func TestCreateUnderFaults(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel() // most of it is waiting
-			url := server(t, nil)
+			url := blobtest.S3(t, nil)
 			other := mustOpen(t, url)
 			if c.taken {
 				// Equal bytes: that it is another's can be seen by nothing but who made it.
@@ -351,7 +332,7 @@ var errAny = errors.New("any")
 // TestManyCreateUnderFaults: of many creators whose answers are lost at random places one wins, and knows it.
 func TestManyCreateUnderFaults(t *testing.T) {
 	devstack.AtLength(t)
-	url := server(t, nil)
+	url := blobtest.S3(t, nil)
 	for round := range 8 {
 		name := fmt.Sprintf("claims/%d", round)
 		errs := make([]error, 6)
@@ -379,7 +360,7 @@ func TestManyCreateUnderFaults(t *testing.T) {
 
 func TestReadUnderFaults(t *testing.T) {
 	devstack.AtLength(t)
-	url := server(t, nil)
+	url := blobtest.S3(t, nil)
 	data := bytes.Repeat([]byte("0123456789abcdef"), 3*blockBytes/16)
 	s, f := openFaulty(t, url, func(r *http.Request) bool { return r.Method != http.MethodPut })
 	if err := s.Create("a/b", data); err != nil {
@@ -423,12 +404,12 @@ func TestReadUnderFaults(t *testing.T) {
 }
 
 func TestOpenRefuses(t *testing.T) {
-	url := server(t, nil)
+	url := blobtest.S3(t, nil)
 	if _, err := Open(strings.Replace(url, "bucket", "other", 1)); err == nil || !strings.Contains(err.Error(), "bucket does not exist") {
 		t.Errorf("a missing bucket: %v", err)
 	}
 	// A storage that knows no If-None-Match replaces objects.
-	url = server(t, func(h http.Handler) http.Handler {
+	url = blobtest.S3(t, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			r.Header.Del("If-None-Match")
 			h.ServeHTTP(w, r)
@@ -471,7 +452,7 @@ func TestParse(t *testing.T) {
 
 // TestATimeoutEnds: a storage that does not answer costs a bounded time, whatever is asked of it.
 func TestATimeoutEnds(t *testing.T) {
-	url := server(t, nil)
+	url := blobtest.S3(t, nil)
 	s, f := openFaulty(t, url, func(*http.Request) bool { return true })
 	s.patience = 20 * time.Millisecond
 	for what, do := range map[string]func() error{
