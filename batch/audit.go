@@ -182,14 +182,14 @@ func (a *Audit) Run(ctx context.Context) (*AuditReport, error) {
 // open reads what there is, and cuts the range to what can be compared.
 func (r *auditing) open(ctx context.Context) (err error) {
 	j := r.Job
-	if r.archive, err = j.Archived(); err != nil {
+	if r.covered, err = (&Job{Chain: j.Chain, Store: reading{r.Store}}).Covered(ctx); err != nil {
+		return err
+	}
+	if r.archive, err = j.Archived(); err != nil { // after coverage, which so is of no more than it has
 		return err
 	}
 	if r.archive.Progress == math.MinInt64 {
 		return errors.New("the archive does not know the progress of all sources yet: nothing can be recomputed")
-	}
-	if r.covered, err = (&Job{Chain: j.Chain, Store: reading{r.Store}}).Covered(ctx); err != nil {
-		return err
 	}
 	rep := r.report
 	least := func(to int64, why string) {

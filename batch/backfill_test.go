@@ -518,3 +518,27 @@ func TestBackfillReachesAsFarAsASession(t *testing.T) {
 		quiet(t, name, j, everything())
 	}
 }
+
+// A cut where a window ends that a splice takes back: sessions go on over it, though the window before it is as it was.
+func TestBackfillTakesACutBack(t *testing.T) {
+	short, usual := "visit_gap: 5m\nsession_ttl: 2h\npoints: {order: {}}\n", "from: "+at(30)+"\nsession_ttl: 2h\npoints: {order: {}}\n"
+	before := load(t, short, usual)
+	splice := *before[0]
+	splice.HasFrom, splice.From, splice.HasTo, splice.To = true, t0+30*minute, true, t0+90*minute
+	var records []oracle.Record
+	for k, m := range []int64{10, 40, 80, 100} {
+		ts := t0 + m*minute
+		records = append(records, oracle.Record{Ingest: ts, Payload: fmt.Appendf(nil, `{"id":"e%d","tenant":"shop","session":"s","ts":%d,"point":"order"}`, k, ts)})
+	}
+	j, st := covered(t, before, records)
+	was := outcomeOf(t, j, st).rows
+	after := append(slices.Clone(before), &splice)
+	j.Chain = chainOf(t, after)
+	backfill(t, j, everything())
+	rows, _ := wanted(t, worlds.Flat(after), records, false)
+	sameLines(t, "rows", outcomeOf(t, j, st).rows, rows)
+	if slices.Equal(was, rows) {
+		t.Error("the splice changes nothing")
+	}
+	quiet(t, "the cut is gone", j, everything())
+}

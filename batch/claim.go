@@ -29,16 +29,17 @@ func (j *Job) Plan(ctx context.Context) (*Plan, Archive, error) {
 	return p, a, err
 }
 
-// look reads what there is to plan from.
+// look reads what there is to plan from: coverage first, since the archive only grows, so that it then has all that coverage was
+// made from, whatever other runs do between the two.
 func (j *Job) look(ctx context.Context) (Archive, map[int64]*Covered, error) {
 	if j.Ranges < 0 || j.Ranges > Buckets {
 		return Archive{}, nil, fmt.Errorf("batch of %s: %d hash ranges, want 1 to %d", j.Chain.Tenant, j.Ranges, Buckets)
 	}
-	a, err := j.Archived()
-	if err != nil {
-		return a, nil, err
-	}
 	covered, err := j.Covered(ctx)
+	if err != nil {
+		return Archive{}, nil, err
+	}
+	a, err := j.Archived()
 	return a, covered, err
 }
 

@@ -144,11 +144,12 @@ func (x *Explain) begin(ctx context.Context, from, to int64) (*explaining, error
 		return nil, fmt.Errorf("explain: minutes %d to %d are no range of 1 to %d minutes", from, to, maxExplained)
 	}
 	var err error
-	if e.archive, err = x.Job.Archived(); err != nil {
-		return nil, err
-	}
 	far := max(back(x.Job.Chain, from*60000), back(x.Live, from*60000))
 	e.covered, err = (&Job{Chain: x.Job.Chain, Store: reading{x.Store}}).coveredIn(ctx, max(0, from-far/60000-2*WindowMS/60000), to)
+	if err != nil {
+		return nil, err
+	}
+	e.archive, err = x.Job.Archived() // after coverage, which so is of no more than it has
 	return e, err
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"tandem/schemas/archive"
 	"tandem/schemas/blob"
+	"tandem/schemas/store"
 )
 
 // An archive that lost manifests is gone by neither by the batch nor by a backfill: windows stay as they stand until it is whole.
@@ -54,5 +55,45 @@ func TestAnArchiveThatLostManifests(t *testing.T) {
 		run(t, j)
 		got := outcomeOf(t, j, st)
 		got.same(t, "brought back: "+what, want)
+	}
+}
+
+// meanwhile does something once, before coverage is read.
+type meanwhile struct {
+	Store
+	do func()
+}
+
+func (m *meanwhile) Coverage(ctx context.Context, tenant string, from, to int64, fn func(store.Coverage) error) error {
+	if do := m.do; do != nil {
+		m.do = nil
+		do()
+	}
+	return m.Store.Coverage(ctx, tenant, from, to, fn)
+}
+
+// A run that is held up while another one covers what has been archived since: it goes by no archive from before that.
+func TestAnotherRunBetweenTwoLooks(t *testing.T) {
+	chain, _ := compiled(t)
+	blobs := blob.NewMem()
+	put(t, blobs, chain, traffic(40), 1)
+	j, _ := job(t, chain, blobs, 2)
+	run(t, j)
+	claimed := func() int64 {
+		g, err := j.lastClaim()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	slow, between := *j, int64(0)
+	slow.Store = &meanwhile{Store: j.Store, do: func() {
+		put(t, blobs, chain, traffic(60), 1)
+		run(t, j)
+		between = claimed()
+	}}
+	run(t, &slow)
+	if g := claimed(); between < 2 || g != between {
+		t.Errorf("%d plans, %d of them made before and between, though nothing has come since", g, between)
 	}
 }

@@ -252,7 +252,9 @@ func (m *mapper) fold(hash uint64, id []byte, known bool) error {
 	}
 	m.folder.Fold(&m.state, m.events.Events)
 	m.folder.EndVisits(&m.state, end)
-	if m.state.Gone(m.chain, end) && !known {
+	// What is gone is judged within the window: a revision from its end on is not among its inputs, and a splice may take back
+	// the cut that it brings.
+	if m.state.Gone(m.chain, end-1) && !known {
 		return nil // one that an earlier run knows must be written, or that run would go on speaking for it
 	}
 	m.buf = session.AppendState(m.buf[:0], &m.state)

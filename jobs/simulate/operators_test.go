@@ -189,6 +189,9 @@ func (p *plant) splice(x *shop, first, last int64, fromRaw bool) {
 		}
 		c.HasFrom, c.HasTo = true, true
 		c.From, c.To = min(a, b)/60_000*60_000, max(a, b)/60_000*60_000
+		if s.r.IntN(2) == 0 { // where a window ends, and its run is handed on
+			c.From, c.To = c.From/batch.WindowMS*batch.WindowMS, c.To/batch.WindowMS*batch.WindowMS
+		}
 		s.change(&c)
 		if name := pick(s.r, "unlisted", "unlisted", "item", "cart"); fromRaw && !slices.ContainsFunc(c.Points, func(p tenant.Point) bool { return p.Name == name }) {
 			c.Points = append(c.Points, tenant.Point{Name: name, Page: s.r.IntN(2) == 0})
