@@ -133,6 +133,11 @@ func newCentre(s *sim, i int, shops []*shop, m *metrics) *centre {
 			c.raws = append(c.raws, broker.Partition{Topic: topic, Partition: p})
 		}
 	}
+	if s.opt.Silent {
+		topic := "silent." + rawTopic
+		c.sources.List = append(c.sources.List, wire.Source{Cluster: c.name, Topic: topic, TopicID: topic, Kind: wire.KindMirror})
+		c.raws = append(c.raws, broker.Partition{Topic: topic})
+	}
 	c.sources.Revision = 1
 	for p := range s.opt.Raw {
 		c.skew = append(c.skew, s.r.Int64N(8001)-4000)

@@ -59,7 +59,7 @@ func (p *process) dispatch() error {
 			}
 			did = did || err == nil
 		}
-		if p.teller.Due() || p.teller.Waits() && s.now >= p.again {
+		if p.teller.Due() || p.teller.Again() && s.now >= p.again {
 			p.again = s.now + tellEvery
 			heard := int64(0) // the clock, where it hears all the others
 			if s.opt.PatienceMS > 0 && !c.kafka.has(tail, p.at) {

@@ -44,6 +44,7 @@ type options struct {
 	Compact                bool            // a compactor is at work on the archive
 	Back                   bool            // brokers' clocks go back
 	PatienceMS             int64           // 0: no source is set aside
+	Silent                 bool            // a mirror is listed that nobody ever writes
 	Rollout                bool            // revisions become known shortly before they are in force
 	Collect, Splice, Audit bool            // a collector; a splice and a backfill; an audit in the end
 	Cold                   int             // times that a partition of the stream loses what it would go on from
@@ -87,6 +88,7 @@ func draw(seed uint64, horizon int64) options {
 		o.CheckpointTicks = max(o.CheckpointTicks, 1) // as above: two owners may both begin without state
 	}
 	o.Rebuild, o.FromRaw = r.IntN(6) == 0, r.IntN(2) == 0
+	o.Silent = o.PatienceMS > 0 && r.IntN(2) == 0
 	return o
 }
 

@@ -36,7 +36,7 @@ func shrink(w worlds.World, opt options, fails func(worlds.World, options) bool)
 	for _, change := range []func(o *options){
 		func(o *options) { o.Tenants = 1 }, func(o *options) { o.Collect = false }, func(o *options) { o.Splice = false },
 		func(o *options) { o.Audit = false }, func(o *options) { o.Cold = 0 }, func(o *options) { o.Rebuild = false }, func(o *options) { o.FromRaw = false }, func(o *options) { o.Slow = false }, func(o *options) { o.Compact = false }, func(o *options) { o.Back = false },
-		func(o *options) { o.PatienceMS = 0 }, func(o *options) { o.Rollout = false }, func(o *options) { o.Centres = 1 }, func(o *options) { o.Moves = false }, func(o *options) { o.Standby = false },
+		func(o *options) { o.Silent = false }, func(o *options) { o.PatienceMS, o.Silent = 0, false }, func(o *options) { o.Rollout = false }, func(o *options) { o.Centres = 1 }, func(o *options) { o.Moves = false }, func(o *options) { o.Standby = false },
 		func(o *options) { o.Retick = false }, func(o *options) { o.Doubled = false }, func(o *options) { o.Readers = 1 },
 		func(o *options) { o.Readers = 0 }, func(o *options) { o.Batches = 1 }, func(o *options) { o.Batches = 0 }, func(o *options) { o.Processes = 1 },
 		func(o *options) { o.Raw = 1 }, func(o *options) { o.Shards = 1 }, func(o *options) { o.Metrics = 1 }, func(o *options) { o.Ranges = 1 },

@@ -163,19 +163,16 @@ func (t *Teller) Due() bool {
 	return false
 }
 
-// Waits says whether a source of this process waits for slower ones. Then it is to be told now and then, though it has not
-// moved: whether those are to be set aside is judged when telling, and only while telling is heard.
-func (t *Teller) Waits() bool {
+// Again says whether to tell now and then though nothing is due: of a source of this process that waits for slower ones, and has
+// not moved, since whether those are to be set aside is judged when telling, and only while telling is heard; of one that has come
+// to rest within an interval, since a shard that begins without state waits for it; and of any that is set aside, since who begins
+// in the log after that was told has not read it.
+func (t *Teller) Again() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.waiting) > 0
-}
-
-// Untold says whether a source of this process is further than was told. What comes to rest within an interval is to be told after a
-// while: a shard that begins without state waits for it.
-func (t *Teller) Untold() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+	if len(t.waiting) > 0 || slices.ContainsFunc(t.view, func(v seen) bool { return v.aside }) {
+		return true
+	}
 	for src, a := range t.at {
 		if a.MS > t.told[src] {
 			return true

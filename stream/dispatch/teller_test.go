@@ -227,7 +227,7 @@ func TestSourcesThatStopAreSetAsideThoughTheOthersArePaced(t *testing.T) {
 					x.Read(src, r.Time, 0)
 				}
 			}
-			if x.Due() || x.Waits() && n%10 == 0 {
+			if x.Due() || x.Again() && n%10 == 0 {
 				if err := x.Tell(context.Background(), clock); err != nil {
 					t.Fatal(err)
 				}
@@ -282,6 +282,12 @@ func TestASourceThatWasNeverHeardOfIsSetAside(t *testing.T) {
 	}
 	if aside := x.Aside(); !slices.Equal(aside, []string{"/raw/1"}) {
 		t.Errorf("it is told that %q are set aside", aside)
+	}
+	if err := x.Tell(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if x.Due() || !x.Again() {
+		t.Error("nobody tells again that a source is set aside: who begins in the log behind it would wait for it for good")
 	}
 	x.Read(1, t0, 1) // it begins with what is old
 	if aside := x.judge(t0 + 3*3600*second); !slices.Equal(aside, []int{1}) {
@@ -350,13 +356,13 @@ func TestGroupsAndPartitionsAreFunctionsOfTheSession(t *testing.T) {
 	}
 }
 
-// TestWhatRestsWithinAnIntervalIsUntold: it is not due, but somebody may wait for it. And who waits for others is woken by what is heard.
-func TestWhatRestsWithinAnIntervalIsUntold(t *testing.T) {
+// TestWhatRestsWithinAnIntervalIsToldAgain: it is not due, but somebody may wait for it. And who waits for others is woken by what is heard.
+func TestWhatRestsWithinAnIntervalIsToldAgain(t *testing.T) {
 	x, _ := teller(1)
 	x.Read(0, t0, 1)
-	for i, want := range []struct{ due, untold bool }{{true, true}, {false, false}, {false, true}, {false, false}} {
-		if due, untold := x.Due(), x.Untold(); due != want.due || untold != want.untold {
-			t.Errorf("step %d: due %t, untold %t, want %+v", i, due, untold, want)
+	for i, want := range []struct{ due, again bool }{{true, true}, {false, false}, {false, true}, {false, false}} {
+		if due, again := x.Due(), x.Again(); due != want.due || again != want.again {
+			t.Errorf("step %d: due %t, again %t, want %+v", i, due, again, want)
 		}
 		if i == 1 {
 			x.Read(0, t0+second, 2)

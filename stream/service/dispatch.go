@@ -225,7 +225,7 @@ func (d *Dispatch) tell(ctx context.Context) {
 		case <-d.wake:
 		}
 		now := time.Now()
-		if !d.teller.Due() && !(now.Sub(last) >= progressEvery && (d.teller.Waits() || d.teller.Untold())) {
+		if !d.teller.Due() && !(now.Sub(last) >= progressEvery && d.teller.Again()) {
 			continue
 		}
 		last = now
