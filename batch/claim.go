@@ -8,10 +8,13 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"tandem/schemas/archive"
 	"tandem/schemas/blob"
 	"tandem/schemas/sealed"
 	"tandem/schemas/staterun"
+	"tandem/schemas/store"
 	"tandem/schemas/tables"
 )
 
@@ -30,12 +33,17 @@ func (j *Job) Plan(ctx context.Context) (*Plan, Archive, error) {
 }
 
 // look reads what there is to plan from: coverage first, since the archive only grows, so that it then has all that coverage was
-// made from, whatever other runs do between the two.
+// made from, whatever other runs do between the two. Coverage that no window reads any more for its age, which lives as long as
+// rollups, is left out.
 func (j *Job) look(ctx context.Context) (Archive, map[int64]*Covered, error) {
 	if j.Ranges < 0 || j.Ranges > Buckets {
 		return Archive{}, nil, fmt.Errorf("batch of %s: %d hash ranges, want 1 to %d", j.Chain.Tenant, j.Ranges, Buckets)
 	}
-	covered, err := j.Covered(ctx)
+	kept, err := j.keptFrom()
+	if err != nil {
+		return Archive{}, nil, err
+	}
+	covered, err := j.coveredIn(ctx, max(kept, 0)/60000, store.MaxMinute)
 	if err != nil {
 		return Archive{}, nil, err
 	}
@@ -92,6 +100,7 @@ func (j *Job) Archived() (Archive, error) {
 	chains := map[string][]archive.Manifest{}
 	files := map[string][]File{}
 	from := int64(math.MinInt64)
+	var parts []archived
 	for _, t := range j.Topics {
 		known, err := archive.ReadPartitions(j.Blobs, t.Name)
 		if errors.Is(err, blob.ErrNotFound) {
@@ -105,25 +114,58 @@ func (j *Job) Archived() (Archive, error) {
 				j.Chain.Tenant, t.Name, known.TopicID, known.Count, t.ID, t.Partitions)
 		}
 		for p := range t.Partitions {
-			c, err := archive.Chain(j.Blobs, t.Name, p)
-			if err != nil {
-				return Archive{}, err
-			}
-			sources, retired, err := archive.ReadSources(j.Blobs, c)
-			if err != nil {
-				return Archive{}, err
-			}
-			name := sourceName(t.Name, p)
-			chains[name] = c
-			for _, s := range sources {
-				files[name] = append(files[name], File{s.Info, Span{s.First, s.Next}, s.Windows})
-			}
-			from = max(from, retired.Before)
+			parts = append(parts, archived{topic: t.Name, partition: p})
 		}
+	}
+	if err := j.each(len(parts), func(i int) error { return parts[i].read(j.Blobs) }); err != nil {
+		return Archive{}, err
+	}
+	for i := range parts {
+		p := &parts[i]
+		name := sourceName(p.topic, p.partition)
+		chains[name] = p.chain
+		for _, s := range p.sources {
+			files[name] = append(files[name], File{s.Info, Span{s.First, s.Next}, s.Windows})
+		}
+		from = max(from, p.retired.Before)
 	}
 	a := ReadArchive(chains)
 	a.Files, a.From, a.LateEvery = files, from, j.LateEvery.Milliseconds()
 	return a, nil
+}
+
+// archived is what the archive has of a partition.
+type archived struct {
+	topic     string
+	partition int32
+	chain     []archive.Manifest
+	sources   []archive.Source
+	retired   archive.Retired
+}
+
+func (p *archived) read(b blob.Store) (err error) {
+	if p.chain, err = archive.Chain(b, p.topic, p.partition); err != nil {
+		return err
+	}
+	p.sources, p.retired, err = archive.ReadSources(b, p.chain)
+	return err
+}
+
+// requestsAtOnce is how many partitions are asked about at once: remote storage takes its time for each request, and little else.
+const requestsAtOnce = 16
+
+// each does something for each of n partitions, side by side but where the job does nothing so.
+func (j *Job) each(n int, do func(i int) error) error {
+	var g errgroup.Group
+	g.SetLimit(requestsAtOnce)
+	for i := range n {
+		if j.parallel() > 1 {
+			g.Go(func() error { return do(i) })
+		} else if err := do(i); err != nil {
+			return err
+		}
+	}
+	return g.Wait()
 }
 
 // goesOn says whether all that a plan has left is due, with the inputs that the plan names: then what it has made already

@@ -181,15 +181,23 @@ func (j *Job) count(p piece, objects []string, out *Removable) error {
 // keptFrom is the first window, ms, whose runs and tables are kept for their age: those that windows read whose event files
 // are not retired.
 func (j *Job) keptFrom() (int64, error) {
-	before := int64(math.MinInt64)
+	var parts []archived
 	for _, t := range j.Topics {
 		for p := range t.Partitions {
-			r, err := archive.ReadRetired(j.Blobs, t.Name, p)
-			if err != nil {
-				return 0, err
-			}
-			before = max(before, r.Before)
+			parts = append(parts, archived{topic: t.Name, partition: p})
 		}
+	}
+	err := j.each(len(parts), func(i int) (err error) {
+		p := &parts[i]
+		p.retired, err = archive.ReadRetired(j.Blobs, p.topic, p.partition)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	before := int64(math.MinInt64)
+	for i := range parts {
+		before = max(before, parts[i].retired.Before)
 	}
 	return j.keptBefore(before), nil
 }

@@ -425,7 +425,7 @@ func (t *tenure) aggregate() error {
 func (t *tenure) archive() error {
 	c := t.c
 	a, err := archive.Open(archive.Config{Topic: t.p.Topic, TopicID: t.p.Topic, Partition: t.p.Partition, Partitions: c.s.opt.Shards,
-		MaxRows: c.s.opt.ArchiveRows, MaxBytes: archive.DefaultBytes}, t.shop.chain, c.blobs)
+		MaxRows: c.s.opt.ArchiveRows, MaxBytes: archive.DefaultBytes, SummaryEvery: c.s.opt.SummaryEvery}, t.shop.chain, c.blobs)
 	if err != nil {
 		return err
 	}
@@ -439,6 +439,9 @@ func (t *tenure) archive() error {
 		}
 		if n := len(a.Rows()); n > c.s.opt.ArchiveRows {
 			c.s.found("memory: archiver of %s/%d holds %d rows, more than %d", t.p.Topic, t.p.Partition, n, c.s.opt.ArchiveRows)
+		}
+		if err := a.Summarize(); !expected(err) {
+			return err
 		}
 	}
 	return nil

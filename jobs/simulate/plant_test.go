@@ -32,6 +32,7 @@ type options struct {
 	StepMS                 int64 // most time between two side effects
 	CheckpointTicks        int
 	ArchiveRows            int
+	SummaryEvery           int
 	Ranges                 int
 	Poll                   int
 	Standby                bool
@@ -89,6 +90,7 @@ func draw(seed uint64, horizon int64) options {
 	}
 	o.Rebuild, o.FromRaw = r.IntN(6) == 0, r.IntN(2) == 0
 	o.Silent = o.PatienceMS > 0 && r.IntN(2) == 0
+	o.SummaryEvery = pick(r, 1, 2, 16)
 	return o
 }
 

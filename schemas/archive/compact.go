@@ -59,7 +59,9 @@ func Compactions(b blob.Store, chain []Manifest) ([]Compaction, error) {
 		m := &chain[at]
 		name := CompactionName(m.Topic, m.Partition, m.First)
 		var c Compaction
-		if _, err := read(b, "compaction", name, &c); errors.Is(err, blob.ErrNotFound) {
+		if m.compaction != nil {
+			c = *m.compaction
+		} else if _, err := read(b, "compaction", name, &c); errors.Is(err, blob.ErrNotFound) {
 			break
 		} else if err != nil {
 			return nil, err

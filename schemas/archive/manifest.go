@@ -38,9 +38,11 @@ type Manifest struct {
 	Lost bool `json:"lost,omitempty"`
 	// Windows says how many of the files' rows have event times in each window; in order of Start, without empty ones.
 	Windows []Window `json:"windows"`
-	// Digest is the SHA-256 in hex of the manifest's own content as it stands in the object. Reading fills it; it is no
+	// Digest is the SHA-256 in hex of the manifest's own content as it stands in the object. Reading it fills it; it is no
 	// part of that content, and Append ignores it.
 	Digest string `json:"-"`
+
+	compaction *Compaction // that begins at it, where a summary tells; nil: not known
 }
 
 // Least is the progress of the source that is furthest behind of those that are waited for; false: not known.
@@ -98,14 +100,8 @@ func Append(b blob.Store, m Manifest) error {
 	return create(b, "manifest", name, m)
 }
 
-// Chain reads the manifests of a partition from offset 0, by name and without listing. No manifest at all is an empty
-// chain. An object that is corrupt or does not belong to the chain is ErrCorrupt, named in the error. A manifest that is
-// missing ends the chain: CheckChain tells such a gap from the end.
-func Chain(b blob.Store, topic string, partition int32) ([]Manifest, error) {
-	return ChainFrom(b, topic, partition, 0)
-}
-
-// ChainFrom is Chain from an offset at which a manifest begins or the chain ends, for readers that know what lies before.
+// ChainFrom reads the manifests themselves from an offset on at which one begins or the chain ends, by name and without listing: from
+// 0 on for audits, else for readers that know what lies before.
 func ChainFrom(b blob.Store, topic string, partition int32, first int64) ([]Manifest, error) {
 	var chain []Manifest
 	for next := first; ; {
@@ -145,7 +141,7 @@ func ReadManifest(b blob.Store, topic string, partition int32, first int64) (Man
 // CheckChain lists the manifests of a partition and returns ErrCorrupt, naming the object, if one is not on the chain from
 // offset 0: then a manifest before it is missing. It is for audits; readers follow names.
 func CheckChain(b blob.Store, topic string, partition int32) error {
-	chain, err := Chain(b, topic, partition)
+	chain, err := ChainFrom(b, topic, partition, 0)
 	if err != nil {
 		return err
 	}

@@ -20,13 +20,17 @@ type Verified struct {
 // that readers take size, digest, order and ranges, and of every manifest the rows of each window. Each problem names the
 // object and the way out, and goes to problem; each file is told to step when it is done. Err is that of storage or context.
 func Verify(ctx context.Context, b blob.Store, topic string, partition int32, problem func(error), step func(FileInfo)) (v Verified, err error) {
+	summaries, err := b.List(summaryFolder(topic, partition)) // before the chain, which grows
+	if err != nil {
+		return v, fmt.Errorf("summaries of %s/%d: %w", topic, partition, err)
+	}
 	if err := CheckChain(b, topic, partition); err != nil {
 		if !errors.Is(err, ErrCorrupt) {
 			return v, err
 		}
 		problem(fmt.Errorf("%w; restore the missing object from a copy; what follows it can be deleted only if Kafka still has those offsets, and is then archived again", err))
 	}
-	chain, err := Chain(b, topic, partition)
+	chain, err := ChainFrom(b, topic, partition, 0)
 	if errors.Is(err, ErrCorrupt) {
 		return v, nil // as CheckChain told
 	}
@@ -41,6 +45,13 @@ func Verify(ctx context.Context, b blob.Store, topic string, partition int32, pr
 	}
 	if len(chain) > 0 {
 		v.Next = chain[len(chain)-1].Next
+	}
+	for _, name := range summaries {
+		if err := verifySummary(b, name, chain); errors.Is(err, ErrCorrupt) {
+			problem(err)
+		} else if err != nil {
+			return v, err
+		}
 	}
 	files, retired, err := ReadSources(b, chain)
 	if errors.Is(err, ErrCorrupt) {
@@ -165,4 +176,27 @@ func verifyFile(b blob.Store, s Source, counts *tally) error {
 		err = fmt.Errorf("event file %s: %w: %d rows can be read, its manifest says %d", s.Info.Name, ErrCorrupt, rows, s.Info.Rows)
 	}
 	return err
+}
+
+// verifySummary says what is wrong with a summary of a chain. Nobody goes by one that is, but it tells of manifests that are gone.
+func verifySummary(b blob.Store, name string, chain []Manifest) error {
+	s, err := readSummary(b, name)
+	switch {
+	case errors.Is(err, blob.ErrNotFound): // a newer one has replaced it
+		return nil
+	case errors.Is(err, ErrCorrupt):
+		return fmt.Errorf("%w; delete it, it is a copy", err)
+	case err != nil:
+		return err
+	}
+	end := int64(0)
+	for i := range chain {
+		if end = chain[i].Next; end == s.next() && chain[i].Digest == s.Last {
+			return nil
+		}
+	}
+	if end < s.next() {
+		return fmt.Errorf("summary %s: %w: the chain ends at offset %d, before it: manifests are gone; bring them back from a copy", name, ErrCorrupt, end)
+	}
+	return fmt.Errorf("summary %s: %w: the manifest that it ends with is another; delete it, it is a copy", name, ErrCorrupt)
 }

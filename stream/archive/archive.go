@@ -25,6 +25,7 @@ type Config struct {
 	Partitions     int32 // of the topic
 	MaxRows        int   // a file rolls at so many beacons
 	MaxBytes       int64 // or at so many bytes of payload and parsed form
+	SummaryEvery   int   // manifests from one summary of the chain to the next
 }
 
 // Limits of a file before compression: what an archiver holds in memory for its partition.
@@ -32,6 +33,10 @@ const (
 	DefaultRows  = 500_000
 	DefaultBytes = 256 << 20
 )
+
+// SummaryEvery is after how many manifests a summary of the chain is written: so many are read one after another behind it. Live
+// partitions have about one in a window.
+const SummaryEvery = 4
 
 // Counts are an archiver's counters.
 type Counts struct{ Beacons, Rejected, Redelivered, Files, Manifests int64 }
@@ -54,6 +59,7 @@ type Archiver struct {
 	Counts Counts
 
 	first    int64            // of the manifest at hand
+	behind   int              // manifests behind the newest summary
 	known    map[string]int64 // progress of the last manifest
 	was      []string         // what it says is set aside
 	sources  []wire.Source
@@ -75,13 +81,12 @@ func Open(cfg Config, chain *tenant.Chain, blobs blob.Store) (*Archiver, error) 
 	if err := archive.RecordPartitions(blobs, archive.Partitions{Topic: cfg.Topic, TopicID: cfg.TopicID, Count: cfg.Partitions}); err != nil {
 		return nil, err
 	}
-	chained, err := archive.Chain(blobs, cfg.Topic, cfg.Partition)
+	last, behind, err := archive.Last(blobs, cfg.Topic, cfg.Partition)
 	if err != nil {
 		return nil, err
 	}
-	a := &Archiver{cfg: cfg, chain: chain, blobs: blobs, window: math.MinInt64}
-	if n := len(chained); n > 0 {
-		last := chained[n-1]
+	a := &Archiver{cfg: cfg, chain: chain, blobs: blobs, window: math.MinInt64, behind: behind}
+	if last != nil {
 		if last.TopicID != cfg.TopicID {
 			return nil, fmt.Errorf("archive of %s/%d is of topic %s, not of %s: a topic that was made anew needs a new name",
 				cfg.Topic, cfg.Partition, last.TopicID, cfg.TopicID)
@@ -102,6 +107,7 @@ func (a *Archiver) Skip(to int64) error {
 		return fmt.Errorf("archive: %w", err)
 	}
 	a.Counts.Manifests++
+	a.behind++
 	a.first, a.Offset = to, to
 	return nil
 }
@@ -266,6 +272,7 @@ func (a *Archiver) roll() error {
 		return fmt.Errorf("archive: %w", err)
 	}
 	a.Counts.Manifests++
+	a.behind++
 	a.first, a.known, a.was = a.Offset, m.Progress, m.Aside
 	clear(a.rows)
 	a.rows, a.bytes = a.rows[:0], 0
@@ -294,6 +301,16 @@ func (a *Archiver) reached() (at map[string]int64, aside []string) {
 		}
 	}
 	return at, aside
+}
+
+// Summarize writes a summary of the chain when enough manifests have come since the last one. An error takes nothing from the archive, and
+// it is tried again with the manifest after as many more.
+func (a *Archiver) Summarize() error {
+	if a.behind < a.cfg.SummaryEvery {
+		return nil
+	}
+	a.behind = 0
+	return archive.Summarize(a.blobs, a.cfg.Topic, a.cfg.Partition)
 }
 
 // Committed is the offset up to which manifests have everything.

@@ -263,7 +263,7 @@ type archiveOwner struct {
 func (a *Archive) open(ctx context.Context, seat *Seat) (Owner, int64, error) {
 	t := a.topics[seat.Partition.Topic]
 	x, err := archive.Open(archive.Config{Topic: t.Name, TopicID: t.ID, Partition: seat.Partition.Partition, Partitions: t.Partitions,
-		MaxRows: a.MaxRows, MaxBytes: a.MaxBytes}, t.Chain, a.Blobs)
+		MaxRows: a.MaxRows, MaxBytes: a.MaxBytes, SummaryEvery: archive.SummaryEvery}, t.Chain, a.Blobs)
 	if err == nil && a.Cold {
 		err = a.skip(ctx, seat.Partition, x)
 	}
@@ -282,5 +282,8 @@ func (o *archiveOwner) Handle(_ context.Context, recs []broker.Record) error {
 		return err
 	}
 	o.seat.Commit(o.Committed())
+	if err := o.Summarize(); err != nil {
+		o.a.Host.Log.Warn("summary of the manifests not written; readers go by the one before", "err", err)
+	}
 	return nil
 }
