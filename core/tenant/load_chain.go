@@ -3,6 +3,7 @@ package tenant
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 )
 
@@ -38,19 +39,6 @@ func LoadChain(files []File) ([]*Config, error) {
 	return chained(revs)
 }
 
-// LoadObjects reads the configs of one tenant's chain in storage, in its order: revisions, whose `from` grows, and splices,
-// which have a `to`.
-func LoadObjects(files []File) ([]*Config, error) {
-	revs, err := loadAll(files)
-	if err != nil {
-		return nil, err
-	}
-	if revs[0].cfg.HasTo {
-		return nil, revs[0].errorf(revs[0].to, "a splice is laid over a revision, and there is none")
-	}
-	return chained(revs)
-}
-
 func loadAll(files []File) ([]*revision, error) {
 	if len(files) == 0 {
 		return nil, fmt.Errorf("no config file; a tenant needs at least one")
@@ -64,71 +52,115 @@ func loadAll(files []File) ([]*revision, error) {
 		revs = append(revs, r)
 	}
 	for _, r := range revs[1:] {
-		if first := revs[0]; r.cfg.Tenant != first.cfg.Tenant {
-			return nil, r.errorf(r.tenant, "tenant %s, but %s is of tenant %s; revisions of a chain are of one tenant",
-				r.cfg.Tenant, first.file, first.cfg.Tenant)
+		if r.cfg.Tenant != revs[0].cfg.Tenant {
+			return nil, r.otherTenant(revs[0])
 		}
 	}
 	return revs, nil
 }
 
 // chained checks what revisions, in order, say of one another.
-func chained(revs []*revision) ([]*Config, error) {
-	configs := []*Config{revs[0].cfg}
-	prev := revs[0]
-	for _, r := range revs[1:] {
-		switch {
-		case r.cfg.HasTo && revs[0].cfg.HasFrom && r.cfg.From < revs[0].cfg.From:
-			return nil, r.errorf(r.from, "the splice begins before %s, the first revision of tenant %s", revs[0].file, r.cfg.Tenant)
-		case r.cfg.HasTo:
-			configs = append(configs, r.cfg)
-			continue
-		case !r.cfg.HasFrom:
-			return nil, r.errorf(1, "no `from`, and %s has none either; only the first revision of tenant %s goes without", prev.file, r.cfg.Tenant)
-		case prev.cfg.HasFrom && prev.cfg.From == r.cfg.From:
-			return nil, r.errorf(r.from, "the same `from` as %s; each revision of tenant %s needs its own minute", prev.file, r.cfg.Tenant)
-		case prev.cfg.HasFrom && prev.cfg.From > r.cfg.From:
-			return nil, r.errorf(r.from, "`from` is before that of %s: it grows along the chain of tenant %s; what lies before is changed by a splice, which has a `to`", prev.file, r.cfg.Tenant)
+func chained(revs []*revision) (configs []*Config, err error) {
+	var s Sequence
+	for _, r := range revs {
+		if s, err = s.add(r); err != nil {
+			return nil, err
 		}
 		configs = append(configs, r.cfg)
-		prev = r
-	}
-	if err := sameDecimals(revs); err != nil {
-		return nil, err
 	}
 	return configs, nil
 }
 
-// sameDecimals refuses a change of a value's decimals, also of one that was dropped in between.
-func sameDecimals(revs []*revision) error {
-	type use struct {
-		decimals int
-		file     string
+// Sequence is what the configs of one tenant's chain in storage, in its order, say of one another: revisions, whose `from` grows, and
+// splices, which have a `to`. The zero Sequence has none. It is a value: Add leaves it as it is.
+type Sequence struct {
+	first, last *revision       // last: that is no splice
+	decimals    map[string]used // by "point.value", of all so far
+}
+
+// used is where a value's decimals were said first.
+type used struct {
+	decimals int
+	file     string
+}
+
+// Document is a config file that was read.
+type Document struct{ r *revision }
+
+// Read reads a config file as Load does.
+func Read(f File) (Document, error) {
+	r, err := load(f.Name, f.Data)
+	return Document{r}, err
+}
+
+// Config is what the file says.
+func (d Document) Config() *Config { return d.r.cfg }
+
+// Add appends a config. An error of type *LoadError says why it does not fit.
+func (s Sequence) Add(d Document) (Sequence, error) {
+	switch r := d.r; {
+	case s.first == nil && r.cfg.HasTo:
+		return s, r.errorf(r.to, "a splice is laid over a revision, and there is none")
+	case s.first != nil && r.cfg.Tenant != s.first.cfg.Tenant:
+		return s, r.otherTenant(s.first)
 	}
-	used := map[string]use{}
-	for _, r := range revs {
-		var wrong *LoadError
-		for _, p := range r.cfg.Points {
-			for _, v := range p.Values {
-				full := p.Name + "." + v.Name
-				u, ok := used[full]
-				if !ok {
-					used[full] = use{v.Decimals, r.file}
-					continue
+	return s.add(d.r)
+}
+
+func (s Sequence) add(r *revision) (Sequence, error) {
+	prev := s.last
+	switch {
+	case s.first == nil:
+		s.first, s.last = r, r
+	case r.cfg.HasTo && s.first.cfg.HasFrom && r.cfg.From < s.first.cfg.From:
+		return s, r.errorf(r.from, "the splice begins before %s, the first revision of tenant %s", s.first.file, r.cfg.Tenant)
+	case r.cfg.HasTo:
+	case !r.cfg.HasFrom:
+		return s, r.errorf(1, "no `from`, and %s has none either; only the first revision of tenant %s goes without", prev.file, r.cfg.Tenant)
+	case prev.cfg.HasFrom && prev.cfg.From == r.cfg.From:
+		return s, r.errorf(r.from, "the same `from` as %s; each revision of tenant %s needs its own minute", prev.file, r.cfg.Tenant)
+	case prev.cfg.HasFrom && prev.cfg.From > r.cfg.From:
+		return s, r.errorf(r.from, "`from` is before that of %s: it grows along the chain of tenant %s; what lies before is changed by a splice, which has a `to`", prev.file, r.cfg.Tenant)
+	default:
+		s.last = r
+	}
+	err := s.use(r)
+	return s, err
+}
+
+// use refuses a change of a value's decimals, also of one that was dropped in between.
+func (s *Sequence) use(r *revision) error {
+	var wrong *LoadError
+	cloned := false
+	for _, p := range r.cfg.Points {
+		for _, v := range p.Values {
+			full := p.Name + "." + v.Name
+			u, ok := s.decimals[full]
+			if !ok {
+				if !cloned { // the map before belongs to the Sequence before
+					if s.decimals, cloned = maps.Clone(s.decimals), true; s.decimals == nil {
+						s.decimals = map[string]used{}
+					}
 				}
-				if line := r.decimals[full]; u.decimals != v.Decimals && (wrong == nil || line < wrong.Line) {
-					wrong = r.errorf(line, "%s has %d decimals, but %d in %s; the decimals of a value never change: use another name",
-						full, v.Decimals, u.decimals, u.file)
-				}
+				s.decimals[full] = used{v.Decimals, r.file}
+				continue
+			}
+			if line := r.decimals[full]; u.decimals != v.Decimals && (wrong == nil || line < wrong.Line) {
+				wrong = r.errorf(line, "%s has %d decimals, but %d in %s; the decimals of a value never change: use another name",
+					full, v.Decimals, u.decimals, u.file)
 			}
 		}
-		if wrong != nil {
-			return wrong
-		}
+	}
+	if wrong != nil {
+		return wrong
 	}
 	return nil
 }
 
 func (r *revision) errorf(line int, format string, args ...any) *LoadError {
 	return &LoadError{File: r.file, Line: line, Msg: fmt.Sprintf(format, args...)}
+}
+
+func (r *revision) otherTenant(first *revision) *LoadError {
+	return r.errorf(r.tenant, "tenant %s, but %s is of tenant %s; revisions of a chain are of one tenant", r.cfg.Tenant, first.file, first.cfg.Tenant)
 }

@@ -14,7 +14,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"tandem/core/tenant"
 	"tandem/schemas/blob"
@@ -46,6 +49,7 @@ type Chain struct {
 	Tenant  string
 	Objects []Object
 	files   []tenant.File // of what is not void
+	fits    tenant.Sequence
 }
 
 // Empty says that the tenant has no chain in storage.
@@ -95,7 +99,51 @@ func sealName(tenant string, revision int) string {
 // Read reads the chain of a tenant; an empty one where there is none.
 func Read(blobs blob.Store, name string) (*Chain, error) {
 	c := &Chain{Tenant: name}
-	return c, c.Grow(blobs)
+	ahead, err := readAhead(blobs, "config/"+name+"/")
+	if err != nil {
+		return nil, err
+	}
+	return c, c.Grow(ahead)
+}
+
+// requestsAtOnce is how many objects are asked for at once: remote storage takes its time for each request, and little else.
+const requestsAtOnce = 16
+
+// known is a storage of which some objects are known already.
+type known struct {
+	blob.Store
+	objects map[string][]byte
+}
+
+func (k *known) Get(name string) ([]byte, error) {
+	if data, ok := k.objects[name]; ok {
+		return data, nil
+	}
+	return k.Store.Get(name)
+}
+
+// readAhead gets the objects of a folder that are listed, side by side. Which objects there are their names say, one after another: one
+// that a listing has not yet, or that cannot be read now, is read then.
+func readAhead(blobs blob.Store, folder string) (*known, error) {
+	names, err := blobs.List(folder)
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	k := &known{blobs, map[string][]byte{}}
+	var g errgroup.Group
+	g.SetLimit(requestsAtOnce)
+	var mu sync.Mutex
+	for _, name := range names {
+		g.Go(func() error {
+			if data, err := blobs.Get(name); err == nil {
+				mu.Lock()
+				defer mu.Unlock()
+				k.objects[name] = data
+			}
+			return nil
+		})
+	}
+	return k, g.Wait()
 }
 
 // Grow reads what has been added since the chain was read.
@@ -129,11 +177,13 @@ func (c *Chain) add(data []byte, created time.Time) error {
 	if revision == 1 {
 		docs = documents(name, data)
 	}
-	for _, d := range docs {
-		cfg, err := tenant.Load(d.Name, d.Data)
-		if err != nil {
+	read := make([]tenant.Document, len(docs))
+	for i, d := range docs {
+		var err error
+		if read[i], err = tenant.Read(d); err != nil {
 			return err
 		}
+		cfg := read[i].Config()
 		if cfg.Tenant != c.Tenant {
 			return fmt.Errorf("%s: it is a config of tenant %s", name, cfg.Tenant)
 		}
@@ -143,11 +193,14 @@ func (c *Chain) add(data []byte, created time.Time) error {
 		o.Void = void(o.Configs[0], created)
 	}
 	if o.Void == "" {
-		files := append(c.files[:len(c.files):len(c.files)], docs...)
-		if _, err := tenant.LoadObjects(files); err != nil {
-			return err
+		fits := c.fits
+		for _, d := range read {
+			var err error
+			if fits, err = fits.Add(d); err != nil {
+				return err
+			}
 		}
-		c.files = files
+		c.files, c.fits = append(c.files[:len(c.files):len(c.files)], docs...), fits
 	}
 	c.Objects = append(c.Objects, o)
 	return nil
@@ -229,18 +282,25 @@ func Begin(blobs blob.Store, name string, files []tenant.File) error {
 	if configs[0].Tenant != name {
 		return fmt.Errorf("%s: it is a config of tenant %s, not of %s", files[0].Name, configs[0].Tenant, name)
 	}
+	type start struct {
+		has bool
+		ms  int64
+	}
+	texts := map[start][]byte{}
+	for _, f := range files {
+		cfg, err := tenant.Load(f.Name, f.Data)
+		if err != nil {
+			return err
+		}
+		texts[start{cfg.HasFrom, cfg.From}] = f.Data
+	}
 	var data []byte
 	for i, cfg := range configs { // in order, each as it stands in its file
-		for _, f := range files {
-			if c, err := tenant.Load(f.Name, f.Data); err != nil || c.HasFrom != cfg.HasFrom || c.From != cfg.From {
-				continue
-			}
-			if i > 0 {
-				data = append(data, "---\n"...)
-			}
-			data = append(data, bytes.TrimSuffix(f.Data, []byte("\n"))...)
-			data = append(data, '\n')
+		if i > 0 {
+			data = append(data, "---\n"...)
 		}
+		data = append(data, bytes.TrimSuffix(texts[start{cfg.HasFrom, cfg.From}], []byte("\n"))...)
+		data = append(data, '\n')
 	}
 	if err := blobs.Create(Name(name, 1), data); err != nil && !errors.Is(err, blob.ErrExists) {
 		return fmt.Errorf("config: %w", err)
@@ -251,10 +311,11 @@ func Begin(blobs blob.Store, name string, files []tenant.File) error {
 // Try returns the chain with a config appended, as it would be if that were created now. Its error wraps ErrRefused if the
 // chain does not take it, or says what is wrong in the file.
 func (c *Chain) Try(f tenant.File, now time.Time) (*Chain, error) {
-	cfg, err := tenant.Load(f.Name, f.Data)
+	read, err := tenant.Read(f)
 	if err != nil {
 		return nil, err
 	}
+	cfg := read.Config()
 	if !cfg.HasFrom {
 		return nil, fmt.Errorf("%s: %w: no `from`: a revision says from when on it is in force", f.Name, ErrRefused)
 	}
@@ -267,17 +328,19 @@ func (c *Chain) Try(f tenant.File, now time.Time) (*Chain, error) {
 	} else if why := void(cfg, now); why != "" {
 		return nil, fmt.Errorf("%s: %w: %s", f.Name, ErrRefused, why)
 	}
-	return c.with(f, cfg, now)
+	return c.with(f, read, now)
 }
 
 // with is the chain with a config appended, whenever that may be.
-func (c *Chain) with(f tenant.File, cfg *tenant.Config, now time.Time) (*Chain, error) {
+func (c *Chain) with(f tenant.File, read tenant.Document, now time.Time) (*Chain, error) {
+	cfg := read.Config()
 	if cfg.Tenant != c.Tenant {
 		return nil, fmt.Errorf("%s: %w: it is a config of tenant %s, not of %s", f.Name, ErrRefused, cfg.Tenant, c.Tenant)
 	}
 	next := &Chain{Tenant: c.Tenant, files: append(c.files[:len(c.files):len(c.files)], f)}
 	next.Objects = append(append(next.Objects, c.Objects...), Object{Revision: len(c.Objects) + 1, Configs: []*tenant.Config{cfg}, Created: now})
-	if _, err := tenant.LoadObjects(next.files); err != nil {
+	var err error
+	if next.fits, err = c.fits.Add(read); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	if _, _, err := next.Compile(); err != nil {

@@ -234,3 +234,28 @@ func TestChangedObject(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// A shop that changes its experiments every day has a thousand configs in a few years, and each process reads them when it begins.
+func TestReadingIsLinear(t *testing.T) {
+	allocations := func(n int) float64 {
+		b := blob.NewMem()
+		for i := range n {
+			text := "tenant: shop\npoints: {home: {values: {a: {}, b: {decimals: 2}}}}\n"
+			if i > 0 {
+				text += fmt.Sprintf("from: %s\n", noon.Add(time.Duration(i)*24*time.Hour).Format(time.RFC3339))
+			}
+			if err := b.Create(Name("shop", i+1), []byte(text)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		stored := clocked{b, noon.Add(-24 * time.Hour)}
+		return testing.AllocsPerRun(3, func() {
+			if c, err := Read(stored, "shop"); err != nil || len(c.Configs()) != n {
+				t.Fatal(err)
+			}
+		})
+	}
+	if few, many := allocations(50), allocations(200); many > 6*few {
+		t.Errorf("200 configs take %.0f allocations, 50 take %.0f", many, few)
+	}
+}
