@@ -93,6 +93,10 @@ func (f *frozen) Coverage(_ context.Context, _ string, from, to int64, fn func(s
 	return nil
 }
 
+func (f *frozen) Generations(ctx context.Context, tenant string, from, to int64, fn func(window, generation int64) error) error {
+	return f.Coverage(ctx, tenant, from, to, func(c store.Coverage) error { return fn(c.Window, c.Generation) })
+}
+
 func (f *frozen) Active(context.Context, string) (store.Active, bool, error) {
 	return f.active, f.active.Layer != "", nil
 }

@@ -396,6 +396,11 @@ func (m *metrics) Coverage(_ context.Context, tenant string, from, to int64, fn 
 	return nil
 }
 
+// Generations implements store.Store.
+func (m *metrics) Generations(ctx context.Context, tenant string, from, to int64, fn func(window, generation int64) error) error {
+	return m.Coverage(ctx, tenant, from, to, func(c store.Coverage) error { return fn(c.Window, c.Generation) })
+}
+
 // PutActive implements store.Store.
 func (m *metrics) PutActive(_ context.Context, a store.Active) error {
 	if err := a.Check(); err != nil {

@@ -236,9 +236,11 @@ type Store interface {
 	PutProgress(ctx context.Context, p Progress) error
 	Progress(ctx context.Context, layer, tenant string) ([]Progress, error)
 
-	// PutCoverage writes coverage; Coverage calls fn for the standing one of each window in [from, to), ascending.
+	// PutCoverage writes coverage; Coverage calls fn for the standing one of each window in [from, to), ascending. Generations is
+	// Coverage without its data, which is much more than a reader of values needs.
 	PutCoverage(ctx context.Context, c Coverage) error
 	Coverage(ctx context.Context, tenant string, from, to int64, fn func(Coverage) error) error
+	Generations(ctx context.Context, tenant string, from, to int64, fn func(window, generation int64) error) error
 
 	// PutActive writes the active layer; Active gives the standing one and says whether there is any.
 	PutActive(ctx context.Context, a Active) error

@@ -67,6 +67,10 @@ func (s readOther) Coverage(ctx context.Context, tenant string, from, to int64, 
 	return s.Other.Coverage(ctx, tenant, from, to, fn)
 }
 
+func (s readOther) Generations(ctx context.Context, tenant string, from, to int64, fn func(window, generation int64) error) error {
+	return s.Other.Generations(ctx, tenant, from, to, fn)
+}
+
 func (s readOther) Active(ctx context.Context, tenant string) (store.Active, bool, error) {
 	return s.Other.Active(ctx, tenant)
 }

@@ -14,6 +14,7 @@ const (
 	getProgress = "SELECT partition, closed_before, version FROM progress WHERE layer = ? AND tenant = ?"
 
 	putCoverageDay  = "INSERT INTO coverage_days (tenant, day) VALUES (?, ?) USING TIMESTAMP 0 AND TTL 0" // nothing deletes it
+	getGenerations  = "SELECT minute, part, writetime(v) FROM coverage WHERE tenant = ? AND day = ? AND minute >= ? AND minute < ?"
 	getCoverageDays = "SELECT day FROM coverage_days WHERE tenant = ? AND day >= ? AND day <= ?"
 
 	putActive = "INSERT INTO active (tenant, layer) VALUES (?, ?) USING TIMESTAMP ? AND TTL 0"
@@ -77,6 +78,36 @@ func (s *Store) PutCoverage(ctx context.Context, c store.Coverage) error {
 
 // Coverage implements store.Store.
 func (s *Store) Coverage(ctx context.Context, tenant string, from, to int64, fn func(store.Coverage) error) error {
+	return s.coverage(ctx, tenant, from, to, func(what string, start, from, to int64) error {
+		return s.values(ctx, what, coverageTable, []any{tenant, date(start)}, start, from, to, func(window, generation int64, data []byte) error {
+			return fn(store.Coverage{Tenant: tenant, Window: window, Generation: generation, Data: data})
+		})
+	})
+}
+
+// Generations implements store.Store. The parts of a value are written at once, so the first one tells of all.
+func (s *Store) Generations(ctx context.Context, tenant string, from, to int64, fn func(window, generation int64) error) error {
+	return s.coverage(ctx, tenant, from, to, func(what string, start, from, to int64) error {
+		args := []any{tenant, date(start), int32(max(from-start, 0)), int32(min(to-start, coverageTable.span))}
+		return s.scan(ctx, what, getGenerations, args, func(next func(...any) bool) error {
+			var minute int32
+			var part int16
+			var generation int64
+			for next(&minute, &part, &generation) {
+				if part > 0 {
+					continue
+				}
+				if err := fn(start+int64(minute), generation); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
+// coverage has read read each partition of a tenant's coverage that has some of windows [from, to), by its first minute.
+func (s *Store) coverage(ctx context.Context, tenant string, from, to int64, read func(what string, start, from, to int64) error) error {
 	if err := s.begin(ctx); err != nil {
 		return err
 	}
@@ -94,10 +125,7 @@ func (s *Store) Coverage(ctx context.Context, tenant string, from, to int64, fn 
 		return err
 	}
 	for _, start := range days {
-		err := s.values(ctx, what, t, []any{tenant, date(start)}, start, from, to, func(window, generation int64, data []byte) error {
-			return fn(store.Coverage{Tenant: tenant, Window: window, Generation: generation, Data: data})
-		})
-		if err != nil {
+		if err := read(what, start, from, to); err != nil {
 			return err
 		}
 	}

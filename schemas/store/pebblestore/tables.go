@@ -69,6 +69,11 @@ func (s *Store) Coverage(ctx context.Context, tenant string, from, to int64, fn 
 	})
 }
 
+// Generations implements store.Store.
+func (s *Store) Generations(ctx context.Context, tenant string, from, to int64, fn func(window, generation int64) error) error {
+	return s.Coverage(ctx, tenant, from, to, func(c store.Coverage) error { return fn(c.Window, c.Generation) })
+}
+
 // PutActive implements store.Store.
 func (s *Store) PutActive(ctx context.Context, a store.Active) error {
 	if err := a.Check(); err != nil {

@@ -218,16 +218,17 @@ func testCallbacks(t *testing.T, h Harness) {
 	stop := errors.New("stop")
 	calls := 0
 	for what, err := range map[string]error{
-		"rows":     h.Store.Rows(ctx, home, m, m+2, func(int64, int64, []byte) error { calls++; return stop }),
-		"catalog":  h.Store.Catalog(ctx, "uswm", func(store.Series) error { calls++; return stop }),
-		"coverage": h.Store.Coverage(ctx, "uswm", 0, 100, func(store.Coverage) error { calls++; return stop }),
+		"rows":        h.Store.Rows(ctx, home, m, m+2, func(int64, int64, []byte) error { calls++; return stop }),
+		"catalog":     h.Store.Catalog(ctx, "uswm", func(store.Series) error { calls++; return stop }),
+		"coverage":    h.Store.Coverage(ctx, "uswm", 0, 100, func(store.Coverage) error { calls++; return stop }),
+		"generations": h.Store.Generations(ctx, "uswm", 0, 100, func(int64, int64) error { calls++; return stop }),
 	} {
 		if err != stop {
 			t.Errorf("%s: %v, want fn's error as it is", what, err)
 		}
 	}
-	if calls != 3 {
-		t.Errorf("%d calls, want 3", calls)
+	if calls != 4 {
+		t.Errorf("%d calls, want 4", calls)
 	}
 	err := h.Store.Rows(ctx, home, m, m+2, func(int64, int64, []byte) error {
 		want(t, "read within a read", h.got(t, item, m, m+1), []string{line(m, 1, "c")})
@@ -248,6 +249,7 @@ func testCallbacks(t *testing.T, h Harness) {
 		h.Store.PutActive(gone, store.Active{Tenant: "a", Layer: "l"}),
 		h.Store.PutCoverage(gone, store.Coverage{Tenant: "a"}),
 		h.Store.Coverage(gone, "uswm", 0, 100, func(store.Coverage) error { return nil }),
+		h.Store.Generations(gone, "uswm", 0, 100, func(int64, int64) error { return nil }),
 		h.Store.PutProgress(gone, store.Progress{Layer: "l", Tenant: "a"}),
 		h.Store.DeleteLayerWindow(gone, home.Layer, "uswm", 0, m+9),
 		progressErr, activeErr,

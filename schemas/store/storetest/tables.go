@@ -149,6 +149,17 @@ func wantCoverage(t *testing.T, h Harness, tenant string, from, to int64, want .
 	if err != nil || !same {
 		t.Errorf("coverage of %q in [%d, %d): got %.200v (%v), want %.200v", tenant, from, to, got, err, want)
 	}
+	n := 0
+	err = h.Store.Generations(ctx, tenant, from, to, func(window, generation int64) error {
+		if n < len(want) && (window != want[n].Window || generation != want[n].Generation) {
+			t.Errorf("generation %d of window %d, want %d of %d", generation, window, want[n].Generation, want[n].Window)
+		}
+		n++
+		return nil
+	})
+	if err != nil || n != len(want) {
+		t.Errorf("generations of %q in [%d, %d): %d, %v, want %d", tenant, from, to, n, err, len(want))
+	}
 }
 
 func testCoverage(t *testing.T, h Harness) {
