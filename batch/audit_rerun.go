@@ -52,7 +52,7 @@ func (r *auditing) rerun(onTime *tenant.Chain, generation int64, windows []Windo
 	job.Store = kept
 	for i := range windows {
 		for k := range windows[i].Before {
-			if b := &windows[i].Before[k]; b.Digests == nil {
+			if b := &windows[i].Before[k]; !b.Digest.known {
 				b.Generation = generation
 			}
 		}

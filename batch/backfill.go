@@ -128,7 +128,7 @@ func (j *Job) known(b *Backfill, covered map[int64]*Covered) (map[int64]*Covered
 		if b.Cold && w < b.From {
 			continue
 		}
-		if !c.Run.Digests.empty() && w >= b.From-back(j.Chain, b.From) && w < b.To {
+		if !c.Run.Digest.empty() && w >= b.From-back(j.Chain, b.From) && w < b.To {
 			_, err := j.Blobs.Created(j.runName(c.Run.Generation, w))
 			if errors.Is(err, blob.ErrNotFound) {
 				continue

@@ -388,7 +388,7 @@ func TestBackfillOfLosses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for w, c := range after {
-		if !before[w].Run.Digests.empty() && c.Generation <= before[w].Generation {
+		if !before[w].Run.Digest.empty() && c.Generation <= before[w].Generation {
 			t.Errorf("window %s is of generation %d, and was of %d", windowName(w), c.Generation, before[w].Generation)
 		}
 	}

@@ -221,11 +221,11 @@ func (w *WindowPlan) sameInputs(d *WindowPlan, generation int64, own map[int64]b
 		delete(now, r.Window)
 		c := covered[r.Window]
 		switch {
-		case r.Digests != nil:
-			if !there || n.Generation != r.Generation || !slices.Equal(n.Digests, r.Digests) {
+		case r.Digest.known:
+			if !there || n.Generation != r.Generation || n.Digest != r.Digest {
 				return false
 			}
-		case there && n.Digests == nil: // due itself, and of this plan
+		case there && !n.Digest.known: // due itself, and of this plan
 			if !own[r.Window] {
 				return false
 			}
@@ -333,7 +333,7 @@ func (j *Job) claim(windows []WindowPlan, bounds []Hash, covered map[int64]*Cove
 		p := &Plan{Tenant: j.Chain.Tenant, Generation: g, Fold: FoldVersion, Parser: j.Parser, Reparse: j.Reparse, Bounds: bounds, Windows: windows}
 		for i := range p.Windows {
 			for k := range p.Windows[i].Before {
-				if b := &p.Windows[i].Before[k]; b.Digests == nil {
+				if b := &p.Windows[i].Before[k]; !b.Digest.known {
 					b.Generation = g
 				}
 			}

@@ -442,7 +442,7 @@ func partsOf(parts map[string]*[2]part, id string) *[2]part {
 func (c *Covered) standing(covered map[int64]*Covered) *WindowPlan {
 	w := &WindowPlan{Window: c.Window, Spans: c.Inputs.Spans, Revisions: c.Inputs.Revisions, Before: slices.Clone(c.Inputs.Runs), Unknown: c.Unknown}
 	for i := range w.Before {
-		if now := covered[w.Before[i].Window]; now != nil && slices.Equal(now.Run.Digests, w.Before[i].Digests) {
+		if now := covered[w.Before[i].Window]; now != nil && now.Run.Digest == w.Before[i].Digest {
 			w.Before[i] = now.Run
 		}
 	}

@@ -155,18 +155,18 @@ func (p *Plan) again(chain *tenant.Chain, covered map[int64]*Covered) (ranges []
 
 // stands says whether a window read the runs of windows first to last as they are now.
 func stands(covered map[int64]*Covered, v, first, last int64) bool {
-	read := map[int64]Digests{}
+	read := map[int64]Digest{}
 	for _, b := range covered[v].Inputs.Runs {
 		if b.Window >= first && b.Window <= last {
-			read[b.Window] = b.Digests
+			read[b.Window] = b.Digest
 		}
 	}
 	for w := first; w <= last; w += WindowMS {
-		var now Digests
-		if c := covered[w]; c != nil && !c.Run.Digests.empty() {
-			now = c.Run.Digests
+		var now Digest
+		if c := covered[w]; c != nil && !c.Run.Digest.empty() {
+			now = c.Run.Digest
 		}
-		if !slices.Equal(read[w], now) {
+		if read[w] != now {
 			return false
 		}
 	}

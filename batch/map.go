@@ -54,7 +54,7 @@ type mapper struct {
 
 	sums    *metric.Sums
 	run     sessions
-	digests Digests // of the range's part of the run: of a bucket the sum over its sessions
+	digests []uint64 // of the range's part of the run: of a bucket the sum over its sessions
 	counts  Counts
 
 	folder session.Folder
@@ -77,7 +77,7 @@ type mapper struct {
 }
 
 func newMapper(chain *tenant.Chain, window int64, digest ParseDigest, sums *metric.Sums, run sessions) *mapper {
-	m := &mapper{chain: chain, sums: sums, window: window, digest: digest, run: run, digests: make(Digests, Buckets)}
+	m := &mapper{chain: chain, sums: sums, window: window, digest: digest, run: run, digests: make([]uint64, Buckets)}
 	// A run that is due itself may still speak of visits that ended before the window: their ends belong to windows that
 	// will be run again.
 	m.folder = session.Folder{Chain: chain, Sums: sums, Beacons: true, Ends: true, Sign: 1, Floor: window / 60000}

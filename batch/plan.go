@@ -4,11 +4,14 @@ package batch
 
 import (
 	"cmp"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"math"
 	"slices"
 	"strconv"
+
+	"github.com/cespare/xxhash/v2"
 
 	"tandem/core/tenant"
 	"tandem/schemas/archive"
@@ -18,8 +21,8 @@ import (
 // WindowMS is the length of a window, ms of event time.
 const WindowMS = archive.WindowMillis
 
-// Buckets is the number of hash buckets of a state run's digests. A bucket's digest is a sum over its sessions, so the runs of
-// plans with other hash ranges compare.
+// Buckets is the number of hash buckets that the sessions of a map result are summed up in, and of the bounds of hash ranges. A bucket is
+// a sum over its sessions, so the runs of plans with other hash ranges compare.
 const Buckets = 64
 
 // Topic is a beacons topic of the tenant.
@@ -31,59 +34,70 @@ type Topic struct {
 // Span is a range of offsets of a partition, [First, Next).
 type Span struct{ First, Next int64 }
 
-// RunRef names a state run and what it holds: a digest for each hash bucket, 0 where it has no session.
+// RunRef names a state run and what it holds.
 type RunRef struct {
 	Window     int64 // ms
 	Generation int64
-	Digests    Digests
+	Digest     Digest `json:"Digests"`
 }
 
-// Digests are the digests of a run's buckets; nil: not known yet. That a bucket with sessions has the digest 0 is as likely
-// as that two runs that differ have the same.
-type Digests []uint64
+// Digest tells a run from others by the sessions that it holds; the zero Digest: not known yet. That two runs that differ have the same
+// is as likely as that of 64 bits.
+type Digest struct {
+	known bool
+	sum   uint64 // 0: it has no session
+}
 
-// MarshalText writes 16 hex digits a bucket, nothing for a run without sessions, and ? for what is not known yet.
-func (d Digests) MarshalText() ([]byte, error) {
-	if d == nil {
-		return []byte("?"), nil
+// digestOf is the digest of a run by what its sessions come to in each bucket (mapper.digests).
+func digestOf(buckets []uint64) Digest {
+	if !slices.ContainsFunc(buckets, func(x uint64) bool { return x != 0 }) {
+		return Digest{known: true}
 	}
-	if d.empty() {
+	b := make([]byte, 0, 8*Buckets)
+	for _, x := range buckets {
+		b = binary.LittleEndian.AppendUint64(b, x)
+	}
+	return Digest{known: true, sum: max(xxhash.Sum64(b), 1)}
+}
+
+// MarshalText writes 16 hex digits, nothing for a run without sessions, and ? for what is not known yet.
+func (d Digest) MarshalText() ([]byte, error) {
+	switch {
+	case !d.known:
+		return []byte("?"), nil
+	case d.empty():
 		return nil, nil
 	}
-	var b []byte
-	for _, x := range d {
-		b = fmt.Appendf(b, "%016x", x)
-	}
-	return b, nil
+	return fmt.Appendf(nil, "%016x", d.sum), nil
 }
 
-// UnmarshalText reads what MarshalText wrote.
-func (d *Digests) UnmarshalText(b []byte) error {
-	if string(b) == "?" {
-		*d = nil
-		return nil
-	}
-	*d = make(Digests, Buckets)
-	if len(b) == 0 {
-		return nil
-	}
-	if len(b) != 16*Buckets {
-		return fmt.Errorf("digests of %d characters, not %d", len(b), 16*Buckets)
-	}
-	for i := range *d {
-		x, err := strconv.ParseUint(string(b[16*i:16*i+16]), 16, 64)
+// UnmarshalText reads what MarshalText wrote, and what it wrote before: 16 digits for each bucket.
+func (d *Digest) UnmarshalText(b []byte) error {
+	var sums []uint64
+	for rest := b; len(rest) >= 16; rest = rest[16:] {
+		x, err := strconv.ParseUint(string(rest[:16]), 16, 64)
 		if err != nil {
-			return fmt.Errorf("digests: %w", err)
+			return fmt.Errorf("digest: %w", err)
 		}
-		(*d)[i] = x
+		sums = append(sums, x)
+	}
+	switch {
+	case string(b) == "?":
+		*d = Digest{}
+	case len(b) == 0:
+		*d = Digest{known: true}
+	case len(b) == 16 && sums[0] != 0:
+		*d = Digest{known: true, sum: sums[0]}
+	case len(b) == 16*Buckets:
+		*d = digestOf(sums)
+	default:
+		return fmt.Errorf("digest of %d characters, not 16", len(b))
 	}
 	return nil
 }
 
 // empty says that the run has no session.
-func (d Digests) empty() bool {
-	return !slices.ContainsFunc(d, func(x uint64) bool { return x != 0 })
-}
+func (d Digest) empty() bool { return d.known && d.sum == 0 }
 
 // Inputs of a window: everything that its rows and run are a function of.
 type Inputs struct {
@@ -415,7 +429,7 @@ func inputs(chain *tenant.Chain, a Archive, covered map[int64]*Covered, w int64)
 		}
 	}
 	for v := from; v < w; v += WindowMS {
-		if c := covered[v]; c != nil && !c.Run.Digests.empty() {
+		if c := covered[v]; c != nil && !c.Run.Digest.empty() {
 			in.Runs = append(in.Runs, c.Run)
 		}
 	}
@@ -424,7 +438,7 @@ func inputs(chain *tenant.Chain, a Archive, covered map[int64]*Covered, w int64)
 
 // unreadable says whether a window's run was made under a revision that the chain no longer has.
 func unreadable(chain *tenant.Chain, c *Covered) bool {
-	return !c.Run.Digests.empty() && slices.ContainsFunc(c.Inputs.Revisions, func(d uint64) bool { return !knows(chain, d) })
+	return !c.Run.Digest.empty() && slices.ContainsFunc(c.Inputs.Revisions, func(d uint64) bool { return !knows(chain, d) })
 }
 
 // knows says whether the chain has the revision; if so, all ids up to it are the same (tenant.Chain).
@@ -435,7 +449,7 @@ func knows(chain *tenant.Chain, digest uint64) bool {
 // equal says whether two inputs give the same rows: a run may have another generation if it holds the same.
 func (a *Inputs) equal(b *Inputs) bool {
 	return maps.EqualFunc(a.Spans, b.Spans, slices.Equal[[]Span]) && slices.Equal(a.Revisions, b.Revisions) &&
-		slices.EqualFunc(a.Runs, b.Runs, func(x, y RunRef) bool { return x.Window == y.Window && slices.Equal(x.Digests, y.Digests) })
+		slices.EqualFunc(a.Runs, b.Runs, func(x, y RunRef) bool { return x.Window == y.Window && x.Digest == y.Digest })
 }
 
 func bucketOf(hash uint64) int { return int(hash >> 58) }

@@ -226,13 +226,12 @@ func (s *script) run(plans []WindowPlan, digests []string) {
 			}
 		}
 		c := &Covered{Window: p.Window, Generation: s.generation, Inputs: Inputs{Spans: p.Spans, Revisions: p.Revisions},
-			Run: RunRef{Window: p.Window, Generation: s.generation, Digests: make(Digests, Buckets)}}
-		c.Run.Digests[7] = d
+			Run: RunRef{Window: p.Window, Generation: s.generation, Digest: Digest{true, d}}}
 		for _, b := range p.Before {
-			if b.Digests == nil {
+			if !b.Digest.known {
 				b = s.covered[b.Window].Run
 			}
-			if !b.Digests.empty() {
+			if !b.Digest.empty() {
 				c.Inputs.Runs = append(c.Inputs.Runs, b)
 			}
 		}
@@ -273,7 +272,7 @@ func (s *script) say(plans []WindowPlan) []string {
 		}
 		for _, r := range p.Before {
 			g := "*"
-			if r.Digests != nil {
+			if r.Digest.known {
 				g = fmt.Sprintf("g%d", r.Generation)
 			}
 			fmt.Fprintf(&b, " %d%s", (r.Window-t0)/WindowMS, g)
@@ -283,25 +282,30 @@ func (s *script) say(plans []WindowPlan) []string {
 	return out
 }
 
-func TestDigestsText(t *testing.T) {
-	full := make(Digests, Buckets)
+func TestDigestText(t *testing.T) {
+	full := make([]uint64, Buckets)
+	before := ""
 	for i := range full {
 		full[i] = uint64(i) * 0x9e3779b97f4a7c15
+		before += fmt.Sprintf("%016x", full[i])
 	}
-	full[63] = math.MaxUint64
-	for _, d := range []Digests{full, make(Digests, Buckets)} {
+	for _, d := range []Digest{{}, digestOf(make([]uint64, Buckets)), digestOf(full)} {
 		text, err := d.MarshalText()
 		if err != nil {
 			t.Fatal(err)
 		}
-		var back Digests
-		if err := back.UnmarshalText(text); err != nil || !slices.Equal(back, d) {
-			t.Errorf("%s became %v, %v", text, back, err)
+		var back Digest
+		if err := back.UnmarshalText(text); err != nil || back != d || len(text) > 16 {
+			t.Errorf("%q became %v, %v, want %v", text, back, err, d)
 		}
 	}
-	for _, text := range []string{"0", strings.Repeat("0", 1023), strings.Repeat("0", 1025), strings.Repeat("0", 1023) + "g", strings.Repeat("0", 1023) + "-"} {
-		if err := new(Digests).UnmarshalText([]byte(text)); err == nil {
-			t.Errorf("%d characters that are no digests were taken", len(text))
+	var old Digest // of coverage that an earlier release wrote
+	if err := old.UnmarshalText([]byte(before)); err != nil || old != digestOf(full) {
+		t.Errorf("%v, %v, want %v", old, err, digestOf(full))
+	}
+	for _, text := range []string{"0", "0000000000000000", strings.Repeat("0", 15), strings.Repeat("1", 17), strings.Repeat("1", 32), strings.Repeat("0", 1023) + "g", strings.Repeat("0", 1023) + "-"} {
+		if err := new(Digest).UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%d characters that are no digest were taken", len(text))
 		}
 	}
 }

@@ -128,7 +128,7 @@ func (j *Job) cellsOf(group int) (int, bool) {
 type stateRun struct {
 	Revisions []uint64
 	Files     []staterun.RunInfo
-	Digests   Digests
+	Digest    Digest `json:"Digests"`
 }
 
 // states opens the runs before the window that its plan names: of those of the plan itself only the same range.
@@ -141,7 +141,7 @@ func (j *Job) states(w *WindowPlan, r int, o *openFiles, lo, hi uint64) (states,
 	}
 	for _, b := range w.Before {
 		k := runKey{b.Generation, b.Window, wholeRun}
-		if b.Digests == nil {
+		if !b.Digest.known {
 			k.r = r
 		}
 		run, err := o.run(k)
@@ -175,7 +175,7 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 	w := &p.Windows[window]
 	c := &Covered{Window: w.Window, Generation: p.Generation,
 		Inputs: Inputs{Spans: w.Spans, Revisions: w.Revisions},
-		Run:    RunRef{Window: w.Window, Generation: p.Generation, Digests: make(Digests, Buckets)},
+		Run:    RunRef{Window: w.Window, Generation: p.Generation},
 		Fold:   p.Fold, Parser: p.Parser, Reparsed: p.Reparse}
 	pace := j.pace()
 	results, closeResults, err := j.openResults(ctx, p, w, files)
@@ -183,29 +183,31 @@ func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles)
 		return nil, err
 	}
 	defer closeResults()
+	buckets := make([]uint64, Buckets)
 	for _, res := range results {
 		for b, d := range res.Digests {
-			c.Run.Digests[b] += d
+			buckets[b] += d
 		}
 		c.Files = append(c.Files, res.Run...)
 		c.Counts.add(&res.Counts)
 	}
+	c.Run.Digest = digestOf(buckets)
 	if w.Window < w.Unknown || c.Counts.Uncertain > 0 {
 		c.Unknown = w.Unknown
 	}
 	for _, b := range w.Before {
-		if b.Digests == nil {
+		if !b.Digest.known {
 			run, err := files.run(runKey{b.Generation, b.Window, wholeRun})
 			if err != nil {
 				return nil, err
 			}
-			b.Digests = run.Digests
+			b.Digest = run.Digest
 		}
-		if !b.Digests.empty() {
+		if !b.Digest.empty() {
 			c.Inputs.Runs = append(c.Inputs.Runs, b)
 		}
 	}
-	run := &stateRun{Revisions: w.Revisions, Files: c.Files, Digests: c.Run.Digests}
+	run := &stateRun{Revisions: w.Revisions, Files: c.Files, Digest: c.Run.Digest}
 	if err := j.keepRun(p.Generation, w.Window, run); err != nil {
 		return nil, err
 	}
