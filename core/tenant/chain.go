@@ -96,9 +96,13 @@ type ExpInst struct {
 type Life struct {
 	From, To    int64 // where the definition comes, and where it is dropped or redefined, whatever its end
 	Start, End  int64
-	first, last int  // revisions
-	varying     bool // some revision of it lists fewer variations than the name ever had
+	first, last int      // revisions
+	varying     bool     // some revision of it lists fewer variations than the name ever had
+	off         [][]span // if so, by variation: when it is not listed, in order
 }
+
+// span is a time [from, to), ms.
+type span struct{ from, to int64 }
 
 // XName is an experiment's name with every variation that it ever listed.
 type XName struct {
@@ -295,16 +299,10 @@ func (c *Chain) ScopeEnds(r *Rev, inst, variation int, t int64) (end, life int64
 	if !l.varying {
 		return l.End, l.To
 	}
-	life = t
-	for i := l.first; i <= l.last; i++ {
-		r := &c.Revs[i]
-		if r.To <= t {
-			continue
-		}
-		if !r.exps[c.XNames[e.X].Name].Listed(variation) {
-			break
-		}
-		life = r.To
+	life = max(l.To, t)
+	off := l.off[variation]
+	if i := sort.Search(len(off), func(i int) bool { return off[i].to > t }); i < len(off) {
+		life = max(off[i].from, t)
 	}
 	return min(l.End, life), life
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math"
 	"slices"
+	"sort"
 
 	"github.com/cespare/xxhash/v2"
 )
@@ -37,8 +38,8 @@ func (c *Chain) Crossing(a, b int64) []*Edge {
 		return nil
 	}
 	var out []*Edge
-	for i := 1; i < len(c.Revs); i++ {
-		if from := c.Revs[i].From; from > a && from <= b && c.edges[i] != nil {
+	for i := sort.Search(len(c.Revs), func(i int) bool { return c.Revs[i].From > a }); i < len(c.Revs) && c.Revs[i].From <= b; i++ {
+		if i > 0 && c.edges[i] != nil {
 			out = append(out, c.edges[i])
 		}
 	}
@@ -81,6 +82,27 @@ func (b *builder) link(revs []Rev) {
 			}
 			if l := e1.Life; l.last == i {
 				l.ends(revs, name)
+				if l.varying {
+					l.gaps(revs, name, len(b.XNames[e1.X].Variations))
+				}
+			}
+		}
+	}
+}
+
+// gaps sets when each variation is not listed.
+func (l *Life) gaps(revs []Rev, name string, variations int) {
+	l.off = make([][]span, variations)
+	for i := l.first; i <= l.last; i++ {
+		r := &revs[i]
+		for v := range l.off {
+			if r.exps[name].Listed(v) {
+				continue
+			}
+			if n := len(l.off[v]); n > 0 && l.off[v][n-1].to == r.From {
+				l.off[v][n-1].to = r.To
+			} else {
+				l.off[v] = append(l.off[v], span{r.From, r.To})
 			}
 		}
 	}
