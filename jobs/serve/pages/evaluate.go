@@ -43,7 +43,6 @@ type evaluation struct {
 	covered  int64
 	layer    string
 	signs    evidence.Signs
-	splitP   []float64 // running, by bucket
 	n        [][]float64
 	spark    []float64 // sessions of the last minutes
 	results  []result
@@ -236,16 +235,16 @@ func (e *evaluation) judge(formulas []Formula) {
 		e.signs.Sessions += e.n[i][len(e.n[i])-1]
 	}
 	e.signs.Recent = total(e.spark)
-	p := 1.
 	counts := make([]float64, len(x.Variations))
 	for b := range e.n[0] {
+		if end := e.from + int64(b+1)*e.step; e.to-e.begin > briefDays*read.DayMinutes && end < e.to && end%read.DayMinutes != 0 {
+			continue // the least p depends on when it is looked at, and in brief there are days only
+		}
 		for i := range counts {
 			counts[i] = e.n[i][b]
 		}
-		p = min(p, evidence.P(evidence.SplitLogE(counts, x.Weights, evidence.SplitC)))
-		e.splitP = append(e.splitP, p)
+		e.signs.SplitP = min(e.signs.SplitP, evidence.P(evidence.SplitLogE(counts, x.Weights, evidence.SplitC)))
 	}
-	e.signs.SplitP = p
 	if !e.signs.Ended {
 		e.signs.Silent = slices.Contains(evidence.Silent(lately, x.Weights, evidence.SilentAlpha), true)
 	}
