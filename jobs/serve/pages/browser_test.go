@@ -159,6 +159,7 @@ var shown = []page{
 	{"operations", "/shop/operations"},
 	{"explain", "/shop/explain?metric=order.beta&experiment=checkout_button&variation=red&minute=2026-02-02T02:00:00Z"},
 	{"not-found", "/shop/experiment/nothing"},
+	{"no-page", "/shop/nothing"},
 }
 
 func TestBrowser(t *testing.T) {
@@ -178,7 +179,7 @@ func TestBrowser(t *testing.T) {
 					if over > 0 {
 						t.Errorf("%s: %d px wider than the screen", where, over)
 					}
-					if p.name == "not-found" {
+					if p.name == "not-found" || p.name == "no-page" {
 						b.said() // the browser tells of the answer 404
 					}
 					b.silent(where)
@@ -265,7 +266,7 @@ func TestBrowser(t *testing.T) {
 	t.Run("errors", func(t *testing.T) {
 		b.load("/shop")
 		m.broken.Store(true)
-		b.until(`document.querySelector('[role="alert"]')?.textContent.includes('log says why')`)
+		b.until(`document.querySelector('[role="alert"]')?.textContent.includes('log says more')`)
 		b.accessible("error")
 		m.broken.Store(false)
 		b.run(chromedp.Click(`//button[text()="Try again"]`, chromedp.BySearch))

@@ -263,7 +263,20 @@ type wanted struct {
 	filter             map[string]string
 }
 
+// once refuses a parameter that is there more than once: of two filters on a tag one would be passed over.
+func once(q url.Values) error {
+	for name, values := range q {
+		if len(values) > 1 {
+			return fmt.Errorf("%w: %s is there %d times", ErrRequest, name, len(values))
+		}
+	}
+	return nil
+}
+
 func wantedOf(q url.Values, c *tenant.Config) (w wanted, err error) {
+	if err := once(q); err != nil {
+		return w, err
+	}
 	w = wanted{scope: "fm", span: "6h", drill: q.Get("drill"), filter: map[string]string{}}
 	if v := q.Get("scope"); v != "" {
 		w.scope = v
@@ -527,6 +540,9 @@ func (s *server) operations(r *http.Request) (any, error) {
 
 func (s *server) explain(r *http.Request) (any, error) {
 	q := r.URL.Query()
+	if err := once(q); err != nil {
+		return nil, err
+	}
 	x := Explain{Tenant: r.PathValue("tenant"), Session: q.Get("session"), Experiment: q.Get("experiment"), Scope: q.Get("scope"),
 		Variation: q.Get("variation"), Metric: q.Get("metric"), Tags: map[string]string{}}
 	if x.Session == "" && x.Metric == "" {

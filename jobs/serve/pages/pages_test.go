@@ -206,18 +206,15 @@ func TestErrors(t *testing.T) {
 		"/nobody/page/experiments": 404, "/shop/page/experiment/nothing": 404, "/shop/page/experiment/checkout_button?drill=nothing": 404,
 		"/shop/page/experiment/checkout_button?scope=site": 400, "/shop/page/experiment/checkout_button?range=2y": 400, "/shop/page/experiment/checkout_button?step=7": 400,
 		"/shop/page/experiment/checkout_button?tag.device=watch": 400, "/shop/page/experiment/checkout_button?tag.colour=red": 400,
-		"/shop/page/explain": 400, "/shop/page/explain?session=nobody": 404, "/shop/page/explain?metric=order&minute=noon": 400, "/shop/page/nothing": 404,
+		"/shop/page/explain": 400, "/shop/page/explain?session=nobody": 404, "/shop/page/explain?metric=order&minute=noon": 400, "/shop/page/nothing": 404, "/shop/nothing": 404,
+		"/shop/page/experiment/checkout_button?tag.device=mobile&tag.device=desktop": 400, "/shop/page/experiment/checkout_button?range=1h&range=6h": 400, "/shop/page/explain?session=a&session=b": 400,
 	} {
 		var problem struct {
 			Status int
 			Detail string
 		}
-		into := any(&problem)
-		if strings.HasSuffix(url, "page/nothing") {
-			into = nil
-		}
-		r := get(t, h, url, status, into)
-		if into != nil && (problem.Status != status || problem.Detail == "" || r.Header.Get("Content-Type") != "application/problem+json") {
+		r := get(t, h, url, status, &problem)
+		if problem.Status != status || problem.Detail == "" || r.Header.Get("Content-Type") != "application/problem+json" {
 			t.Errorf("%s: %+v", url, problem)
 		}
 	}
@@ -230,7 +227,14 @@ func TestErrors(t *testing.T) {
 
 func TestFrames(t *testing.T) {
 	h := handler(t, &made{now: madeNow}, time.Minute)
-	for path, frame := range map[string]bool{"/": true, "/shop": true, "/shop/operations": true, "/shop/explain": true, "/shop/experiment/x": true, "/static/app.js": true,
+	ask := func(path, accept string) *httptest.ResponseRecorder {
+		r := httptest.NewRequest("GET", path, nil)
+		r.Header.Set("Accept", accept)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		return w
+	}
+	for path, frame := range map[string]bool{"/": true, "/shop": true, "/shop/operations": true, "/shop/explain": true, "/shop/experiment/x": true, "/static/app.js": true, "/shop/": true,
 		"/shop/page/experiments": false, "/shop/page/operations": false, "/shop/page/experiment/checkout_button": false} {
 		if Frame(path) != frame {
 			t.Errorf("%s is a frame: %v", path, !frame)
@@ -240,12 +244,16 @@ func TestFrames(t *testing.T) {
 			t.Errorf("%s has type %s", path, r.Header.Get("Content-Type"))
 		}
 	}
-	r := httptest.NewRequest("GET", "/", nil)
-	r.Header.Set("Accept", "application/json")
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
+	w := ask("/", "application/json")
 	if w.Body.String() != `{"tenants":["shop","outlet"]}` {
 		t.Errorf("tenants: %s", w.Body)
+	}
+	// An address that no page has gives a browser the frame, which says so, and needs no token for it.
+	for _, path := range []string{"/shop/nothing", "/shop/experiment", "/shop/operations/x", "/a/b/c/d"} {
+		w := ask(path, "text/html,application/xhtml+xml,*/*;q=0.8")
+		if !Frame(path) || w.Code != 404 || !strings.Contains(w.Body.String(), `id="main"`) || w.Header().Get("ETag") != "" {
+			t.Errorf("%s: frame %v, %d %s", path, Frame(path), w.Code, w.Body)
+		}
 	}
 }
 

@@ -3,7 +3,6 @@ package pages
 import (
 	"bytes"
 	"compress/gzip"
-	"context"
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
@@ -15,11 +14,13 @@ import (
 	"mime"
 	"net/http"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"tandem/jobs/serve"
+	"tandem/jobs/serve/read"
 )
 
 //go:embed static
@@ -38,18 +39,11 @@ type server struct {
 const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 // Frame says whether a GET of the path gives the frame of a page or one of its files, which hold nothing of anybody, so that a
-// browser without a token is shown where to enter one. "/" is a frame only for who does not ask for JSON.
+// browser without a token is shown where to enter one, and who has mistyped an address that there is no such page. "/" is a frame
+// only for who does not ask for JSON.
 func Frame(path string) bool {
 	p := strings.Split(strings.Trim(path, "/"), "/")
-	switch len(p) {
-	case 1:
-		return true
-	case 2:
-		return p[0] == "static" || p[1] == "operations" || p[1] == "explain"
-	case 3:
-		return p[1] == "experiment"
-	}
-	return false
+	return len(p) == 1 || p[0] == "static" || !slices.Contains([]string{"page", "api", "download.csv", "download.parquet"}, p[1])
 }
 
 // New returns the handler of the pages, to be mounted at "/". Whoever mounts it guards the data: all paths that are no Frame,
@@ -71,7 +65,7 @@ func New(src Source, refresh time.Duration, log *slog.Logger) (http.Handler, err
 		}
 		shell.serve(w, r)
 	})
-	for _, pattern := range []string{"GET /{tenant}", "GET /{tenant}/operations", "GET /{tenant}/explain", "GET /{tenant}/experiment/{experiment}"} {
+	for _, pattern := range []string{"GET /{tenant}", "GET /{tenant}/{$}", "GET /{tenant}/operations", "GET /{tenant}/explain", "GET /{tenant}/experiment/{experiment}"} {
 		mux.HandleFunc(pattern, shell.serve)
 	}
 	mux.HandleFunc("GET /{tenant}/page/experiments", s.json(s.experiments))
@@ -79,6 +73,13 @@ func New(src Source, refresh time.Duration, log *slog.Logger) (http.Handler, err
 	mux.HandleFunc("GET /{tenant}/page/operations", s.json(s.operations))
 	mux.HandleFunc("GET /{tenant}/page/explain", s.json(s.explain))
 	mux.HandleFunc("POST /{tenant}/page/promote", s.json(s.promote))
+	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
+		if !strings.Contains(r.Header.Get("Accept"), "text/html") {
+			serve.Fail(w, &serve.Problem{Status: http.StatusNotFound, Title: "There is nothing here", Detail: "no such path"})
+			return
+		}
+		shell.write(w, r, http.StatusNotFound)
+	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", policy)
@@ -137,19 +138,25 @@ func (s *server) files(mux *http.ServeMux) (*file, error) {
 
 func (f *file) serve(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
-	h.Set("Content-Type", f.kind)
 	h.Set("ETag", f.tag)
 	h.Set("Cache-Control", "no-cache")
-	h.Add("Vary", "Accept-Encoding")
 	if r.Header.Get("If-None-Match") == f.tag {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
+	f.write(w, r, http.StatusOK)
+}
+
+func (f *file) write(w http.ResponseWriter, r *http.Request, status int) {
+	h := w.Header()
+	h.Set("Content-Type", f.kind)
+	h.Add("Vary", "Accept-Encoding")
 	data := f.plain
 	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 		h.Set("Content-Encoding", "gzip")
 		data = f.gzip
 	}
+	w.WriteHeader(status)
 	_, _ = w.Write(data) // an error is the client's, who has gone
 }
 
@@ -173,49 +180,43 @@ func (s *server) json(fn func(*http.Request) (any, error)) http.HandlerFunc {
 		h := w.Header()
 		h.Set("Cache-Control", "no-store")
 		v, err := inTurn(r, fn)
-		var refused *serve.Problem
-		if errors.As(err, &refused) {
-			serve.Fail(w, refused)
-			return
-		}
-		status, kind := http.StatusOK, "application/json"
 		if err != nil {
-			kind = "application/problem+json"
-			switch {
-			case errors.Is(err, ErrNotFound):
-				status = http.StatusNotFound
-			case errors.Is(err, ErrForbidden):
-				status = http.StatusForbidden
-			case errors.Is(err, ErrRequest):
-				status = http.StatusBadRequest
-			case errors.Is(err, context.DeadlineExceeded):
-				status = http.StatusServiceUnavailable
-			default:
-				status = http.StatusInternalServerError
-			}
-			detail := err.Error()
-			if status >= http.StatusInternalServerError && r.Context().Err() == nil {
-				// What has failed is for operators; it may name files and hosts.
-				s.log.Error("a page's data could not be read", "path", r.URL.Path, "error", err)
-				detail = "The data could not be read; the service's log says why."
-			}
-			v = map[string]any{"type": "about:blank", "title": http.StatusText(status), "status": status, "detail": detail}
+			serve.Fail(w, s.problem(r, err))
+			return
 		}
 		data, err := json.Marshal(v)
 		if err != nil {
 			http.Error(w, fmt.Sprintf("encode: %v", err), http.StatusInternalServerError)
 			return
 		}
-		h.Set("Content-Type", kind)
+		h.Set("Content-Type", "application/json")
 		if len(data) > 1400 && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
 			h.Set("Content-Encoding", "gzip")
-			w.WriteHeader(status)
 			z, _ := gzip.NewWriterLevel(w, gzip.BestSpeed) // the level is a valid one
 			_, _ = z.Write(data)                           // an error is the client's, who has gone
 			_ = z.Close()
 			return
 		}
-		w.WriteHeader(status)
 		_, _ = w.Write(data)
 	}
+}
+
+// problem is an error as serve.Fail answers it. What has failed is for operators; it may name files and hosts.
+func (s *server) problem(r *http.Request, err error) error {
+	told := func(status int) error {
+		return &serve.Problem{Status: status, Title: http.StatusText(status), Detail: err.Error()}
+	}
+	var refused *serve.Problem
+	var limit *read.LimitError
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return told(http.StatusNotFound)
+	case errors.Is(err, ErrForbidden):
+		return told(http.StatusForbidden)
+	case errors.Is(err, ErrRequest):
+		return told(http.StatusBadRequest)
+	case !errors.As(err, &refused) && !errors.As(err, &limit) && r.Context().Err() == nil:
+		s.log.Error("a page's data could not be read", "path", r.URL.Path, "error", err)
+	}
+	return err
 }

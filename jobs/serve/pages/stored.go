@@ -213,10 +213,6 @@ func (r *reader) Read(ctx context.Context, q Query) (*Answer, error) {
 	}
 	answers, err := r.x.Ranges(ctx, r.x.Budget(), queries)
 	if err != nil {
-		var limit *read.LimitError
-		if errors.As(err, &limit) {
-			return nil, fmt.Errorf("%w: %w", ErrRequest, err)
-		}
 		return nil, err
 	}
 	for i, got := range answers {

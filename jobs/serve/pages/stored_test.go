@@ -28,10 +28,11 @@ import (
 
 // filled is a store that a test fills, of tenant shop, whose layer stream.dc1 is the active one.
 type filled struct {
-	t     *testing.T
-	st    store.Store
-	chain *tenant.Chain
-	clock func() time.Time // by which things expire
+	t      *testing.T
+	st     store.Store
+	chain  *tenant.Chain
+	clock  func() time.Time // by which things expire
+	limits read.Limits
 }
 
 const stream = "stream.dc1"
@@ -63,7 +64,7 @@ func fill(t *testing.T, revisions ...revision) *filled {
 	if err := st.PutActive(t.Context(), store.Active{Tenant: "shop", Layer: stream, Seq: 1}); err != nil {
 		t.Fatal(err)
 	}
-	return &filled{t, st, chain, never}
+	return &filled{t, st, chain, never, read.DefaultLimits()}
 }
 
 type revision struct {
@@ -113,7 +114,7 @@ func (f *filled) serve(formulas string, closed, now int64) http.Handler {
 		f.t.Fatal(err)
 	}
 	return serve.NewHandler(serve.Config{Limits: serve.DefaultLimits(), Log: slog.New(slog.DiscardHandler), Now: time.Now, Pages: h, Frame: Frame,
-		Reader:  read.New(f.st, read.Options{Limits: read.DefaultLimits(), Now: f.clock}),
+		Reader:  read.New(f.st, read.Options{Limits: f.limits, Now: f.clock}),
 		Tenant:  func(string) *serve.Tenant { return &serve.Tenant{Chain: f.chain, Formulas: r} },
 		Tenants: func() []string { return []string{"shop"} }})
 }
@@ -457,6 +458,22 @@ func TestExplainOfWhatIsNotThere(t *testing.T) {
 			if !strings.HasPrefix(problem.Detail, ErrRequest.Error()+": ") {
 				t.Errorf("%s=%s: %q", name, v, problem.Detail)
 			}
+		}
+	}
+}
+
+// A page that asks for too much gets what a request of the API gets: 422, and the limit's name.
+func TestLimitsOfPages(t *testing.T) {
+	const begin, end = 30_000, 30_060
+	f := fill(t, revision{text: guardedConfig})
+	f.visit(begin)
+	f.put(stream, "x", "fm.visit.beta", begin, both(1, 1)...)
+	f.limits.Bytes = 1
+	h := f.serve(guardedFormulas, end, end)
+	for _, url := range []string{"/shop/page/experiments", "/shop/page/experiment/x", "/shop/download.csv?formula=conversion&experiment=x"} {
+		var p serve.Problem
+		if get(t, h, url, http.StatusUnprocessableEntity, &p); p.Limit != "bytes" || p.Status != http.StatusUnprocessableEntity || !strings.Contains(p.Detail, "shorter range") {
+			t.Errorf("%s: %+v", url, p)
 		}
 	}
 }

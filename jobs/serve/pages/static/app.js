@@ -27,14 +27,22 @@ export async function ask(path, options = {}) {
   return body;
 }
 
+const nowhere = {load: () => Promise.reject(Object.assign(new Error('There is no such page.'), {status: 404}))};
+
 // route says which page a path is of.
 function route(path) {
-  const p = path.split('/').filter(Boolean).map(decodeURIComponent);
+  let p;
+  try {
+    p = path.split('/').filter(Boolean).map(decodeURIComponent);
+  } catch {
+    return {page: nowhere, tenant: ''}; // no UTF-8
+  }
   if (p.length === 0) return {page: tenants, tenant: ''};
   if (p.length === 1) return {page: experiments, tenant: p[0], nav: 'experiments'};
-  if (p[1] === 'operations') return {page: operations, tenant: p[0], nav: 'operations'};
-  if (p[1] === 'explain') return {page: explain, tenant: p[0], nav: 'explain'};
-  return {page: experiment, tenant: p[0], experiment: p[2], nav: 'experiments'};
+  if (p.length === 2 && p[1] === 'operations') return {page: operations, tenant: p[0], nav: 'operations'};
+  if (p.length === 2 && p[1] === 'explain') return {page: explain, tenant: p[0], nav: 'explain'};
+  if (p.length === 3 && p[1] === 'experiment') return {page: experiment, tenant: p[0], experiment: p[2], nav: 'experiments'};
+  return {page: nowhere, tenant: p[0]};
 }
 
 const tenants = {
