@@ -241,7 +241,13 @@ func (e *evaluation) why() []string {
 			out = append(out, e.formulas[r.formula].Title+", "+e.x.Variations[r.variation]+": worse than the control")
 		}
 	}
-	if e.signs.Started && !e.signs.Ended && e.signs.Recent == 0 && e.signs.Sessions > 0 {
+	switch {
+	case !e.signs.Started:
+	case e.signs.Sessions == 0 && e.scope == "fm" && len(e.x.Qualify) > 0:
+		out = append(out, "no session has qualified yet")
+	case e.signs.Sessions == 0:
+		out = append(out, "no session has come yet")
+	case !e.signs.Ended && e.signs.Recent == 0:
 		out = append(out, fmt.Sprintf("no session in the last %d minutes", recent))
 	}
 	return out

@@ -61,6 +61,9 @@ func TestExperiments(t *testing.T) {
 		if x.Status != want[x.Name] {
 			t.Errorf("%s is %s, want %s (%v)", x.Name, x.Status, want[x.Name], x.Why)
 		}
+		if fine := slices.Contains([]string{"running", "ended", "planned"}, x.Status); fine != (len(x.Why) == 0) {
+			t.Errorf("%s is %s, why: %q", x.Name, x.Status, x.Why)
+		}
 		if x.Name == "checkout_button" {
 			if len(x.Tests) != 2 || x.Tests[0].Variation != "red" || x.Tests[0].State != "confirmed" || len(x.Spark) != recent {
 				t.Errorf("%+v", x)

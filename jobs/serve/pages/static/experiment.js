@@ -51,7 +51,7 @@ function metrics(d) {
   return h('section', {'aria-labelledby': 'metrics'}, h('h2', {id: 'metrics'}, 'Metrics'),
     h('p', {class: 'muted small'}, 'Since the start, up to the last closed minute. Intervals hold at every look (95 %).'),
     d.splitP < 0.001 ? notice('warn', 'The traffic is not split as intended: who is in which variation may explain these differences.') : null,
-    rows.length === 0 ? notice('', 'No formula is configured for experiments.') : rows.every((m) => !m.rows.length) ? notice('', 'Nothing has come yet.') : scroller('Metrics', h('table', {class: 'metrics'},
+    rows.length === 0 ? notice('', 'No formula is configured for experiments.') : rows.every((m) => !m.rows.length) ? notice('', d.variations.length < 2 ? 'One variation alone has nothing to be compared with.' : 'Nothing has come yet.') : scroller('Metrics', h('table', {class: 'metrics'},
       h('thead', null, h('tr', null, ['Metric', 'Control', 'Variation', 'Value', 'Difference', 'Interval', 'Evidence'].map((t, i) => h('th', {scope: 'col', class: i === 1 || i === 3 || i === 4 ? 'n' : null}, t)))),
       h('tbody', null, rows.flatMap((m) => {
         const scale = Math.max(...m.rows.flatMap((r) => [Math.abs(r.low || 0), Math.abs(r.high || 0)]), 1e-9);
