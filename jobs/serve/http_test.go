@@ -469,14 +469,15 @@ func TestFormulasOfALayerAlone(t *testing.T) {
 		return true
 	}
 	seen := map[bool]int{}
-	for labels, has := range map[string]func(minute int64) bool{
-		`source="batch"`:             func(m int64) bool { return covered(m, m+1) },
-		`source="batch",over="45m"`:  func(m int64) bool { return covered(m-44, m+1) },
-		`source="stream"`:            func(m int64) bool { return m >= begin && m < closed },
-		`source="stream",over="45m"`: func(m int64) bool { return m >= begin && m < closed },
+	for query, has := range map[string]func(minute int64) bool{
+		`orders{source="batch",`:             func(m int64) bool { return covered(m, m+1) },
+		`orders{source="batch",over="45m",`:  func(m int64) bool { return covered(m-44, m+1) },
+		`seen{source="batch",`:               func(m int64) bool { return covered(m-59, m+1) }, // it is of an hour by itself
+		`orders{source="stream",`:            func(m int64) bool { return m >= begin && m < closed },
+		`orders{source="stream",over="45m",`: func(m int64) bool { return m >= begin && m < closed },
 	} {
 		q := read.Query{From: w.base - 60, To: w.base + worldMinutes + 60, Step: 1}
-		result, err := queryRange(h, tokens["one"], `formula:orders{experiment="x",variation="red",`+labels+`}`, &q)
+		result, err := queryRange(h, tokens["one"], "formula:"+query+`experiment="x",variation="red"}`, &q)
 		must(t, err)
 		got := map[int64]bool{}
 		for _, s := range result {
@@ -486,7 +487,7 @@ func TestFormulasOfALayerAlone(t *testing.T) {
 		}
 		for m := q.From; m < q.To; m++ {
 			if got[m] != has(m) {
-				t.Fatalf("%s: minute %d has a sample: %t", labels, m-w.base, got[m])
+				t.Fatalf("%s: minute %d has a sample: %t", query, m-w.base, got[m])
 			}
 			seen[has(m)]++
 		}

@@ -92,11 +92,7 @@ func (q *querier) evaluate(ctx context.Context, x *read.Resolved, source string,
 			}
 			set := q.labels(some[i].name, experiment, k.Variation, source, s.overText, ask.GroupBy, k.Tags)
 			values := c.Eval(got.Columns(k))
-			value := func(i int) (float64, bool) {
-				// What no window covers and no stream is active for is no zero.
-				nobodys := x.View.Active == "" && got.Answer.States[i] != read.Final
-				return values[i], !nobodys && !math.IsNaN(values[i])
-			}
+			value := func(i int) (float64, bool) { return values[i], !math.IsNaN(values[i]) }
 			if err := q.add(found, s, set, first, len(values), value); err != nil {
 				return err
 			}

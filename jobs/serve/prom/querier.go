@@ -152,11 +152,11 @@ func (q *querier) choose(ctx context.Context, matchers []*labels.Matcher) (*sele
 
 // layer is the view of a source.
 func (q *querier) layer(ctx context.Context, source string) (*read.Resolved, error) {
-	switch source {
-	case "batch":
-		return q.x.BatchAlone(), nil
-	case "stream":
+	switch {
+	case source == "stream":
 		return q.x.StreamAlone(ctx)
+	case source == "batch" || q.x.View.Active == "":
+		return q.x.BatchAlone(), nil
 	}
 	return q.x, nil
 }

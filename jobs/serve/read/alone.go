@@ -7,10 +7,11 @@ import (
 	"tandem/core/view"
 )
 
-// BatchAlone is what the batch has covered, as if there were no stream.
+// BatchAlone is what the batch has covered, as if there were no stream. What it has not is not known, and no zero: a point that has
+// any of it, be it before its own step, has no value.
 func (x *Resolved) BatchAlone() *Resolved {
 	alone := *x
-	alone.View, alone.CompleteThrough, alone.begin = &view.View{Windows: x.View.Windows}, 0, 0
+	alone.View, alone.CompleteThrough, alone.begin, alone.uncovered = &view.View{Windows: x.View.Windows}, 0, 0, Unknown
 	if w := x.View.Windows; len(w) > 0 {
 		alone.begin, alone.CompleteThrough = w[0].From, w[len(w)-1].To
 	}

@@ -72,8 +72,8 @@ func (x *Resolved) plan(q *Query, l Limits) (*plan, error) {
 			oldestSeen = max(knownSums, knownSeen)
 		}
 		if !covered {
-			mark(c.from, c.to, Provisional, p.sums)
-			mark(c.from, c.to, Provisional, p.seen)
+			mark(c.from, c.to, x.uncovered, p.sums)
+			mark(c.from, c.to, x.uncovered, p.seen)
 		}
 		if c.rollup && c.from >= oldest {
 			oldest, oldestSeen = c.from, c.from // it expires as a whole

@@ -111,6 +111,8 @@ type Resolved struct {
 	closed int64 // the first minute that the active stream has not closed; 0: it has closed none
 	now    int64 // ms
 	begin  int64 // the first minute of which there is anything: the stream's, of what it keeps, or that of the first window
+
+	uncovered State // of minutes that the batch has not covered
 }
 
 // Resolve reads which layers stand for a tenant, or takes what was read within the last seconds (Options.Hold).
@@ -143,7 +145,7 @@ func (r *Reader) resolve(ctx context.Context, chain *tenant.Chain, last *Resolve
 	if err != nil {
 		return nil, err
 	}
-	x := &Resolved{Chain: chain, View: v, r: r, now: r.opt.Now().UnixMilli()}
+	x := &Resolved{Chain: chain, View: v, r: r, now: r.opt.Now().UnixMilli(), uncovered: Provisional}
 	if v.Active != "" {
 		all, err := r.store.Progress(ctx, v.Active, name)
 		if err != nil {
