@@ -70,7 +70,7 @@ type Result struct {
 	Formulas        []Meta    `json:"formulas" doc:"in the order asked"`
 	Series          []Line    `json:"series"`
 	Warnings        []Warning `json:"warnings" doc:"formulas that could not be answered, and why"`
-	Control         string    `json:"control,omitempty" doc:"the experiment's"`
+	Control         string    `json:"control,omitempty" doc:"the experiment's, where the range ends"`
 	Evidence        *Evidence `json:"evidence,omitempty" doc:"asked for by compare, of an experiment: the time that proofs are over"`
 }
 
@@ -167,8 +167,12 @@ func (q *Request) Answer(ctx context.Context, b *Batch) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	listed := listedAt(x, b.Experiment, to)
 	if e := find(catalog, b.Experiment); e != nil {
 		out.Control = e.Control
+		if listed != nil {
+			out.Control = listed.Control
+		}
 		if len(query.GroupBy) == 0 {
 			for _, v := range e.All {
 				f.Add(v, nil) // one without a beacon is shown, with zeros
@@ -208,8 +212,8 @@ func (q *Request) Answer(ctx context.Context, b *Batch) (*Result, error) {
 			compare(out.Series[begin:], f.Keys, out.Control)
 		}
 	}
-	if b.Compare && out.Control != "" {
-		if err := prove(ctx, x, budget, query, to, plan, f.Keys, out); err != nil {
+	if b.Compare && listed != nil {
+		if err := prove(ctx, x, budget, query, listed, to, plan, f.Keys, out); err != nil {
 			return nil, err
 		}
 	}

@@ -66,18 +66,23 @@ const (
 	proofWaiting = "waiting"
 )
 
-// prove fills in what is proven of each line but the control's: lines are by formula of the plan and key. to is where the range
-// ends.
-func prove(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Query, to int64, plan *formula.Plan, keys []sums.Key, out *Result) error {
-	begin, now := x.Span()
-	now = min(now, to)
-	c, _ := judge.ConfigAt(x.Chain, now*60_000-1)
-	i := slices.IndexFunc(c.Experiments, func(e tenant.Experiment) bool { return e.Name == q.Experiment })
+// listedAt is an experiment as the config in force at the end of a range has it, or of what the view has of that; nil: it was not
+// listed then.
+func listedAt(x *read.Resolved, name string, to int64) *tenant.Experiment {
+	_, now := x.Span()
+	c, _ := judge.ConfigAt(x.Chain, min(now, to)*60_000-1)
+	i := slices.IndexFunc(c.Experiments, func(e tenant.Experiment) bool { return e.Name == name })
 	if i < 0 {
-		return nil // it was not listed then
+		return nil
 	}
-	e := &c.Experiments[i]
-	q.From, q.To = judge.Span(e, begin, now)
+	return &c.Experiments[i]
+}
+
+// prove fills in what is proven of each line but the control's: lines are by formula of the plan and key. e is the experiment where
+// the range ends, at to.
+func prove(ctx context.Context, x *read.Resolved, budget *read.Budget, q read.Query, e *tenant.Experiment, to int64, plan *formula.Plan, keys []sums.Key, out *Result) error {
+	begin, now := x.Span()
+	q.From, q.To = judge.Span(e, begin, min(now, to))
 	q.From = x.KnownFrom(q.From)
 	if q.From >= q.To {
 		return nil // it has not begun

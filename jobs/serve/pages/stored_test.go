@@ -2,12 +2,14 @@ package pages
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"math"
 	"net/http"
+	"net/http/httptest"
 	neturl "net/url"
 	"slices"
 	"strings"
@@ -474,6 +476,40 @@ func TestLimitsOfPages(t *testing.T) {
 		var p serve.Problem
 		if get(t, h, url, http.StatusUnprocessableEntity, &p); p.Limit != "bytes" || p.Status != http.StatusUnprocessableEntity || !strings.Contains(p.Detail, "shorter range") {
 			t.Errorf("%s: %+v", url, p)
+		}
+	}
+}
+
+// A range that ends before the control was another one is compared with the control of then, by point and in the proof alike.
+func TestControlOfThen(t *testing.T) {
+	const begin, change, end = 30_000, 30_030, 30_060
+	f := fill(t, revision{text: guardedConfig}, revision{strings.Replace(guardedConfig, "{variations: [control, red]}", "{variations: [control, red], control: red}", 1), change})
+	f.visit(begin)
+	for m := int64(begin); m < end; m++ {
+		f.put(stream, "x", "fm.visit.beta", m, both(40, 40)...)
+		f.put(stream, "x", "fm.order.beta", m, both(10, 20)...)
+	}
+	h := f.serve(guardedFormulas, end, end)
+	for to, want := range map[int64]string{change: "control", end: "red"} {
+		var got struct {
+			Control string
+			Series  []struct {
+				Variation string
+				Absolute  []float64
+				Proof     *struct{ Difference struct{ Value float64 } }
+			}
+		}
+		body := fmt.Sprintf(`{"formulas":[{"id":"conversion"}],"experiment":"x","compare":true,"step":"all","from":%q,"to":%q}`, minuteText(begin), minuteText(to))
+		r := httptest.NewRequest("POST", "/shop", strings.NewReader(body))
+		r.Header.Set("Content-Type", "application/json")
+		w := httptest.NewRecorder()
+		if h.ServeHTTP(w, r); json.Unmarshal(w.Body.Bytes(), &got) != nil || got.Control != want || len(got.Series) != 2 {
+			t.Fatalf("up to %d: %s", to, w.Body)
+		}
+		for _, l := range got.Series {
+			if is := l.Variation == want; is != (l.Absolute == nil) || is != (l.Proof == nil) || !is && l.Absolute[0] != l.Proof.Difference.Value {
+				t.Errorf("up to %d, control %s: %s", to, want, w.Body)
+			}
 		}
 	}
 }
