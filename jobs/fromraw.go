@@ -59,35 +59,15 @@ func bringPartition(ctx context.Context, to broker.Connection, p broker.Partitio
 	if err != nil || next == 0 {
 		return 0, err
 	}
-	feed, err := broker.NewFeed(to)
+	err = broker.Between(ctx, to, p, first, next, func(r *broker.Record) error {
+		if n == 0 && first > 0 && r.Time > since {
+			return fmt.Errorf("%w: %s/%d begins at %s, and beacons from %s on are asked for", batch.ErrUntold, p.Topic, p.Partition, timeText(r.Time), timeText(since))
+		}
+		n++
+		return k.Take(r.Value, r.Time)
+	})
 	if err != nil {
-		return 0, err
-	}
-	defer feed.Close()
-	feed.Add(p, first)
-	for at := first; at < next; {
-		poll, cancel := context.WithTimeout(ctx, time.Minute)
-		batches := feed.Poll(poll, 1<<14)
-		err := poll.Err()
-		cancel()
-		if err != nil {
-			return n, fmt.Errorf("%s/%d, offset %d: %w", p.Topic, p.Partition, at, err)
-		}
-		for _, b := range batches {
-			if b.Err != nil {
-				return n, b.Err
-			}
-			for i := range b.Records {
-				if n == 0 && first > 0 && b.Records[i].Time > since {
-					return 0, fmt.Errorf("%w: %s/%d begins at %s, and beacons from %s on are asked for", batch.ErrUntold, p.Topic, p.Partition, timeText(b.Records[i].Time), timeText(since))
-				}
-				if err := k.Take(b.Records[i].Value, b.Records[i].Time); err != nil {
-					return n, err
-				}
-				n++
-			}
-			at = b.Next
-		}
+		return n, err
 	}
 	if n == 0 && first > 0 {
 		return 0, fmt.Errorf("%w: %s/%d has lost all its %d records, and beacons from %s on are asked for", batch.ErrUntold, p.Topic, p.Partition, next, timeText(since))

@@ -34,6 +34,7 @@ func commands() []command {
 		{"audit", "the stream against the batch, and both against the archive", runAudit},
 		{"batch", "what is due from the archive, for cron or a scheduler", runBatch},
 		{"config", "check tenant configs; show a tenant's chain, price a change, append it", runConfig},
+		{"deadletters", "what dispatch has rejected, with the reasons", runDeadletters},
 		{"demo", "everything in one process, in time-lapse", runDemo},
 		{"dispatch", "a service: raw beacons to the tenants' topics", runDispatch},
 		{"explain", "a number or a session: its beacons, markers and contributions in each layer", runExplain},
@@ -87,7 +88,7 @@ func isHelp(arg string) bool { return arg == "--help" || arg == "-help" || arg =
 func help(w io.Writer) {
 	fmt.Fprint(w, "Tandem turns click-stream beacons into per-minute A/B-test metrics, by a stream and by a batch.\n\nusage: tandem COMMAND [flags] [arguments]\n\ncommands:\n")
 	for _, c := range commands() {
-		fmt.Fprintf(w, "  %-10s %s\n", c.name, c.does)
+		fmt.Fprintf(w, "  %-11s %s\n", c.name, c.does)
 	}
 	fmt.Fprint(w, "\ntandem COMMAND --help tells about one of them. Commands exit 0, 1 if they failed, 2 if the command line is wrong.\n\nexample:\n  tandem generate --seed 1 --span 1h --out shop.tsv.zst --config shop.yaml\n  tandem replay --config shop.yaml --export rows.tsv shop.tsv.zst\n")
 }

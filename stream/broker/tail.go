@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 )
@@ -30,6 +31,62 @@ func Bounds(ctx context.Context, to Connection, p Partition) (first, next int64,
 		return 0, 0, fmt.Errorf("kafka: %s/%d: no offsets: %w", p.Topic, p.Partition, err)
 	}
 	return start.Offset, end.Offset, nil
+}
+
+// Since returns the first offset of a partition whose record is of a time (ms) or later; the end, where there is none.
+func Since(ctx context.Context, to Connection, p Partition, ms int64) (int64, error) {
+	c, err := to.open()
+	if err != nil {
+		return 0, err
+	}
+	defer c.Close()
+	all, err := kadm.NewClient(c).ListOffsetsAfterMilli(ctx, ms, p.Topic)
+	if err != nil {
+		return 0, fmt.Errorf("kafka: offset of a time in %s/%d: %w", p.Topic, p.Partition, err)
+	}
+	at, ok := all.Lookup(p.Topic, p.Partition)
+	if at.Err != nil || !ok {
+		return 0, fmt.Errorf("kafka: %s/%d: no offset of a time: %w", p.Topic, p.Partition, at.Err)
+	}
+	return at.Offset, nil
+}
+
+// betweenPoll is how long Between waits for records that are there.
+const betweenPoll = time.Minute
+
+// Between hands on the records of a partition from an offset on that lie before another, which is at most that of its end (Bounds).
+// A record is valid during the call.
+func Between(ctx context.Context, to Connection, p Partition, from, before int64, fn func(r *Record) error) error {
+	feed, err := NewFeed(to)
+	if err != nil {
+		return err
+	}
+	defer feed.Close()
+	feed.Add(p, from)
+	for at := from; at < before; {
+		poll, cancel := context.WithTimeout(ctx, betweenPoll)
+		batches := feed.Poll(poll, 1<<14)
+		err := poll.Err()
+		cancel()
+		if err != nil {
+			return fmt.Errorf("%s/%d, offset %d: %w", p.Topic, p.Partition, at, err)
+		}
+		for _, b := range batches {
+			if b.Err != nil {
+				return b.Err
+			}
+			for i := range b.Records {
+				if b.Records[i].Offset >= before {
+					return nil
+				}
+				if err := fn(&b.Records[i]); err != nil {
+					return err
+				}
+			}
+			at = b.Next
+		}
+	}
+	return nil
 }
 
 // followRecords is how many records Follow hands on at once, at most.
