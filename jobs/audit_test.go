@@ -100,6 +100,9 @@ func TestAuditCommand(t *testing.T) {
 	if left, err := filepath.Glob(filepath.Join(os.TempDir(), "tandem-audit-*")); err != nil || len(left) > 0 {
 		t.Errorf("left in the temporary folder: %v, %v", left, err)
 	}
+	if _, errs := audit(1, "--from", "2020-01-01T00:00:00Z", "--to", "2020-01-02T00:00:00Z"); !strings.Contains(errs, "new end 2020-01-02T00:00:00Z: rows before the range's new start have expired\n") {
+		t.Error(errs)
+	}
 	if _, errs := audit(1, "--tenant", "nobody"); !strings.Contains(errs, "nobody") {
 		t.Error(errs)
 	}

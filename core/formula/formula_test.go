@@ -221,3 +221,19 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// An id that is none is told with those that there are, however many.
+func TestUnknownID(t *testing.T) {
+	text := head
+	for i := range 32 {
+		text += fmt.Sprintf("  f%d: {title: F, expr: order}\n", i)
+	}
+	r, err := Load("f.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.Compile(NewPlan(testSchema()), Ask{ID: "conversion"})
+	if err == nil || !strings.HasPrefix(err.Error(), `there is no formula "conversion"; there are f0, f1, f2, `) || !strings.HasSuffix(err.Error(), ", f29, 2 more") {
+		t.Error(err)
+	}
+}

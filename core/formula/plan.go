@@ -79,7 +79,7 @@ func (r *Repository) Compile(p *Plan, a Ask) (*Compiled, error) {
 	case (a.ID == "") == (a.Expr == ""):
 		return nil, fmt.Errorf("a formula is asked for by id or by expr, one of them")
 	case a.ID != "" && f == nil:
-		return nil, fmt.Errorf("there is no formula %q", a.ID)
+		return nil, fmt.Errorf("there is no formula %q; there are %s", a.ID, r.some())
 	case a.ID == "":
 		node, err := parse(a.Expr)
 		if err != nil {
@@ -111,6 +111,19 @@ func (r *Repository) Compile(p *Plan, a Ask) (*Compiled, error) {
 	out := &Compiled{Formula: f, Title: c.fill(f.Title), Shape: c.shape(f), Steps: c.steps, eval: eval}
 	p.Formulas = append(p.Formulas, out)
 	return out, nil
+}
+
+// some names the first formulas.
+func (r *Repository) some() string {
+	const most = 30
+	var ids []string
+	for _, f := range r.Formulas[:min(len(r.Formulas), most)] {
+		ids = append(ids, f.ID)
+	}
+	if more := len(r.Formulas) - len(ids); more > 0 {
+		ids = append(ids, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(ids, ", ")
 }
 
 // NewPlan is an empty plan.
