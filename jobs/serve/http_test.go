@@ -154,6 +154,20 @@ func TestMetricsAccess(t *testing.T) {
 	}
 }
 
+// Who scrapes serve sees how far the batch has covered a tenant, and how far readers miss nothing.
+func TestMetricsOfCoverage(t *testing.T) {
+	h, w, tokens := testServer(t, DefaultLimits())
+	x, err := read.New(w.st, read.Options{Limits: read.DefaultLimits(), Now: never}).Resolve(t.Context(), testChain(t))
+	must(t, err)
+	covered := x.View.Windows[len(x.View.Windows)-1].To
+	got := call(h, "GET", "/metrics", tokens["all"], "").Body.String()
+	for name, minute := range map[string]int64{"complete": x.CompleteThrough, "covered": covered} {
+		if want := fmt.Sprintf("tandem_serve_%s_timestamp_seconds{tenant=\"shop\"} %v\n", name, float64(minute*60)); minute == 0 || !strings.Contains(got, want) {
+			t.Errorf("no %s in\n%s", want, got)
+		}
+	}
+}
+
 // What another site makes a browser ask for, with the cookie that the browser has, is refused where it acts.
 func TestCrossSite(t *testing.T) {
 	h, _, tokens := testServer(t, DefaultLimits())

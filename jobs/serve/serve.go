@@ -75,27 +75,56 @@ type server struct {
 func (s *server) measure() {
 	s.requests = prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "tandem_serve_request_seconds",
 		Help: "Time that requests took, by kind and class of status.", Buckets: []float64{.005, .025, .1, .3, 1, 5, 30}}, []string{"kind", "status"})
-	s.registry.MustRegister(s.requests, (*troubles)(s))
+	s.registry.MustRegister(s.requests, (*tenants)(s))
 }
 
-// troubles tells of tenants whose formulas cannot be read as they are now.
-type troubles server
+// tenants tells of each tenant what only who reads its store, and its formulas, can tell: that nobody runs the batch, for one.
+type tenants server
 
-var troubled = prometheus.NewDesc("tandem_serve_formulas_stale", "1 while a tenant's formula repository cannot be read and the one before is served, else 0.", []string{"tenant"}, nil)
+var (
+	staleDesc = prometheus.NewDesc("tandem_serve_formulas_stale", "1 while a tenant's formula repository cannot be read and the one before is served, else 0.", []string{"tenant"}, nil)
+	// Whoever compares the two sees a batch that has come to a stop, also where it is a cron job that nobody can scrape.
+	completeDesc = prometheus.NewDesc("tandem_serve_complete_timestamp_seconds", "Event time before which readers miss nothing but late beacons; 0 if nothing is known.", []string{"tenant"}, nil)
+	coveredDesc  = prometheus.NewDesc("tandem_serve_covered_timestamp_seconds", "End of the last window that the batch has covered; 0 if there is none.", []string{"tenant"}, nil)
+)
+
+// scrapeTime bounds what a scrape waits for the store; tenants that are not read by then have no times.
+const scrapeTime = 5 * time.Second
 
 // Describe implements prometheus.Collector.
-func (*troubles) Describe(out chan<- *prometheus.Desc) { out <- troubled }
+func (*tenants) Describe(out chan<- *prometheus.Desc) {
+	out <- staleDesc
+	out <- completeDesc
+	out <- coveredDesc
+}
 
 // Collect implements prometheus.Collector.
-func (s *troubles) Collect(out chan<- prometheus.Metric) {
+func (s *tenants) Collect(out chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTime)
+	defer cancel()
 	for _, name := range s.Tenants() {
-		if t := s.Tenant(name); t != nil {
-			stale := 0.
-			if t.Trouble != "" {
-				stale = 1
-			}
-			out <- prometheus.MustNewConstMetric(troubled, prometheus.GaugeValue, stale, name)
+		t := s.Tenant(name)
+		if t == nil {
+			continue
 		}
+		gauge := func(d *prometheus.Desc, v float64) {
+			out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, name)
+		}
+		stale := 0.
+		if t.Trouble != "" {
+			stale = 1
+		}
+		gauge(staleDesc, stale)
+		x, err := s.Reader.Resolve(ctx, t.Chain)
+		if err != nil {
+			continue // /readyz tells
+		}
+		covered := int64(0)
+		if w := x.View.Windows; len(w) > 0 {
+			covered = w[len(w)-1].To
+		}
+		gauge(completeDesc, float64(x.CompleteThrough*60))
+		gauge(coveredDesc, float64(covered*60))
 	}
 }
 
