@@ -5,6 +5,7 @@ package tenant
 import (
 	"math"
 	"reflect"
+	"slices"
 )
 
 // Open ends of an experiment's interval when the config names none, in ms since the epoch.
@@ -76,4 +77,16 @@ type Experiment struct {
 	Weights    []float64 // as many as variations; equal unless given
 	Start, End int64     // full minutes, Start < End
 	Qualify    []string  // conditions as written, checked by ParseCondition; empty: none
+}
+
+// SameSplit says whether two lists of weights mean the same shares: [1, 1], which stands for none, and [50, 50] do.
+func SameSplit(a, b []float64) bool {
+	sum := func(w []float64) (sum float64) {
+		for _, v := range w {
+			sum += v
+		}
+		return sum
+	}
+	of, to := sum(a), sum(b)
+	return slices.EqualFunc(a, b, func(v, w float64) bool { return math.Abs(v/of-w/to) < 1e-12 })
 }

@@ -37,8 +37,8 @@ func Diff(a, b *Config, from int64) Changes {
 			c.Alters = append(c.Alters, "the end of experiment "+e.Name)
 		}
 		c.names("variation "+e.Name+".", o.Variations, e.Variations)
-		if o.Control != e.Control || !slices.Equal(o.Weights, e.Weights) {
-			c.Alters = append(c.Alters, "control or weights of experiment "+e.Name+", which changes no row")
+		if o.Control != e.Control || !SameSplit(o.Weights, e.Weights) {
+			c.Alters = append(c.Alters, "control or weights of experiment "+e.Name+", which changes no row; what its metrics prove is counted from then on")
 		}
 	}
 	for _, o := range a.Experiments {

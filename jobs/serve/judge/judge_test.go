@@ -192,7 +192,7 @@ func TestPhases(t *testing.T) {
 	x := func(start int64, weights ...float64) tenant.Config {
 		return tenant.Config{Retention: 30 * 86_400_000, Experiments: []tenant.Experiment{{Name: "x", Variations: []string{"a", "b"}, Control: "a", Weights: weights, Start: start, End: tenant.NoEnd}}}
 	}
-	one, two, three, four := x(tenant.NoStart, 1, 1), x(tenant.NoStart, 1, 1), x(tenant.NoStart, 1, 3), x(40*60_000, 1, 3)
+	one, two, three, four := x(tenant.NoStart, 1, 1), x(tenant.NoStart, 50, 50), x(tenant.NoStart, 1, 3), x(40*60_000, 1, 3)
 	chain := &tenant.Chain{Revs: []tenant.Rev{{From: math.MinInt64, Config: &one}, {From: 10 * 60_000, Config: &two}, {From: 20 * 60_000, Config: &three}, {From: 30 * 60_000, Config: &four}}}
 	for minute, want := range map[int64]int64{5: 0, 15: 0, 25: 20, 35: 40, 45: 40} {
 		c, _ := ConfigAt(chain, minute*60_000)

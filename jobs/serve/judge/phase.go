@@ -23,7 +23,7 @@ func ConfigAt(chain *tenant.Chain, ms int64) (c *tenant.Config, rev int) {
 		for was := at; was > 0; was-- {
 			before := revs[was-1].Config.Experiments
 			j := slices.IndexFunc(before, func(o tenant.Experiment) bool { return o.Name == x.Name })
-			if j < 0 || !slices.Equal(before[j].Variations, x.Variations) || !slices.Equal(before[j].Weights, x.Weights) || before[j].Control != x.Control ||
+			if j < 0 || !slices.Equal(before[j].Variations, x.Variations) || !tenant.SameSplit(before[j].Weights, x.Weights) || before[j].Control != x.Control ||
 				!slices.Equal(before[j].Qualify, x.Qualify) || before[j].Start != start {
 				x.Start = max(x.Start, revs[was].From)
 				break
