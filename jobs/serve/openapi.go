@@ -26,11 +26,15 @@ func Document() object {
 	}
 	problem := object{"description": "what is wrong (RFC 9457)", "content": content("application/problem+json", Problem{})}
 	tenant := object{"name": "tenant", "in": "path", "required": true, "schema": object{"type": "string"}}
+	// What is not told here is told of the field of Batch that has the name.
+	list := object{"type": "array", "items": object{"type": "string"}} // one parameter for each: OpenAPI's form of a list, if it says nothing
 	var parameters []object
-	parameters = append(parameters, tenant)
-	for _, p := range [][2]string{{"formula", "id; more than one is allowed"}, {"experiment", ""}, {"scope", ""}, {"from", ""}, {"to", ""}, {"step", ""},
-		{"groupBy", "tag; more than one is allowed"}, {"filter", "TAG:VALUE; more than one is allowed"}, {"param", "NAME:POINT; more than one is allowed"}} {
-		parameters = append(parameters, object{"name": p[0], "in": "query", "description": p[1], "schema": object{"type": "string"}})
+	parameters = append(parameters, tenant, object{"name": "formula", "in": "query", "required": true, "description": "ids, a parameter for each", "schema": list})
+	for _, name := range []string{"experiment", "scope", "from", "to", "step"} {
+		parameters = append(parameters, object{"name": name, "in": "query", "schema": object{"type": "string"}})
+	}
+	for _, p := range [][2]string{{"groupBy", "tags, a parameter for each"}, {"filter", "TAG:VALUE, a parameter for each"}, {"param", "NAME:POINT, a parameter for each"}} {
+		parameters = append(parameters, object{"name": p[0], "in": "query", "description": p[1], "schema": list})
 	}
 	download := func(kind string) object {
 		return object{"get": object{
