@@ -285,14 +285,23 @@ func TestBrowser(t *testing.T) {
 	t.Run("sign in", func(t *testing.T) {
 		inner := handler(t, m, time.Minute)
 		e := open(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if !Frame(r.URL.Path) && r.Header.Get("Authorization") != "Bearer right" {
+			switch token := r.Header.Get("Authorization"); {
+			case !Frame(r.URL.Path) && token == "Bearer foreign":
+				w.WriteHeader(http.StatusNotFound)
+				return
+			case !Frame(r.URL.Path) && token != "Bearer right":
 				w.WriteHeader(http.StatusUnauthorized)
 				return
 			}
 			inner.ServeHTTP(w, r)
 		}))
 		e.run(chromedp.Navigate(e.base + "/shop"))
-		for _, token := range []string{"wrong", "right"} {
+		for _, token := range []string{"wrong", "foreign", "right"} {
+			if token == "right" { // a token of another tenant is let in, and finds nothing
+				e.until(`document.querySelector('.fatal') !== null`)
+				e.accessible("foreign token")
+				e.run(chromedp.Click(`//button[text()="Sign in with another token"]`, chromedp.BySearch))
+			}
 			e.until(`document.getElementById('token') !== null && document.activeElement.id === 'token' && document.getElementById('token').value === ''`)
 			e.accessible("sign in")
 			e.run(chromedp.SendKeys("#token", token+"\r"))

@@ -103,7 +103,7 @@ export async function show(quiet) {
   } catch (err) {
     if (mine !== turn) return;
     main.removeAttribute('aria-busy');
-    if (err.status === 401) { login(); return; }
+    if (err.status === 401) { login(!!token()); return; }
     if (err.status === undefined) throw err;
     live.replaceChildren(h('span', {class: 'dot', 'aria-hidden': 'true'}), `Not updated: ${err.message}`);
     live.className = 'live stale';
@@ -111,7 +111,8 @@ export async function show(quiet) {
       shown = '';
       forgetAll();
       main.replaceChildren(h('div', {class: 'fatal'}, h('h1', null, err.status === 404 ? 'Not found' : err.status === 403 ? 'Not allowed' : 'This page cannot be shown'),
-        notice('error', err.message), h('p', null, h('button', {type: 'button', onclick: () => show()}, 'Try again'))));
+        notice('error', err.message), h('p', null, h('button', {type: 'button', onclick: () => show()}, 'Try again'), ' ',
+          token() ? h('button', {type: 'button', class: 'quiet', onclick: () => login()}, 'Sign in with another token') : null)));
       document.title = 'Error · Tandem';
     }
     wait = 10000;
@@ -119,11 +120,14 @@ export async function show(quiet) {
   timer = setTimeout(() => document.hidden ? (timer = null) : show(true), Math.max(wait, 1000));
 }
 
-function login() {
+// login asks for a token; refused: the server does not know the one that there is.
+function login(refused) {
+  clearTimeout(timer);
+  turn++; // what is on its way would take the form away
   shown = '';
   const field = h('input', {id: 'token', type: 'password', autocomplete: 'current-password', required: true});
   main.replaceChildren(h('form', {class: 'login', onsubmit: (e) => { e.preventDefault(); sessionStorage.setItem('token', field.value.trim()); show(); }},
-    h('h1', null, 'Sign in'), token() ? notice('error', 'This token is not valid here.') : null,
+    h('h1', null, 'Sign in'), refused ? notice('error', 'This token is not valid here.') : null,
     h('label', {for: 'token'}, 'Access token'), field, h('button', {type: 'submit'}, 'Sign in'),
     h('p', {class: 'muted'}, 'It is kept for this tab only, and forgotten when the tab is closed.')));
   field.focus();
