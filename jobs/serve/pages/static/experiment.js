@@ -75,7 +75,7 @@ function lines(d, id) {
 function specs(d) {
   const drill = new URLSearchParams(location.search).get('drill');
   const step = d.chart.step / 60;
-  const note = step === 1 ? 'per minute' : step < 60 ? `per ${step} minutes` : step === 60 ? 'per hour' : step === 1440 ? 'per day' : `per ${step / 60} hours`;
+  const note = step === 1 ? 'per minute' : step < 60 ? `per ${step} minutes` : step === 60 ? 'per hour' : step === 1440 ? 'per day (UTC)' : `per ${step / 60} hours`;
   const base = {times: d.chart.times, provisional: d.chart.provisional, note};
   const out = [{...base, key: 'sessions', title: 'Sessions', lines: lines(d, ''), text: (n) => count(n), kind: 'line'}];
   for (const m of d.metrics) {
