@@ -85,22 +85,27 @@ var (
 var reserved = []string{"assigned", "fm", "site", "visit", "bounce", "visitors", "beta", "hits", "metric", "quantile", "share_le", "rolling", "clamp",
 	"nil", "true", "false", "and", "or", "not", "in", "let", "if", "else"}
 
+// repository is the file, of a name that errors may tell.
+type repository struct {
+	Version  int              `yaml:"version"`
+	Tenant   string           `yaml:"tenant"`
+	Defaults defaults         `yaml:"defaults"`
+	Params   map[string]Param `yaml:"params"`
+	Formulas yaml.Node        `yaml:"formulas"`
+}
+
+type defaults struct {
+	Scope   string  `yaml:"scope"`
+	Minimum float64 `yaml:"minimum"`
+	Owner   string  `yaml:"owner"`
+}
+
 // Load reads a repository. An error names file and line, all errors that there are.
 func Load(file string, data []byte) (*Repository, error) {
 	if len(data) > MaxBytes {
 		return nil, fmt.Errorf("%s: %d bytes, more than %d", file, len(data), MaxBytes)
 	}
-	var doc struct {
-		Version  int    `yaml:"version"`
-		Tenant   string `yaml:"tenant"`
-		Defaults struct {
-			Scope   string  `yaml:"scope"`
-			Minimum float64 `yaml:"minimum"`
-			Owner   string  `yaml:"owner"`
-		} `yaml:"defaults"`
-		Params   map[string]Param `yaml:"params"`
-		Formulas yaml.Node        `yaml:"formulas"`
-	}
+	var doc repository
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	d.KnownFields(true)
 	if err := d.Decode(&doc); err != nil && !errors.Is(err, io.EOF) {

@@ -100,6 +100,19 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// A key that is none is told with its line and nothing of Go's types.
+func TestUnknownKeys(t *testing.T) {
+	for text, want := range map[string]string{
+		head + "formulae: {}\n": "formulae not found in type formula.repository",
+		strings.Replace(head, "formulas:\n", "defaults: {owners: x}\n", 1): "owners not found in type formula.defaults",
+	} {
+		_, err := Load("f.yaml", []byte(text))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "struct") {
+			t.Errorf("%v, want something of %q", err, want)
+		}
+	}
+}
+
 // chain is n formulas, f the first, each of the expression that of makes of the next one's id.
 func chain(n int, of func(next string) string) string {
 	ids := []string{"f"}

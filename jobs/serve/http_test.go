@@ -542,6 +542,9 @@ func TestTokensFileTellsWhere(t *testing.T) {
 			t.Errorf("%s\n%v\nwant line %d, %s", text, err, line, c.want)
 		}
 	}
+	if _, err := ParseTokens([]byte("token: []\n")); err == nil || !strings.Contains(err.Error(), "line 1: field token not found in type serve.tokens") {
+		t.Errorf("a key that is none: %v", err)
+	}
 	if _, err := ParseTokens([]byte("tokens:\n" + expiring("2027-01-31"))); err != nil {
 		t.Errorf("a day: %v", err)
 	}

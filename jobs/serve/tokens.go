@@ -92,9 +92,10 @@ func ReadTokens(file string) (*Tokens, error) {
 
 // ParseTokens reads the text of a tokens file: a list under `tokens`.
 func ParseTokens(data []byte) (*Tokens, error) {
-	var file struct {
+	type tokens struct { // of a name that errors may tell
 		Tokens []Token `yaml:"tokens"`
 	}
+	var file tokens
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	d.KnownFields(true)
 	if err := d.Decode(&file); err != nil && !errors.Is(err, io.EOF) {
