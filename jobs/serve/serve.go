@@ -150,8 +150,8 @@ func (s *server) route(w http.ResponseWriter, r *http.Request) {
 		mounted(s.Pages, w, r)
 		return
 	}
-	if first == "" || first == "static" {
-		s.common(w, r)
+	if first == "" {
+		s.front(w, r)
 		return
 	}
 	who, err := s.identify(r)
@@ -197,15 +197,12 @@ func (s *server) frame(r *http.Request) bool {
 	return r.Method == http.MethodGet && s.Frame != nil && s.Frame(r.URL.Path) && (r.URL.Path != "/" || !strings.Contains(r.Header.Get("Accept"), "application/json"))
 }
 
-// common serves what belongs to no tenant: the front page, and files of pages, which hold nothing of anybody.
-func (s *server) common(w http.ResponseWriter, r *http.Request) {
-	who := &Identity{}
-	if r.URL.Path == "/" {
-		var err error
-		if who, err = s.identify(r); err != nil {
-			Fail(w, err)
-			return
-		}
+// front serves the front page, which belongs to no tenant.
+func (s *server) front(w http.ResponseWriter, r *http.Request) {
+	who, err := s.identify(r)
+	if err != nil {
+		Fail(w, err)
+		return
 	}
 	var names []string
 	for _, n := range s.Tenants() {

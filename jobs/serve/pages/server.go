@@ -43,7 +43,7 @@ const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src
 // only for who does not ask for JSON.
 func Frame(path string) bool {
 	p := strings.Split(strings.Trim(path, "/"), "/")
-	return len(p) == 1 || p[0] == "static" || !slices.Contains([]string{"page", "api", "download.csv", "download.parquet"}, p[1])
+	return len(p) == 1 || !slices.Contains([]string{"page", "api", "download.csv", "download.parquet"}, p[1])
 }
 
 // New returns the handler of the pages, to be mounted at "/". Whoever mounts it guards the data: all paths that are no Frame,

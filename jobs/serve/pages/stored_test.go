@@ -513,3 +513,15 @@ func TestControlOfThen(t *testing.T) {
 		}
 	}
 }
+
+// A tenant may have the name of the folder that the pages' files are in: each of its addresses is the tenant's or a file's.
+func TestTenantOfTheName(t *testing.T) {
+	f := fill(t, revision{text: strings.Replace(guardedConfig, "tenant: shop", "tenant: static", 1)})
+	h := f.serve(strings.Replace(guardedFormulas, "tenant: shop", "tenant: static", 1), 30_000, 30_000)
+	for url, want := range map[string]string{"/static/page/experiments": `{"closed":`, "/static/download.csv?formula=error_rate": "time,state,", "/static/app.js": "// Which page", "/static": "<!doctype html>"} {
+		w := httptest.NewRecorder()
+		if h.ServeHTTP(w, httptest.NewRequest("GET", url, nil)); w.Code != http.StatusOK || !strings.HasPrefix(w.Body.String(), want) {
+			t.Errorf("%s: %d %.200s, want %s", url, w.Code, w.Body, want)
+		}
+	}
+}
