@@ -32,7 +32,7 @@ const batchUsage = `usage: tandem batch --site SITE.yaml [--parallel N] [--once]
 
 Recomputes windows of 30 minutes from the archive: finds what is due for every tenant of the site and does it, until nothing
 is due. Beacons that come after their window was covered wait for a pass at the next multiple of late_every of the site file (24h
-if absent) by the time of the archive; tandem report shows them. For cron: a lease keeps a second run waiting, which gives up after --wait and exits 0. Killed at any moment, the next
+if absent) by the time of the archive; tandem report shows them. For cron: a lease keeps a second run waiting, which gives up after --wait and exits 0; one that meets no store fails after --wait. Killed at any moment, the next
 run goes on where it was, after a minute at most, which --wait must be longer than. A store in a folder is one process's at a time: there a second run fails at once. Kafka is not needed. Each plan leaves a report (tandem report).
 
 --reparse is for a change of the parser: what is due is computed from the raw payloads, not from what the archiver made of them.
@@ -64,7 +64,8 @@ type batchJob struct {
 	parallel int
 	ranges   int
 	reparse  bool
-	throttle int // batch.Job.Throttle
+	throttle int           // batch.Job.Throttle
+	patience time.Duration // with a store that does not answer when it is opened; 0: any
 	log      *slog.Logger
 	bar      *bar
 }
@@ -78,7 +79,7 @@ func runBatch(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	flags.IntVar(&b.ranges, "ranges", 0, "hash ranges of a new plan, 1 to 64; 0: by what there is to do")
 	flags.BoolVar(&b.reparse, "reparse", false, "a new plan parses every payload again; one that was begun goes on only if it does too")
 	once := flags.Bool("once", false, "at most one plan of each tenant, though more may be due after it")
-	wait := flags.Duration("wait", 4*time.Minute, "how long to wait for another run to end, 0s to 24h")
+	wait := flags.Duration("wait", 4*time.Minute, "how long to wait for another run to end, or for the store to answer at all, 0s to 24h")
 	parts := flags.Int("parts", 8, "map tasks to print for a plan, 1 to 64")
 	asJSON := flags.Bool("json", false, "print plans as JSON")
 	from, to := minuteFlag{-1}, minuteFlag{-1}
@@ -206,7 +207,12 @@ func (b *batchJob) job(t *site.Tenant) (*batch.Job, error) {
 
 // withStore calls fn with the job of each tenant, one after another.
 func (b *batchJob) withStore(ctx context.Context, fn func(*batch.Job) error) error {
-	st, err := b.site.OpenStore(ctx)
+	opening, opened := ctx, func() {}
+	if b.patience > 0 {
+		opening, opened = context.WithTimeout(ctx, b.patience)
+	}
+	st, err := b.site.OpenStore(opening)
+	opened()
 	if err != nil {
 		return err
 	}
@@ -230,8 +236,12 @@ func holder() string {
 	return fmt.Sprintf("process %d on %s", os.Getpid(), host)
 }
 
-// run does what is due.
+// leastPatience is for a store that is there and takes its time.
+const leastPatience = 10 * time.Second
+
+// run does what is due. Before it has the lease, nothing keeps it longer than wait: cron starts the next one regardless.
 func (b *batchJob) run(ctx context.Context, once bool, wait time.Duration) error {
+	b.patience = max(wait, leastPatience)
 	return b.withStore(ctx, func(j *batch.Job) (err error) {
 		log := b.log.With("tenant", j.Chain.Tenant)
 		release, other, ok, err := j.Lease(holder()).Take(ctx, wait)
