@@ -224,6 +224,20 @@ func TestBrowser(t *testing.T) {
 		b.silent("drill")
 	})
 
+	t.Run("what is cut says so", func(t *testing.T) {
+		b.load("/shop/experiment/checkout_button")
+		b.until(`[...document.querySelectorAll('.chart summary')].every((s) => s.textContent === 'Table of the last 60')`)
+		var text string
+		b.run(chromedp.Evaluate(`import('/static/experiments.js').then((m) => {
+			const tests = [1, 2, 3, 4, 5, 6].map((i) => ({formula: 'f' + i, variation: 'v', state: 'signal', failing: false, diff: 1, relative: true}));
+			const x = {name: 'x', status: 'running', variations: [], spark: [0], sessions: 1, splitP: 1, why: [], tests};
+			return m.render({experiments: [x], closed: 1, covered: 1, trouble: []}, {tenant: 'shop'}).map((e) => e?.textContent).join(' ');
+		})`, &text, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
+		if !strings.Contains(text, "f4, v: ") || strings.Contains(text, "f5") || !strings.Contains(text, "and 2 more") {
+			t.Errorf("of six signals it says %s", text)
+		}
+	})
+
 	t.Run("live update", func(t *testing.T) {
 		b.load("/shop/experiment/checkout_button?range=1h")
 		b.until(`document.querySelector('[data-keep="sessions"] canvas') !== null`)

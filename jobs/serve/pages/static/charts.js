@@ -33,18 +33,20 @@ export function frame(spec) {
     last.length === 0 ? notice('', 'Nothing has come in this time.') : null,
     h('div', {class: last.length ? 'plot' : 'plot none', 'data-keep': spec.key, role: 'img', 'aria-label': `${spec.title}: ${last.length ? `last values ${last.join(', ')}` : 'no data'}`}),
     h('div', {class: 'legend', 'aria-hidden': 'true'}, spec.lines.map((l) => h('span', null, h('i', {class: `swatch s${l.colour % 6}`}), l.name))),
-    h('details', null, h('summary', null, 'Table'), h('div', {class: 'scroll short', tabindex: 0, role: 'group', 'aria-label': `${spec.title}, table`}, table(spec))));
+    h('details', null, h('summary', null, spec.times.length > rows ? `Table of the last ${rows}` : 'Table'), h('div', {class: 'scroll short', tabindex: 0, role: 'group', 'aria-label': `${spec.title}, table`}, table(spec))));
 }
 
+const rows = 60; // of a chart's table
+
 function table(spec) {
-  const n = spec.times.length, from = Math.max(0, n - 60);
-  const rows = [];
+  const n = spec.times.length, from = Math.max(0, n - rows);
+  const body = [];
   for (let i = n - 1; i >= from; i--) {
     const open = spec.provisional && spec.times[i] >= spec.provisional;
-    rows.push(h('tr', null, h('th', {scope: 'row', title: utc(spec.times[i] * 1000)}, local(spec.times[i] * 1000), open ? ' (provisional)' : ''),
+    body.push(h('tr', null, h('th', {scope: 'row', title: utc(spec.times[i] * 1000)}, local(spec.times[i] * 1000), open ? ' (provisional)' : ''),
       spec.lines.map((l) => h('td', {class: 'n'}, spec.text(l.values[i])))));
   }
-  return h('table', null, h('thead', null, h('tr', null, h('th', {scope: 'col'}, 'Time'), spec.lines.map((l) => h('th', {scope: 'col', class: 'n'}, l.name)))), h('tbody', null, rows));
+  return h('table', null, h('thead', null, h('tr', null, h('th', {scope: 'col'}, 'Time'), spec.lines.map((l) => h('th', {scope: 'col', class: 'n'}, l.name)))), h('tbody', null, body));
 }
 
 // draw draws a chart, or gives new numbers to the one that stands.

@@ -8,6 +8,11 @@ export const title = (_, r) => `Experiments of ${r.tenant}`;
 
 const order = ['SRM', 'guardrail failing', 'unhealthy', 'no data', 'running', 'planned', 'ended'];
 
+const most = 4; // signals of an experiment that are named
+
+const signals = (list) => [list.slice(0, most).map((t) => h('div', null, `${t.formula}, ${t.variation}: `, h('b', null, change(t.diff, t.relative)), h('span', {class: 'muted'}, ` ${t.state}`))),
+  list.length > most ? h('div', {class: 'muted'}, `and ${list.length - most} more`) : null];
+
 export function render(data, r) {
   const list = [...data.experiments].sort((a, b) => order.indexOf(a.status) - order.indexOf(b.status) || a.name.localeCompare(b.name));
   const wrong = list.filter((x) => order.indexOf(x.status) < 4).length;
@@ -26,7 +31,7 @@ export function render(data, r) {
           h('td', {class: 'n'}, count(x.sessions)),
           h('td', {class: 'nowrap'}, x.variations.map((v) => x.sessions ? percent(v.sessions / x.sessions, 1) : '–').join(' / '), h('div', {class: 'muted small'}, `p ${probability(x.splitP)}`)),
           h('td', {class: 'wide'}, x.why.map((w) => h('div', null, w)),
-            x.tests.filter((t) => !t.failing).slice(0, 4).map((t) => h('div', null, `${t.formula}, ${t.variation}: `, h('b', null, change(t.diff, t.relative)), h('span', {class: 'muted'}, ` ${t.state}`))),
+            signals(x.tests.filter((t) => !t.failing)),
             !x.why.length && !x.tests.length ? h('span', {class: 'muted'}, 'nothing') : null)))))),
     h('p', {class: 'muted small'}, 'A signal holds at every look (95 %). It is confirmed when it also stands among all tests of the tenant that run, of which at most 5 % are false.'),
   ];
