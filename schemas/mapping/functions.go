@@ -175,9 +175,14 @@ func parseTime(v any, layout string) (int64, error) {
 	case "apache":
 		layout = apacheTime
 	}
-	t, err := time.Parse(layout, s)
+	t, err := time.ParseInLocation(layout, s, time.UTC)
 	if err != nil {
 		return 0, fmt.Errorf("%.60q is no time of the form %q", s, layout)
+	}
+	// An abbreviation without an offset stands for several zones: the machine's would decide which.
+	zone, _ := t.Zone()
+	if zone != "UTC" && zone != "GMT" && strings.Contains(layout, "MST") && !strings.Contains(layout, "-07") && !strings.Contains(layout, "Z07") {
+		return 0, fmt.Errorf("%.60q is in a zone by name: but UTC and GMT, zones are read as an offset (-0700)", s)
 	}
 	return t.UnixMilli(), nil
 }

@@ -137,6 +137,20 @@ x
 		`10: address`+missing)
 }
 
+// TestByteOrderMark: it is of no row, whatever the format, also before a header in quotes.
+func TestByteOrderMark(t *testing.T) {
+	const rest = "tenant: '\"t\"', session: '\"s\"', ts: 1000}\n"
+	for mapping, in := range map[string]string{
+		"format: csv\nfields: {id: id, " + rest:                          "\"id\",\"b\"\na,b\n",
+		"format: csv\ncsv: {columns: [id, b]}\nfields: {id: id, " + rest: "\"a\",b\n",
+		"format: ndjson\nfields: {id: id, " + rest:                       "{\"id\":\"a\"}\n",
+		"format: combined\nfields: {id: address, " + rest:                "a - - [17/May/2015:10:05:03 +0200] \"-\" 408 -\n",
+	} {
+		got, _ := run(t, mapping, "\ufeff"+in)
+		check(t, got, `1000	{"id":"a","tenant":"t","session":"s","ts":1000}`)
+	}
+}
+
 func TestBlocks(t *testing.T) {
 	got, stats := run(t, `format: csv
 where: kind != "none"
@@ -271,6 +285,11 @@ func TestParseTime(t *testing.T) {
 		{"2019-10-01 00:00:00", "2006-01-02 15:04:05 UTC", 0, false},
 		{"2019-11-24 00:03:13.442536+00:00", "2006-01-02 15:04:05-07:00", 1574553793442, true},
 		{"2019-11-24 00:03:13+01:00", "2006-01-02 15:04:05-07:00", 1574550193000, true},
+		{"Tue, 01 Oct 2019 00:00:00 GMT", "Mon, 02 Jan 2006 15:04:05 MST", 1569888000000, true},
+		{"2019-10-01 00:00 UTC", "2006-01-02 15:04 MST", 1569888000000, true},
+		{"2019-10-01 00:00 EST", "2006-01-02 15:04 MST", 0, false},
+		{"2019-10-01 00:00 GMT+3", "2006-01-02 15:04 MST", 0, false},
+		{"2019-10-01 02:00 +0200 CEST", "2006-01-02 15:04 -0700 MST", 1569888000000, true},
 		{"2019-02-30T00:00:00Z", "rfc3339", 0, false},
 		{nil, "rfc3339", 0, false},
 		{[]any{}, "rfc3339", 0, false},

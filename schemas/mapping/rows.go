@@ -1,12 +1,12 @@
 package mapping
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"unicode/utf8"
 
 	"tandem/schemas/records"
@@ -39,7 +39,7 @@ func refuse(format string, args ...any) error { return refusal{fmt.Sprintf(forma
 func errLong() error { return refuse("the line is longer than %d bytes", records.MaxLine) }
 
 func openRows(m *Mapping, in io.Reader) (rows, error) {
-	lines := records.NewLines(in)
+	lines := records.NewLines(withoutMark(in))
 	switch m.format {
 	case NDJSON:
 		return &ndjsonRows{lines: lines}, nil
@@ -47,6 +47,16 @@ func openRows(m *Mapping, in io.Reader) (rows, error) {
 		return &combinedRows{lines: lines, cols: map[string]any{}}, nil
 	}
 	return openCSV(lines, m.separator, m.columns)
+}
+
+// withoutMark passes over the byte order mark that spreadsheets and programs of Windows put before UTF-8: it is of no row.
+func withoutMark(in io.Reader) io.Reader {
+	const mark = "\ufeff"
+	r := bufio.NewReaderSize(in, 1<<16)
+	if head, _ := r.Peek(len(mark)); string(head) == mark {
+		r.Discard(len(mark))
+	}
+	return r
 }
 
 // csvRows reads RFC 4180: quotes around a column only, doubled inside, line feeds allowed there. Lines end with LF
@@ -78,10 +88,11 @@ func openCSV(lines *records.Lines, separator byte, names []string) (*csvRows, er
 	if err == io.EOF {
 		return nil, errors.New("the file is empty: there is no header")
 	}
-	if err != nil {
+	if _, ok := err.(refusal); ok {
 		return nil, fmt.Errorf("line %d: header: %w", line, err)
+	} else if err != nil {
+		return nil, err // of reading, which names the line
 	}
-	c.fields[0] = strings.TrimPrefix(c.fields[0], "\ufeff")
 	c.names = append([]string(nil), c.fields...)
 	if err := checkColumns(c.names); err != nil {
 		return nil, fmt.Errorf("line %d: header: %w", line, err)

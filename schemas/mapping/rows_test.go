@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"tandem/schemas/records"
 )
@@ -78,6 +79,14 @@ func TestCSVHeader(t *testing.T) {
 		if got := readCSV(t, in, nil); !slices.Equal(got, []string{want}) {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
+	}
+}
+
+// TestCSVHeaderUnread: what the reader says has the line already.
+func TestCSVHeaderUnread(t *testing.T) {
+	_, err := openCSV(records.NewLines(iotest.ErrReader(errors.New("broken"))), ',', nil)
+	if err == nil || err.Error() != "line 1: broken" {
+		t.Errorf("got %v", err)
 	}
 }
 
