@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -165,7 +166,7 @@ func (o *demoOptions) run(ctx context.Context, stdout, stderr io.Writer) (agree 
 	}
 	defer d.stop()
 	if d.next == nil {
-		return false, fmt.Errorf("%s: there is no record in it", o.records)
+		return false, errors.New(cmp.Or(o.records, "made-up traffic") + ": there is no record in it")
 	}
 
 	// Rows expire by their minute, and traffic may be of any time: here nothing expires.
@@ -488,9 +489,8 @@ func (d *demo) draw(ctx context.Context, now bool) error {
 	if err := d.fill(ctx, now); err != nil {
 		return err
 	}
-	d.screen.show(&d.frame)
 	d.drawn = time.Now()
-	return nil
+	return d.screen.show(&d.frame)
 }
 
 // fill brings the frame up to date.
@@ -524,7 +524,9 @@ func (d *demo) summary(ctx context.Context, stdout io.Writer) error {
 		return err
 	}
 	d.frame.perSecond = float64(d.beacons) / wall.Seconds()
-	d.screen.last(&d.frame)
+	if err := d.screen.last(&d.frame); err != nil {
+		return err
+	}
 	v := d.values
 	fmt.Fprintf(stdout, "%s in %.1f s: %s of the stream, %s covered in %s.\n", demoPlural(d.beacons, "record"), wall.Seconds(),
 		demoPlural(v.rows, "row"), demoPlural(int64(len(v.covered)), "window"), demoPlural(v.generations(), "run")+" of the batch")

@@ -278,25 +278,24 @@ func (s *demoScreen) height() (int, bool) {
 
 // show draws the table over the one before. Wrapping is off meanwhile: a narrow terminal cuts lines at its edge, and a
 // line stays one line.
-func (s *demoScreen) show(f *demoFrame) {
+func (s *demoScreen) show(f *demoFrame) error {
 	if !s.terminal {
-		io.WriteString(s.out, strings.Join(f.lines(demoFull), "\n")+"\n\n")
-		return
+		_, err := io.WriteString(s.out, strings.Join(f.lines(demoFull), "\n")+"\n\n")
+		return err
 	}
 	height, _ := s.height()
-	s.draw(f.fit(height))
+	return s.draw(f.fit(height))
 }
 
 // last draws the whole table, also where it is higher than the terminal.
-func (s *demoScreen) last(f *demoFrame) {
+func (s *demoScreen) last(f *demoFrame) error {
 	if !s.terminal {
-		s.show(f)
-		return
+		return s.show(f)
 	}
-	s.draw(append(f.lines(demoFull), ""))
+	return s.draw(append(f.lines(demoFull), ""))
 }
 
-func (s *demoScreen) draw(lines []string) {
+func (s *demoScreen) draw(lines []string) error {
 	var b strings.Builder
 	b.WriteString("\x1b[?7l")
 	if s.shown > 0 {
@@ -307,6 +306,7 @@ func (s *demoScreen) draw(lines []string) {
 		b.WriteString("\x1b[K\n")
 	}
 	b.WriteString("\x1b[J\x1b[?7h")
-	io.WriteString(s.out, b.String())
 	s.shown = len(lines)
+	_, err := io.WriteString(s.out, b.String())
+	return err
 }

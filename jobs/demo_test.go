@@ -133,6 +133,7 @@ func TestDemoCommand(t *testing.T) {
 		{"speed", []string{"--speed", "-1"}, 2, "it must be max or a number above 0"},
 		{"shards", []string{"--shards", "0"}, 2, "it must be 1 to 64"},
 		{"start", []string{"--start", "now"}, 2, "--start"},
+		{"no traffic", []string{"--speed", "max", "--span", "1ns"}, 1, "made-up traffic: there is no record in it"},
 		{"rate", []string{"--rate", "0"}, 2, "rate 0"},
 		{"argument", []string{"x"}, 2, `unexpected argument "x"`},
 		{"help", []string{"--help"}, 0, "example:\n  tandem demo\n"},
