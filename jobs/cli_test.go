@@ -107,6 +107,32 @@ func TestReplayRevisions(t *testing.T) {
 	}
 }
 
+// TestReplayFarTimes: whatever time a line tells, both layers come to the same, and every record is counted.
+func TestReplayFarTimes(t *testing.T) {
+	dir := t.TempDir()
+	beacon := func(id, ts string) string {
+		return fmt.Sprintf(`{"id":%q,"tenant":"shop","session":%q,"ts":%s,"point":"home"}`+"\n", id, id, ts)
+	}
+	files := map[string]string{
+		"config.yaml": "tenant: shop\npoints: {home: }\n",
+		"records.tsv": beacon("last", `"2200-01-01T00:05:00Z"`) + beacon("after", `"2200-01-01T00:05:00.001Z"`) +
+			beacon("ns end", "9223372036854") + beacon("calendar ends", "253402300799999") +
+			"99999999999999999999\t" + beacon("head", "1767607200000"),
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rows, counts := replay(t, "--config", filepath.Join(dir, "config.yaml"), filepath.Join(dir, "records.tsv"))
+	if !strings.Contains(string(rows), "shop.visit.site.visit.end\t\t120968675\t1\n") || strings.Count(string(rows), "home\t") != 1 {
+		t.Errorf("rows:\n%s", rows)
+	}
+	if want := "rejected.bad_ts\t3\nrejected.too_old\t1\n"; string(counts) != want {
+		t.Errorf("counts %q, want %q", counts, want)
+	}
+}
+
 func replay(t *testing.T, args ...string) (rows, counts []byte) {
 	t.Helper()
 	t.Setenv("TMPDIR", t.TempDir())

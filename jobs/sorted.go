@@ -37,6 +37,10 @@ const (
 	feedBytes   = 16 << 20
 )
 
+// maxTime is the last ingest time that is taken, 2200-01-01T00:00:00Z; a later one is read as this (SPEC 12). Kafka's
+// client counts ns, which end in 2262, and after the last record time goes on until nothing is open.
+const maxTime = 7_258_118_400_000
+
 // readRecords reads the records file at path ("-": standard input) into a file in folder. told is called with the
 // number of records so far.
 func readRecords(ctx context.Context, path, folder string, told func(n int)) (*sortedRecords, error) {
@@ -92,10 +96,10 @@ func (s *sortedRecords) read(ctx context.Context, in *records.Reader, told func(
 		}
 		ingest := r.Ingest
 		if !r.HasIngest {
-			ingest = min(embedded.Ingest(&parser, &scratch, r.Payload), records.MaxIngest)
+			ingest = embedded.Ingest(&parser, &scratch, r.Payload)
 		}
 		// A broker takes a record without a time for one of now. No beacon is valid in 1970, whichever its millisecond.
-		s.index = append(s.index, place{max(ingest, 1), at, int32(len(r.Payload))})
+		s.index = append(s.index, place{min(max(ingest, 1), maxTime), at, int32(len(r.Payload))})
 		at += int64(len(r.Payload))
 		if _, err := out.Write(r.Payload); err != nil {
 			return err

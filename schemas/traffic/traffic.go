@@ -44,7 +44,7 @@ const MaxSessionsPerMinute = 1e6
 // Options say what to generate. The shares are chances, 0 to 1.
 type Options struct {
 	Seed              uint64
-	Start             time.Time     // of the first minute; from 2000 on
+	Start             time.Time     // of the first minute; from 2000 on, and until 2199 at the end: what replay takes
 	Span              time.Duration // above 0; no ts lies at or behind Start + Span
 	SessionsPerMinute float64       // on average; above 0
 
@@ -67,8 +67,8 @@ func (o Options) Check() error {
 	if o.Span <= 0 {
 		return fmt.Errorf("span %v: it must be above 0", o.Span)
 	}
-	if o.Start.Year() < 2000 || o.Start.Add(o.Span).Year() > 9999 {
-		return fmt.Errorf("start %v: the years 2000 to 9999 are possible", o.Start)
+	if o.Start.UTC().Year() < 2000 || o.Start.Add(o.Span).UTC().Year() > 2199 {
+		return fmt.Errorf("start %s and span %v: the years 2000 to 2199 are possible", o.Start.Format(time.RFC3339), o.Span)
 	}
 	if !(o.SessionsPerMinute > 0 && o.SessionsPerMinute <= MaxSessionsPerMinute) {
 		return fmt.Errorf("rate %v: it must be above 0 and at most %v sessions a minute", o.SessionsPerMinute, MaxSessionsPerMinute)

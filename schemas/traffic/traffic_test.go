@@ -233,7 +233,8 @@ func TestOptionsAreChecked(t *testing.T) {
 		"duplicate":    func(o *Options) { o.DuplicateShare = 2 },
 		"malformed":    func(o *Options) { o.MalformedShare = math.NaN() },
 		"unused":       func(o *Options) { o.UnusedShare = math.Inf(1) },
-		"far too long": func(o *Options) { o.Start = time.Date(9999, 12, 31, 23, 59, 0, 0, time.UTC) },
+		"far too long": func(o *Options) { o.Start = time.Date(2199, 12, 31, 23, 59, 0, 0, time.UTC) },
+		"too early":    func(o *Options) { o.Start = time.Date(2000, 1, 1, 0, 59, 0, 0, time.FixedZone("", 3600)) },
 	} {
 		o := Defaults()
 		change(&o)
