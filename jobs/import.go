@@ -19,6 +19,13 @@ Turns CSV, NDJSON or an Apache access log into a records file by a mapping file.
 INPUT - is standard input, and without --out the records go to standard output. A row that cannot be read or mapped is
 refused: told by its line, counted, and left out; the import goes on.
 
+A mapping has a ` + "`format:`" + ` (csv, ndjson or combined), and ` + "`fields:`" + ` (id, tenant, session and ts; visitor, point, device and
+login), ` + "`values:`, `attrs:` and `experiments:`" + ` with an expression for each name, in the language of expr-lang, over the columns
+of the row: name, row["any name"], and line, its number. ` + "`ingest:`" + ` is the ingest time, ts if absent; ` + "`where:`" + ` leaves out rows;
+` + "`beacons:`" + ` lists blocks with all of these, for several beacons of a row; ` + "`csv: {separator: \";\", columns: [a, b]}`" + ` is for files of
+another form, or without a header. Beside the language's functions there are hash(a, ...), bucket(a, ..., n), num(text),
+occurrence(a, ...), which counts equal rows, and time(column, LAYOUT): unix, unixms, rfc3339, apache, or as Go writes it.
+
 example:
   tandem import --mapping scripts/examples/import/rees46/mapping.yaml --out rees46.tsv.zst rees46.csv.zst
 
@@ -53,10 +60,6 @@ func runImport(ctx context.Context, args []string, stdout, stderr io.Writer) int
 		fmt.Fprintf(stderr, ", %d left out by where", stats.LeftOut)
 	}
 	fmt.Fprintln(stderr)
-	if stats.Rows == stats.Refused {
-		fmt.Fprintf(stderr, "tandem import: %s: not one row could be read\n", job.input)
-		return 1
-	}
 	if job.strict && stats.Refused > 0 {
 		return 1
 	}
@@ -123,6 +126,9 @@ func (j *importJob) run(ctx context.Context) (stats mapping.Stats, err error) {
 	}
 	if more := shown - shownRefusals; more > 0 {
 		fmt.Fprintf(j.stderr, "and %d more; --rejects FILE keeps all of them\n", more)
+	}
+	if stats.Rows == stats.Refused {
+		return stats, fmt.Errorf("%s: not one row could be read", j.input)
 	}
 	return stats, out.Close()
 }

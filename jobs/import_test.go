@@ -47,7 +47,7 @@ func TestImportCommand(t *testing.T) {
 			[]string{at("in.csv") + ":3: 1 columns, the header has 2\n", "imported 2 records, 1 rows refused\n"}},
 		{"strict", []string{"--strict", "--mapping", at("m.yaml"), at("in.csv")}, 1, []string{"imported 2 records, 1 rows refused\n"}},
 		{"rejects", []string{"--rejects", at("rejects"), "--mapping", at("m.yaml"), at("in.csv")}, 0, []string{"imported 2 records, 1 rows refused\n"}},
-		{"all bad", []string{"--mapping", at("m.yaml"), at("bad.csv")}, 1, []string{"bad.csv:11: 1 columns", "and 2 more", "not one row"}},
+		{"all bad", []string{"--mapping", at("m.yaml"), "--out", at("out.tsv"), at("bad.csv")}, 1, []string{"bad.csv:11: 1 columns", "and 2 more", "not one row"}},
 		{"no rows", []string{"--mapping", at("m.yaml"), at("empty.csv")}, 1, []string{"not one row"}},
 		{"no header", []string{"--mapping", at("m.yaml"), at("no.csv")}, 1, []string{"no.csv: the file is empty"}},
 		{"no input", []string{"--mapping", at("m.yaml"), at("none.csv")}, 1, []string{"none.csv"}},
