@@ -50,6 +50,9 @@ func runImport(ctx context.Context, args []string, stdout, stderr io.Writer) int
 	if job.mapping == "" || len(rest) != 1 {
 		return wrongUsage(stderr, "import", "--mapping and one INPUT are needed")
 	}
+	if job.rejects != "" && (job.rejects == rest[0] || job.rejects == job.out) {
+		return wrongUsage(stderr, "import", "--rejects %s is another of its files too", job.rejects)
+	}
 	job.input, job.stdout, job.stderr = rest[0], stdout, stderr
 	stats, err := job.run(ctx)
 	if err != nil {

@@ -56,6 +56,7 @@ func TestImportCommand(t *testing.T) {
 		{"bad column", []string{"--mapping", at("column.yaml"), at("in.csv")}, 1, []string{"column.yaml:3: values.v: unknown name price", "the columns are s, at"}},
 		{"bad folder", []string{"--mapping", at("m.yaml"), "--out", at("none/out.tsv"), at("in.csv")}, 1, []string{"none"}},
 		{"no mapping", []string{at("in.csv")}, 2, []string{"--mapping"}},
+		{"rejects into the input", []string{"--mapping", at("m.yaml"), "--rejects", at("in.csv"), at("in.csv")}, 2, []string{"in.csv is another of its files too"}},
 		{"two inputs", []string{"--mapping", at("m.yaml"), "a", "b"}, 2, []string{"one INPUT"}},
 		{"unknown flag", []string{"--maping", "x"}, 2, []string{"flag provided but not defined"}},
 		{"help", []string{"--help"}, 0, []string{"example:\n  tandem import"}},

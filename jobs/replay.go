@@ -67,6 +67,8 @@ func runReplay(ctx context.Context, args []string, stdout, stderr io.Writer) int
 		return wrongUsage(stderr, "replay", "--config is needed")
 	case len(rest) != 1:
 		return wrongUsage(stderr, "replay", "one RECORDS is needed, not %d", len(rest))
+	case job.export == job.counts && job.export != "" && job.export != "-":
+		return wrongUsage(stderr, "replay", "--export and --counts are the same file, %s", job.export)
 	case !isLayer(job.layer):
 		return wrongUsage(stderr, "replay", "--layer %q is none of both, stream and batch", job.layer)
 	case *shards < 1 || *shards > 256:
