@@ -214,7 +214,7 @@ func (r *auditing) open(ctx context.Context) (err error) {
 		rep.Less = append(rep.Less, "the event files before the range's new start are retired")
 	}
 	if rep.From >= rep.To {
-		return fmt.Errorf("nothing of the range can be compared, of which the new start is %s and the new end %s: %s", windowName(rep.From*60_000), windowName(rep.To*60_000), strings.Join(rep.Less, "; "))
+		return fmt.Errorf("nothing of the range can be compared, of which the new start is %s and the new end %s: %s", windowName(rep.From*60_000), windowName(rep.To*60_000), strings.Join(rep.Less, ", and "))
 	}
 	err = r.Store.Catalog(ctx, j.Chain.Tenant, func(s store.Series) error {
 		r.known[seriesName{s.Experiment, s.Metric}] = true

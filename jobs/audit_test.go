@@ -106,6 +106,10 @@ func TestAuditCommand(t *testing.T) {
 	if _, errs := audit(1, "--tenant", "nobody"); !strings.Contains(errs, "nobody") {
 		t.Error(errs)
 	}
+	_, errs := audit(1, "--from", begin.Add(12*time.Hour).Format(time.RFC3339))
+	if !strings.Contains(errs, "nothing of the range can be compared: the stream has closed no minute") {
+		t.Error(errs)
+	}
 }
 
 func TestAuditCommandLine(t *testing.T) {
