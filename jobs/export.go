@@ -23,7 +23,8 @@ Writes the rows of a tenant as a rows file: a metric value a line, NAME <TAB> TA
 left out. They come from the store of a site, or from the folder DIR that replay --data or demo --data left. --layer both,
 the default, is the merged view: the batch's value where the batch has covered the minute, else the stream's; stream is the
 active layer. Which that is, and what is covered, is read once. Times are full minutes, RFC 3339; --to is exclusive.
-Without --out, or with -, the rows go to standard output; ROWS may end in .zst or .gz.
+Without --out, or with -, the rows go to standard output; ROWS may end in .zst or .gz. All of them are held in memory,
+some three times their size as text.
 
 example:
   tandem export --data shop.data --tenant shop --from 2026-01-01T00:00:00Z --to 2026-01-02T00:00:00Z --out rows.tsv

@@ -31,8 +31,8 @@ input. A FOLDER holds the revisions of the tenant's config.
 not equal to the batch over the records that are not late, the differences are told and the exit code is 1. --export and
 --counts may be -, standard output, and end in .zst or .gz. The store keeps every row, whatever the retention.
 
-Limits: 24 bytes of memory for each record and, when the layers are compared, all of their rows; in the temporary folder
-(TMPDIR) about four times the size of the records; a tenant's beacons only, others are counted as unknown_tenant.
+Limits: 24 bytes of memory for each record, and all rows: as lines, and without --data in the store too; in the temporary
+folder (TMPDIR) about four times the size of the records; a tenant's beacons only, others are counted as unknown_tenant.
 
 example:
   tandem generate --seed 1 --span 1h --out shop.tsv.zst --config shop.yaml
