@@ -3,6 +3,7 @@ package pebblestore
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"time"
 
@@ -28,6 +29,8 @@ type Options struct {
 	Now func() time.Time
 	// InMemory keeps everything in memory and ignores the folder; Close forgets it.
 	InMemory bool
+
+	fs vfs.FS // of tests; nil: what the above say
 }
 
 // Store is the embedded store. It implements store.Store.
@@ -46,6 +49,7 @@ type Store struct {
 	known   map[string]int64 // series in the catalog -> until when
 	closing error            // of the first Close
 	done    bool             // the first Close has returned
+	broken  error            // the log cannot be written any more: nothing else is
 }
 
 var _ store.Store = (*Store)(nil)
@@ -71,15 +75,24 @@ func Open(dir string, o Options) (*Store, error) {
 	if o.InMemory {
 		dir, opts.FS = "", vfs.NewMem()
 	}
-	db, err := pebble.Open(dir, opts)
-	if err != nil {
-		return nil, fmt.Errorf("open the store in %q (is another process using it?): %w", dir, err)
+	if o.fs != nil {
+		opts.FS = o.fs
 	}
-	if err := checkFormat(db); err != nil {
-		return nil, errors.Join(fmt.Errorf("open the store in %q: %w", dir, err), db.Close())
+	if err := s.open(dir, opts); err != nil {
+		return nil, fmt.Errorf("open the store in %q: %w", dir, err)
 	}
-	s.db = db
 	return s, nil
+}
+
+func (s *Store) open(dir string, opts *pebble.Options) (err error) {
+	defer gaveUp(&err)
+	if s.db, err = pebble.Open(dir, opts); err != nil {
+		return fmt.Errorf("is another process using it? %w", err)
+	}
+	if err := checkFormat(s.db); err != nil {
+		return errors.Join(err, s.db.Close())
+	}
+	return nil
 }
 
 // checkFormat finds the format of the folder, or writes it into an empty one.
@@ -158,6 +171,42 @@ func (silent) Errorf(string, ...any) {}
 
 // Fatalf must not return: Pebble calls it when the log or the manifest cannot be written any more, and going on would
 // acknowledge what is not durable.
-func (silent) Fatalf(format string, args ...any) {
-	panic("metric store: " + fmt.Sprintf(format, args...))
+func (silent) Fatalf(format string, args ...any) { panic(fmt.Errorf(format, args...)) }
+
+// fatal is what Pebble gives up for.
+type fatal struct{ error }
+
+// gaveUp makes it an error of the call that it is deferred in. Pebble panics with errors of its own too.
+func gaveUp(err *error) {
+	switch r := recover().(type) {
+	case nil:
+	case runtime.Error:
+		panic(r)
+	case error:
+		*err = fatal{r}
+	default:
+		panic(r)
+	}
+}
+
+// write commits a batch and waits until it is on disk. Where Pebble gives up, as on a full disk, that is the error of this
+// write and of all later ones.
+func (s *Store) write(b *pebble.Batch) error {
+	s.mu.Lock()
+	err := s.broken
+	s.mu.Unlock()
+	if err == nil {
+		err = commit(b)
+	}
+	if _, ok := err.(fatal); ok {
+		s.mu.Lock()
+		s.broken = err
+		s.mu.Unlock()
+	}
+	return err
+}
+
+func commit(b *pebble.Batch) (err error) {
+	defer gaveUp(&err)
+	return b.Commit(pebble.Sync)
 }

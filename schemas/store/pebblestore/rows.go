@@ -131,7 +131,7 @@ func (w *writer) commit(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := w.batch.Commit(pebble.Sync); err != nil {
+	if err := w.s.write(w.batch); err != nil {
 		return fmt.Errorf("write to the metric store: %w", err)
 	}
 	if len(w.lists) > 0 {
