@@ -104,7 +104,7 @@ func (k *Kafka) Create(ctx context.Context, topic string, partitions int32) (str
 // Write appends records.
 func (k *Kafka) Write(ctx context.Context, recs []broker.Record) error {
 	if err := k.writer.Write(ctx, recs); err != nil {
-		return err
+		return fmt.Errorf("embedded broker, which keeps its logs in %s: %w", k.dir, err) // it does not say if that is full
 	}
 	for i := range recs {
 		k.ends[broker.Partition{Topic: recs[i].Topic, Partition: recs[i].Partition}]++
