@@ -167,14 +167,38 @@ func TestDifference(t *testing.T) {
 
 // TestSortedRecords: parts end between milliseconds, and records of one are in order of their bytes.
 func TestSortedRecords(t *testing.T) {
-	dir := t.TempDir()
 	var in bytes.Buffer
 	for i := range feedRecords + 10 {
 		in.WriteString("7\tb\n7\ta\n"[4*(i%2):][:4])
 	}
 	in.WriteString("5\tz\n8\tc\n{}\n")
+	var last string
+	sizes := sortedParts(t, in.Bytes(), func(ingest int64, payload []byte) {
+		this := string(rune('0'+ingest)) + string(payload)
+		if this < last {
+			t.Fatalf("%s comes after %s", this, last)
+		}
+		last = this
+	})
+	if want := []int{feedRecords + 12, 1}; !slices.Equal(sizes, want) {
+		t.Errorf("parts of %v records, want %v", sizes, want)
+	}
+}
+
+// TestSortedRecordsWithoutTime: a file that is none of records is not held in memory as one millisecond.
+func TestSortedRecordsWithoutTime(t *testing.T) {
+	sizes := sortedParts(t, bytes.Repeat([]byte("a,b\n"), feedRecords+10), func(int64, []byte) {})
+	if want := []int{feedRecords, 10}; !slices.Equal(sizes, want) {
+		t.Errorf("parts of %v records, want %v", sizes, want)
+	}
+}
+
+// sortedParts gives fn the records of a file in their order, and returns the sizes of the parts that they come in.
+func sortedParts(t *testing.T, file []byte, fn func(ingest int64, payload []byte)) (sizes []int) {
+	t.Helper()
+	dir := t.TempDir()
 	path := filepath.Join(dir, "r.tsv")
-	if err := os.WriteFile(path, in.Bytes(), 0o600); err != nil {
+	if err := os.WriteFile(path, file, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s, err := readRecords(context.Background(), path, dir, func(int) {})
@@ -182,27 +206,18 @@ func TestSortedRecords(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.close()
-	var sizes []int
-	var last string
 	for {
 		raws, err := s.next()
 		if err != nil {
 			t.Fatal(err)
 		}
 		if len(raws) == 0 {
-			break
+			return sizes
 		}
 		sizes = append(sizes, len(raws))
 		for _, r := range raws {
-			this := string(rune('0'+r.Ingest)) + string(r.Payload)
-			if this < last {
-				t.Fatalf("%s comes after %s", this, last)
-			}
-			last = this
+			fn(r.Ingest, r.Payload)
 		}
-	}
-	if want := []int{feedRecords + 12, 1}; !slices.Equal(sizes, want) {
-		t.Errorf("parts of %v records, want %v", sizes, want)
 	}
 }
 

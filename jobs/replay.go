@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -31,8 +32,9 @@ input. A FOLDER holds the revisions of the tenant's config.
 not equal to the batch over the records that are not late, the differences are told and the exit code is 1. --export and
 --counts may be -, standard output, and end in .zst or .gz. The store keeps every row, whatever the retention.
 
-Limits: 24 bytes of memory for each record, and all rows: as lines, and without --data in the store too; in the temporary
-folder (TMPDIR) about four times the size of the records; a tenant's beacons only, others are counted as unknown_tenant.
+Limits: 24 bytes of memory for each record, the whole records of one millisecond, and all rows: as lines, and without --data
+in the store too; in the temporary folder (TMPDIR) about four times the size of the records; a tenant's beacons only,
+others are counted as unknown_tenant.
 
 example:
   tandem generate --seed 1 --span 1h --out shop.tsv.zst --config shop.yaml
@@ -191,11 +193,13 @@ func (j *replayJob) feed(ctx context.Context, p *embedded.Pipeline, recs *sorted
 		if len(raws) == 0 {
 			break
 		}
-		if err := p.Feed(ctx, raws); err != nil {
-			return err
-		}
-		if err := p.Pump(ctx); err != nil {
-			return err
+		for part := range slices.Chunk(raws, feedRecords) {
+			if err := p.Feed(ctx, part); err != nil {
+				return err
+			}
+			if err := p.Pump(ctx); err != nil {
+				return err
+			}
 		}
 		n += len(raws)
 		j.progress.show("replaying", int64(n), "of "+strconv.Itoa(len(recs.index))+" records")

@@ -31,7 +31,8 @@ type place struct {
 	size       int32
 }
 
-// Bounds of what is fed at once. Records of one millisecond stay together, however many they are.
+// Bounds of what is read at once. Records of one millisecond are read together, however many they are, to be put in order;
+// but not those of noTime, of which none is valid and there may be a whole file: of another form, say.
 const (
 	feedRecords = 20_000
 	feedBytes   = 16 << 20
@@ -40,6 +41,10 @@ const (
 // maxTime is the last ingest time that is taken, 2200-01-01T00:00:00Z; a later one is read as this (SPEC 12). Kafka's
 // client counts ns, which end in 2262, and after the last record time goes on until nothing is open.
 const maxTime = 7_258_118_400_000
+
+// noTime stands for an ingest time of 0: a broker takes a record without one for one of now. No beacon is valid in 1970,
+// whichever its millisecond.
+const noTime = 1
 
 // readRecords reads the records file at path ("-": standard input) into a file in folder. told is called with the
 // number of records so far.
@@ -98,8 +103,7 @@ func (s *sortedRecords) read(ctx context.Context, in *records.Reader, told func(
 		if !r.HasIngest {
 			ingest = embedded.Ingest(&parser, &scratch, r.Payload)
 		}
-		// A broker takes a record without a time for one of now. No beacon is valid in 1970, whichever its millisecond.
-		s.index = append(s.index, place{min(max(ingest, 1), maxTime), at, int32(len(r.Payload))})
+		s.index = append(s.index, place{min(max(ingest, noTime), maxTime), at, int32(len(r.Payload))})
 		at += int64(len(r.Payload))
 		if _, err := out.Write(r.Payload); err != nil {
 			return err
@@ -120,7 +124,7 @@ func (s *sortedRecords) next() ([]embedded.Raw, error) {
 	for size := 0; last < len(s.index); last++ {
 		p := &s.index[last]
 		full := last-s.first >= feedRecords || size >= feedBytes
-		if full && p.ingest != s.index[last-1].ingest {
+		if full && (p.ingest != s.index[last-1].ingest || p.ingest == noTime) {
 			break
 		}
 		size += int(p.size)
