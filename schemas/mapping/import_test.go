@@ -137,6 +137,24 @@ x
 		`10: address`+missing)
 }
 
+// TestSurrogates: half of a pair is no text; encoding/json takes it for U+FFFD, so that different ids would be one.
+func TestSurrogates(t *testing.T) {
+	got, _ := run(t, "format: ndjson\nfields: {id: id, tenant: '\"t\"', session: '\"s\"', ts: 1000}\n",
+		`{"id":"\ud83d\uDE00"}
+{"id":"\\ud800 \\\u00e9\ufffd"}
+{"id":"\ud800"}
+{"id":"\udc00\ud800"}
+{"id":"\ud800\u0041"}
+{"id":"\\\ud800\n"}
+{"id":"a","\udfff":1}
+`)
+	lone := ": it holds half of a pair of surrogates"
+	check(t, got,
+		`1000	{"id":"😀","tenant":"t","session":"s","ts":1000}`,
+		`1000	{"id":"\\ud800 \\é�","tenant":"t","session":"s","ts":1000}`,
+		"3"+lone, "4"+lone, "5"+lone, "6"+lone, "7"+lone)
+}
+
 // TestByteOrderMark: it is of no row, whatever the format, also before a header in quotes.
 func TestByteOrderMark(t *testing.T) {
 	const rest = "tenant: '\"t\"', session: '\"s\"', ts: 1000}\n"

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"tandem/schemas/records"
@@ -271,6 +273,33 @@ func (n *ndjsonRows) next(r *row) error {
 		if _, err := d.Token(); err != io.EOF {
 			return refuse("text after the JSON object")
 		}
+		if loneSurrogate(line) {
+			return refuse("it holds half of a pair of surrogates")
+		}
 		return nil
 	}
+}
+
+// loneSurrogate looks in valid JSON for what encoding/json reads as U+FFFD, which would make different ids one.
+func loneSurrogate(line []byte) bool {
+	unit := func(i int) rune { // of the escape at i
+		if i+6 > len(line) || line[i] != '\\' || line[i+1] != 'u' {
+			return 0
+		}
+		r, _ := strconv.ParseUint(string(line[i+2:i+6]), 16, 16)
+		return rune(r)
+	}
+	for i := 0; i < len(line); i++ {
+		if line[i] != '\\' {
+			continue
+		}
+		if r := unit(i); !utf16.IsSurrogate(r) {
+			i++ // what is escaped may be a backslash
+		} else if utf16.DecodeRune(r, unit(i+6)) != utf8.RuneError {
+			i += 11
+		} else {
+			return true
+		}
+	}
+	return false
 }
