@@ -50,8 +50,8 @@ nothing needs them any more; tandem batch does so at its end. --dry-run only say
 example:
   */5 * * * *  tandem batch --site site.yaml
   tandem batch plan --site site.yaml --parts 8 > tasks
-  grep ^map tasks | cut -d' ' -f2 | xargs -P 8 -n 1 tandem batch map --site site.yaml --parallel 1
-  grep ^reduce tasks | cut -d' ' -f2 | xargs tandem batch reduce --site site.yaml
+  grep ^map tasks | cut -d' ' -f2 | xargs -r -P 8 -n 1 tandem batch map --site site.yaml --parallel 1
+  grep ^reduce tasks | cut -d' ' -f2 | xargs -r tandem batch reduce --site site.yaml
   tandem batch plan --site site.yaml --from 2026-11-01T00:00:00Z --to 2026-11-08T00:00:00Z --parts 100 > tasks
 
 `
