@@ -306,7 +306,8 @@ func (r *auditing) stale(w int64) bool {
 
 // apart says that the batch reads a window, or what it goes on from, by other revisions than the stream did.
 func (r *auditing) apart(w int64) bool {
-	return !slices.Equal(inputs(r.Job.Chain, Archive{}, nil, w).Revisions, inputs(r.Live, Archive{}, nil, w).Revisions)
+	spliced, live := inputs(r.Job.Chain, Archive{}, nil, w), inputs(r.Live, Archive{}, nil, w)
+	return !spliced.sameConfig(&live)
 }
 
 // again runs the covered windows in which the batch differs from what is not late from the inputs of their coverage.

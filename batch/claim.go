@@ -208,7 +208,7 @@ func (p *Plan) done(i int, covered map[int64]*Covered) bool {
 // sameInputs says whether w, of the plan of a generation, reads what d reads, which is what is due now: the same offsets,
 // revisions and runs, a run of the plan's own windows being the same whether it is covered by now or not.
 func (w *WindowPlan) sameInputs(d *WindowPlan, generation int64, own map[int64]bool, covered map[int64]*Covered) bool {
-	a, b := Inputs{Spans: w.Spans, Revisions: w.Revisions}, Inputs{Spans: d.Spans, Revisions: d.Revisions}
+	a, b := Inputs{Spans: w.Spans, Revisions: w.Revisions, Edges: w.Edges}, Inputs{Spans: d.Spans, Revisions: d.Revisions, Edges: d.Edges}
 	if !a.equal(&b) {
 		return false
 	}

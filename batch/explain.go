@@ -440,7 +440,7 @@ func partsOf(parts map[string]*[2]part, id string) *[2]part {
 // standing is what coverage says that a window was made from, as a plan of it. A run that was made again since and came to the
 // same is taken as it is now: what is named may have been made under a revision that the chain no longer has.
 func (c *Covered) standing(covered map[int64]*Covered) *WindowPlan {
-	w := &WindowPlan{Window: c.Window, Spans: c.Inputs.Spans, Revisions: c.Inputs.Revisions, Before: slices.Clone(c.Inputs.Runs), Unknown: c.Unknown}
+	w := &WindowPlan{Window: c.Window, Spans: c.Inputs.Spans, Revisions: c.Inputs.Revisions, Edges: c.Inputs.Edges, Before: slices.Clone(c.Inputs.Runs), Unknown: c.Unknown}
 	for i := range w.Before {
 		if now := covered[w.Before[i].Window]; now != nil && now.Run.Digest == w.Before[i].Digest {
 			w.Before[i] = now.Run

@@ -103,7 +103,10 @@ func (d Digest) empty() bool { return d.known && d.sum == 0 }
 type Inputs struct {
 	Spans     map[string][]Span // by "topic/partition"; those that hold records of the window
 	Revisions []uint64          // digests of the revisions in force over its minutes and the session_ttl before
-	Runs      []RunRef          // of earlier windows, by window; those without sessions are left out
+	// Edges, ms, are where each of these but the first takes over, if that is elsewhere than their configs say: splices may have
+	// taken back a part of one. Two lists of revisions may be the same but for that.
+	Edges []int64  `json:",omitempty"`
+	Runs  []RunRef // of earlier windows, by window; those without sessions are left out
 }
 
 // Counts of a window (SPEC 11). Rejected and Unused are of records that dispatch let through and this config does not.
@@ -157,6 +160,7 @@ type WindowPlan struct {
 	Window    int64
 	Spans     map[string][]Span
 	Revisions []uint64
+	Edges     []int64 `json:",omitempty"`
 	// Before lists the earlier windows whose runs are read, by window: those that a coverage names, and those of the
 	// same plan, whose digests are not known yet.
 	Before []RunRef
@@ -311,7 +315,7 @@ func why(chain *tenant.Chain, a Archive, covered map[int64]*Covered, w int64) st
 	}
 	in := inputs(chain, a, covered, w)
 	switch {
-	case !slices.Equal(c.Inputs.Revisions, in.Revisions):
+	case !c.Inputs.sameConfig(&in):
 		return whyRevisions
 	case !maps.EqualFunc(c.Inputs.Spans, in.Spans, slices.Equal[[]Span]):
 		return whyLate
@@ -342,7 +346,7 @@ func plans(chain *tenant.Chain, a Archive, covered map[int64]*Covered, due []int
 	for i, w := range due {
 		in := inputs(chain, a, covered, w)
 		late, _ := a.late(w, covered[w])
-		p := WindowPlan{Window: w, Spans: in.Spans, Revisions: in.Revisions, Before: in.Runs, Again: covered[w] != nil, Late: late}
+		p := WindowPlan{Window: w, Spans: in.Spans, Revisions: in.Revisions, Edges: in.Edges, Before: in.Runs, Again: covered[w] != nil, Late: late}
 		from := w - back(chain, w)
 		for k, v := range due[:i] {
 			if v < from {
@@ -423,10 +427,23 @@ func back(chain *tenant.Chain, w int64) int64 {
 func inputs(chain *tenant.Chain, a Archive, covered map[int64]*Covered, w int64) Inputs {
 	in := Inputs{Spans: a.Spans[w]}
 	from := w - back(chain, w)
+	moved := false
 	for i := range chain.Revs {
-		if r := &chain.Revs[i]; r.From < w+WindowMS && r.To > from {
-			in.Revisions = append(in.Revisions, r.StateDigest)
+		r := &chain.Revs[i]
+		if r.From >= w+WindowMS || r.To <= from {
+			continue
 		}
+		if len(in.Revisions) > 0 {
+			said := r.Config.From
+			if p := chain.Revs[i-1].Config; p.HasTo && !r.Config.HasTo {
+				said = p.To
+			}
+			in.Edges, moved = append(in.Edges, r.From), moved || r.From != said
+		}
+		in.Revisions = append(in.Revisions, r.StateDigest)
+	}
+	if !moved {
+		in.Edges = nil
 	}
 	for v := from; v < w; v += WindowMS {
 		if c := covered[v]; c != nil && !c.Run.Digest.empty() {
@@ -446,9 +463,14 @@ func knows(chain *tenant.Chain, digest uint64) bool {
 	return slices.ContainsFunc(chain.Revs, func(r tenant.Rev) bool { return r.StateDigest == digest })
 }
 
+// sameConfig says whether two inputs are read by the same configs.
+func (a *Inputs) sameConfig(b *Inputs) bool {
+	return slices.Equal(a.Revisions, b.Revisions) && slices.Equal(a.Edges, b.Edges)
+}
+
 // equal says whether two inputs give the same rows: a run may have another generation if it holds the same.
 func (a *Inputs) equal(b *Inputs) bool {
-	return maps.EqualFunc(a.Spans, b.Spans, slices.Equal[[]Span]) && slices.Equal(a.Revisions, b.Revisions) &&
+	return maps.EqualFunc(a.Spans, b.Spans, slices.Equal[[]Span]) && a.sameConfig(b) &&
 		slices.EqualFunc(a.Runs, b.Runs, func(x, y RunRef) bool { return x.Window == y.Window && x.Digest == y.Digest })
 }
 

@@ -174,7 +174,7 @@ func (j *Job) states(w *WindowPlan, r int, o *openFiles, lo, hi uint64) (states,
 func (j *Job) Reduce(ctx context.Context, p *Plan, window int, files *openFiles) (*Covered, error) {
 	w := &p.Windows[window]
 	c := &Covered{Window: w.Window, Generation: p.Generation,
-		Inputs: Inputs{Spans: w.Spans, Revisions: w.Revisions},
+		Inputs: Inputs{Spans: w.Spans, Revisions: w.Revisions, Edges: w.Edges},
 		Run:    RunRef{Window: w.Window, Generation: p.Generation},
 		Fold:   p.Fold, Parser: p.Parser, Reparsed: p.Reparse}
 	pace := j.pace()

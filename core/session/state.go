@@ -200,6 +200,7 @@ const (
 	markSameTags               // FmTags = Tags
 	markSameTotals             // fm's totals are assigned's
 	markOver                   // the variation is known no more
+	markHeld                   // the scopes are over, and hold a beacon of the visit that has still to end
 )
 
 // AppendState appends the state's bytes: equal states, equal bytes.
@@ -245,7 +246,7 @@ func AppendState(b []byte, s *State) []byte {
 		u(int64(m.Inst))
 		u(int64(m.Variation))
 		u(s.LastTS - m.Assigned)
-		b = append(b, byte(flags))
+		u(int64(flags))
 		if flags&markQualified == 0 {
 			u(int64(m.Step))
 		} else if flags&markAtOnce == 0 {
@@ -281,8 +282,12 @@ func (s *State) markFlags(m *Mark, assigned, fm []int64) int {
 	if slices.Equal(fm, assigned) {
 		flags |= markSameTotals
 	}
-	if m.life <= s.LastTS {
-		flags |= markOver // for the bytes to tell: whoever reads them asks the chain again
+	// For the bytes to tell: whoever reads them asks the chain again.
+	switch {
+	case m.life <= s.LastTS:
+		flags |= markOver
+	case m.end <= s.LastTS && !s.VisitEnded && m.Assigned < s.VisitFirst && s.VisitFirst < m.end:
+		flags |= markHeld
 	}
 	if m.IsQualified {
 		flags |= markQualified

@@ -9,6 +9,8 @@ import (
 	"tandem/core/tenant"
 )
 
+const halfHour = 30 * minute
+
 // Spliced draws a chain from the revisions of a world: each becomes an object, and between and after them stand splices of
 // what some revision says, over times that begin and end where something happens. Equal arguments, equal chains.
 func Spliced(seed uint64, revisions []*tenant.Config, w World) []*tenant.Config {
@@ -27,17 +29,21 @@ func Spliced(seed uint64, revisions []*tenant.Config, w World) []*tenant.Config 
 	var out []*tenant.Config
 	for i, c := range revisions {
 		out = append(out, c)
-		for rng.IntN(3) == 0 || i == len(revisions)-1 && rng.IntN(2) == 0 {
+		for rng.IntN(3) == 0 || i == len(revisions)-1 && rng.IntN(3) > 0 {
 			if len(edges) == 0 {
 				break
 			}
 			s := *revisions[rng.IntN(len(revisions))]
 			a, b := edges[rng.IntN(len(edges))], edges[rng.IntN(len(edges))]
 			s.HasFrom, s.HasTo, s.From, s.To = true, true, min(a, b), max(a, b)+minute*rng.Int64N(2)
+			if rng.IntN(4) == 0 {
+				s.From, s.To = s.From/halfHour*halfHour, (s.To+halfHour-1)/halfHour*halfHour
+			}
 			if s.From >= s.To || revisions[0].HasFrom && s.From < revisions[0].From {
 				continue
 			}
 			out = append(out, &s)
+			edges = append(edges, s.From, s.To, s.From+(s.To-s.From)/2/minute*minute) // what comes may take back a part of it
 		}
 	}
 	return out

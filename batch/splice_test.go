@@ -1,0 +1,72 @@
+package batch
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"tandem/core/oracle"
+	"tandem/core/oracle/worlds"
+	"tandem/core/tenant"
+)
+
+// spliceOf lays what a config says over minutes [from, to) after t0.
+func spliceOf(c *tenant.Config, from, to int64) *tenant.Config {
+	s := *c
+	s.HasFrom, s.From, s.HasTo, s.To = true, t0+from*minute, true, t0+to*minute
+	return &s
+}
+
+// visitsAt are the records of one session at minutes after t0, the first with an assignment.
+func visitsAt(point string, experiments string, minutes ...int64) (records []oracle.Record) {
+	for k, m := range minutes {
+		ts, x := t0+m*minute, ""
+		if k == 0 {
+			x = experiments
+		}
+		records = append(records, oracle.Record{Ingest: ts, Payload: fmt.Appendf(nil, `{"id":"e%d","tenant":"shop","session":"s","ts":%d,"point":"%s"%s}`, k, ts, point, x)})
+	}
+	return records
+}
+
+// Splices one after another, each backfilled: what stands is what the whole chain says.
+func TestBackfillOfSplicesOverSplices(t *testing.T) {
+	plain := "session_ttl: 2h\npoints: {order: {}}\n"
+	more := "session_ttl: 2h\npoints: {order: {}, item: {}}\n"
+	ends := "session_ttl: 2h\npoints: {order: {}}\nexperiments: {color: {variations: [control, red], start: " + at(0) + ", end: %s}}\n"
+	type lay struct {
+		what     int // of the texts
+		from, to int64
+	}
+	red := `,"experiments":{"color":"red"}`
+	for name, x := range map[string]struct {
+		texts   []string
+		splices []lay
+		records []oracle.Record
+	}{
+		"the head of one is undone within a window": {[]string{plain, more}, []lay{{1, 5, 20}, {0, 5, 10}}, visitsAt("item", "", 6, 7, 15, 16)},
+		"its tail is": {[]string{plain, more}, []lay{{1, 5, 20}, {0, 10, 20}}, visitsAt("item", "", 6, 7, 15, 16)},
+		"an experiment no longer ends where a splice does": {[]string{fmt.Sprintf(ends, at(400)), fmt.Sprintf(ends, at(75))},
+			[]lay{{1, 30, 90}, {0, 60, 90}}, visitsAt("order", red, 50, 95, 96)},
+		"a visit that began before the end of an experiment": {[]string{fmt.Sprintf(ends, at(60)), fmt.Sprintf(ends, at(400))},
+			[]lay{{1, 50, 120}}, visitsAt("order", red, 10, 75, 95, 115, 135, 155, 175, 195, 215, 235, 255, 275, 295)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := load(t, x.texts[0])
+			j, st := covered(t, before, x.records)
+			after := before
+			for _, l := range x.splices {
+				was := outcomeOf(t, j, st).rows
+				after = append(slices.Clone(after), spliceOf(load(t, x.texts[l.what])[0], l.from, l.to))
+				j.Chain = chainOf(t, after)
+				backfill(t, j, everything())
+				rows, _ := wanted(t, worlds.Flat(after), x.records, false)
+				sameLines(t, "rows", outcomeOf(t, j, st).rows, rows)
+				if slices.Equal(was, rows) {
+					t.Error("the splice changes nothing")
+				}
+				quiet(t, "after it", j, everything())
+			}
+		})
+	}
+}
