@@ -33,8 +33,8 @@ func (j *Job) Plan(ctx context.Context) (*Plan, Archive, error) {
 }
 
 // look reads what there is to plan from: coverage first, since the archive only grows, so that it then has all that coverage was
-// made from, whatever other runs do between the two. Coverage that no window reads any more for its age, which lives as long as
-// rollups, is left out.
+// made from, whatever other runs do between the two; the config last (Job.Renew). Coverage that no window reads any more for its age,
+// which lives as long as rollups, is left out.
 func (j *Job) look(ctx context.Context) (Archive, map[int64]*Covered, error) {
 	if j.Ranges < 0 || j.Ranges > Buckets {
 		return Archive{}, nil, fmt.Errorf("batch of %s: %d hash ranges, want 1 to %d", j.Chain.Tenant, j.Ranges, Buckets)
@@ -48,6 +48,9 @@ func (j *Job) look(ctx context.Context) (Archive, map[int64]*Covered, error) {
 		return Archive{}, nil, err
 	}
 	a, err := j.Archived()
+	if err == nil && j.Renew != nil {
+		err = j.Renew()
+	}
 	return a, covered, err
 }
 

@@ -25,7 +25,10 @@ type Store interface {
 
 // Job is the batch of one tenant.
 type Job struct {
-	Chain  *tenant.Chain
+	Chain *tenant.Chain
+	// Renew, if set, brings Chain to what the storage holds now. Whoever plans asks for it after the archive: what is in force over
+	// a window that has settled was in storage before that (DESIGN 9), but not when a run of hours, or one that waited, began.
+	Renew  func() error
 	Topics []Topic
 	Blobs  blob.Store
 	Store  Store // nil for a job that only maps
@@ -128,7 +131,24 @@ func (j *Job) MapPart(ctx context.Context, p *Plan, a Archive, i, n int) error {
 	for w := range p.Windows {
 		windows = append(windows, w)
 	}
+	if err := j.reads(p); err != nil {
+		return err
+	}
 	return j.voided(p, j.line(p, a, windows, ranges).run(ctx))
+}
+
+// reads refuses a plan whose windows the job would read by other configs than the plan names, as its maker's was another: coverage
+// would say that they were read by these.
+func (j *Job) reads(p *Plan) error {
+	for i := range p.Windows {
+		w := &p.Windows[i]
+		own, of := inputs(j.Chain, Archive{}, nil, w.Window), Inputs{Revisions: w.Revisions, Edges: w.Edges}
+		if !own.sameConfig(&of) {
+			return fmt.Errorf("plan %d of %s reads window %s by another config than this process: it has changed in between; run this again, and if that says the same, plan anew",
+				p.Generation, p.Tenant, windowName(w.Window))
+		}
+	}
+	return nil
 }
 
 // ReduceWindow covers one window of a plan, whose maps have run and whose earlier windows are reduced. What is reduced already
@@ -146,6 +166,9 @@ func (j *Job) ReduceWindow(ctx context.Context, p *Plan, window int64) error {
 	}
 	if !mayCover(p.Windows[at:], p.Generation, covered) {
 		return nil
+	}
+	if err := j.reads(p); err != nil {
+		return err
 	}
 	if void, err := j.isVoid(p.Generation); err != nil {
 		return err

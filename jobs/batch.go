@@ -205,6 +205,16 @@ func (b *batchJob) job(t *site.Tenant) (*batch.Job, error) {
 	return j, err
 }
 
+// renew has a job plan, and a backfill go, by the tenant's chains as they are then.
+func (b *batchJob) renew(j *batch.Job, ask *batch.Backfill) {
+	t := b.site.TenantNamed(j.Chain.Tenant)
+	j.Renew = func() error {
+		err := t.Grow(b.blobs)
+		j.Chain, ask.Live = t.Spliced, t.Chain
+		return err
+	}
+}
+
 // withStore calls fn with the job of each tenant, one after another.
 func (b *batchJob) withStore(ctx context.Context, fn func(*batch.Job) error) error {
 	opening, opened := ctx, func() {}
@@ -254,6 +264,7 @@ func (b *batchJob) run(ctx context.Context, once bool, wait time.Duration) error
 			return nil
 		}
 		defer func() { err = errors.Join(err, release()) }()
+		b.renew(j, &batch.Backfill{})
 		b.logWindows(j, log)
 		if err := paceOf(j, batchPortion); err != nil {
 			return err
@@ -364,12 +375,12 @@ type plannedWindow struct {
 func (b *batchJob) plan(ctx context.Context, stdout io.Writer, ask *batch.Backfill, parts int, asJSON bool) error {
 	plans := []planned{}
 	err := b.withStore(ctx, func(j *batch.Job) error {
-		claim := j.Plan
+		claim, own := j.Plan, batch.Backfill{}
 		if ask != nil {
-			own := *ask
-			own.Live = b.site.TenantNamed(j.Chain.Tenant).Chain
+			own = *ask
 			claim = func(ctx context.Context) (*batch.Plan, batch.Archive, error) { return j.PlanBackfill(ctx, &own) }
 		}
+		b.renew(j, &own)
 		p, a, err := claim(ctx)
 		if err != nil || p == nil {
 			return err

@@ -70,6 +70,22 @@ func (t *Tenant) growChain(was *Tenant, blobs blob.Store) error {
 	return nil
 }
 
+// Grow reads what the chain has more by now.
+func (t *Tenant) Grow(blobs blob.Store) error {
+	c := *t.Configs
+	if err := c.Grow(blobs); err != nil || len(c.Objects) == len(t.Configs.Objects) {
+		return err
+	}
+	if t.Configs.Empty() {
+		return t.follow(&c)
+	}
+	live, spliced, err := c.Compile()
+	if err == nil {
+		t.Configs, t.Chain, t.Spliced = &c, live, spliced
+	}
+	return err
+}
+
 func same(a, b *tenant.Chain) bool {
 	return slices.EqualFunc(a.Revs, b.Revs, func(a, b tenant.Rev) bool { return a.From == b.From && a.To == b.To && a.Config.Equal(b.Config) })
 }

@@ -378,4 +378,10 @@ func TestAgain(t *testing.T) {
 	if n := len(next.Tenants[0].Spliced.Revs); n != 2 || next.Tenants[0].Texts()[1] != string(appended) || len(s.Tenants[0].Configs.Objects) != 1 {
 		t.Errorf("%d revisions, texts %q, %d objects known before", n, next.Tenants[0].Texts(), len(s.Tenants[0].Configs.Objects))
 	}
+	own := &s.Tenants[0]
+	for range 2 {
+		if err := own.Grow(blobs); err != nil || len(own.Chain.Revs) != 2 || len(own.Spliced.Revs) != 2 || own.Texts()[1] != string(appended) {
+			t.Errorf("it grows to %d revisions, %v", len(own.Spliced.Revs), err)
+		}
+	}
 }
