@@ -50,7 +50,7 @@ type Forecast struct {
 	Beside             bool
 	HoldsFrom, HoldsTo int64
 	plans              []WindowPlan
-	known              map[int64]*Covered // Job.known
+	known              map[int64]*Covered // what it goes by: Job.known, without what lies before a cold start
 }
 
 // Forecast says what there is to do. Its error wraps ErrUntold for what must not be done.
@@ -66,14 +66,19 @@ func (j *Job) forecast(b *Backfill, a Archive, covered map[int64]*Covered) (*For
 	if b.From < 0 || b.To <= b.From || b.From%WindowMS != 0 || b.To%WindowMS != 0 {
 		return nil, fmt.Errorf("backfill of %s: [%d, %d) ms is no range of full windows of %d minutes", j.Chain.Tenant, b.From, b.To, WindowMS/60000)
 	}
-	known, err := j.known(b, covered)
+	left := covered
+	if b.Cold {
+		left = maps.Clone(covered)
+		maps.DeleteFunc(left, func(w int64, _ *Covered) bool { return w < b.From })
+	}
+	known, err := j.known(b, left)
 	if err != nil {
 		return nil, err
 	}
 	f := &Forecast{Why: map[string]int{}, known: known}
 	var due []int64
-	all := candidates(j.Chain, a)
-	for _, w := range settled(j.Chain, a) {
+	all := candidates(j.Chain, a, left)
+	for _, w := range settled(j.Chain, a, left) {
 		reason := j.whyBackfill(b, a, known, all, w)
 		if covered[w] != nil && known[w] == nil && reason != "" {
 			reason = whyGone
@@ -120,14 +125,10 @@ func (j *Job) forecast(b *Backfill, a Archive, covered map[int64]*Covered) (*For
 	return f, nil
 }
 
-// known is the coverage that a backfill goes by: without what lies before a cold start, and without what names a run that is
-// there no more.
+// known is coverage without what names a run that is there no more.
 func (j *Job) known(b *Backfill, covered map[int64]*Covered) (map[int64]*Covered, error) {
 	known := map[int64]*Covered{}
 	for w, c := range covered {
-		if b.Cold && w < b.From {
-			continue
-		}
 		if !c.Run.Digest.empty() && w >= b.From-back(j.Chain, b.From) && w < b.To {
 			_, err := j.Blobs.Created(j.runName(c.Run.Generation, w))
 			if errors.Is(err, blob.ErrNotFound) {

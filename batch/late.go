@@ -99,7 +99,7 @@ func (j *Job) Waiting(ctx context.Context) (late Waiting, left Left, err error) 
 	if err != nil {
 		return late, left, err
 	}
-	for _, w := range settled(j.Chain, a) {
+	for _, w := range settled(j.Chain, a, covered) {
 		if w >= a.From && why(j.Chain, a, covered, w) == whyRevisions {
 			if left.Windows == 0 {
 				left.First = w

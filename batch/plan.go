@@ -269,7 +269,7 @@ func join(spans []Span, s Span) []Span {
 func Due(chain *tenant.Chain, a Archive, covered map[int64]*Covered) []WindowPlan {
 	waiting := a.waiting(covered)
 	var fresh, changed, other []int64
-	for _, w := range settled(chain, a) {
+	for _, w := range settled(chain, a, covered) {
 		if w < a.From {
 			continue
 		}
@@ -326,11 +326,11 @@ func why(chain *tenant.Chain, a Archive, covered map[int64]*Covered, w int64) st
 }
 
 // settled are the windows in which anything can happen and that no beacon is expected in any more, oldest first.
-func settled(chain *tenant.Chain, a Archive) []int64 {
+func settled(chain *tenant.Chain, a Archive, covered map[int64]*Covered) []int64 {
 	if a.Progress == math.MinInt64 || len(a.Spans) == 0 {
 		return nil
 	}
-	all := candidates(chain, a)
+	all := candidates(chain, a, covered)
 	for i, w := range all {
 		if a.Progress < w+WindowMS+lateness(chain, w) {
 			return all[:i]
@@ -342,7 +342,7 @@ func settled(chain *tenant.Chain, a Archive) []int64 {
 // plans says what the windows, in order, read.
 func plans(chain *tenant.Chain, a Archive, covered map[int64]*Covered, due []int64) []WindowPlan {
 	var plans []WindowPlan
-	all := candidates(chain, a)
+	all := candidates(chain, a, covered)
 	for i, w := range due {
 		in := inputs(chain, a, covered, w)
 		late, _ := a.late(w, covered[w])
@@ -382,10 +382,11 @@ func unknown(chain *tenant.Chain, all []int64, covered map[int64]*Covered, befor
 	return until
 }
 
-// candidates are the windows in which anything can happen, oldest first: those that hold records, and those after them
-// in which sessions of these can still be ended. Time may stand still or leap between records; the windows that it
-// leaps over need no coverage, since nothing is in them in any layer.
-func candidates(chain *tenant.Chain, a Archive) []int64 {
+// candidates are the windows in which anything can happen, oldest first: those that hold records, those after them
+// in which sessions of these can still be ended, and those without records that coverage says something of: the config that they were
+// covered under may have let visits last for longer. Time may stand still or leap between records; the windows that it leaps over need no coverage, since nothing
+// is in them in any layer.
+func candidates(chain *tenant.Chain, a Archive, covered map[int64]*Covered) []int64 {
 	var all []int64
 	for _, v := range slices.Sorted(maps.Keys(a.Spans)) {
 		w := v
@@ -396,7 +397,13 @@ func candidates(chain *tenant.Chain, a Archive) []int64 {
 			all = append(all, w)
 		}
 	}
-	return all
+	for w, c := range covered {
+		if len(c.Inputs.Spans) == 0 && (c.Rows > 0 || !c.Run.Digest.empty()) {
+			all = append(all, w)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 func lateness(chain *tenant.Chain, w int64) int64 {

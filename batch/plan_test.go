@@ -129,7 +129,7 @@ func (s *script) do(cmd string, args []string) []string {
 	case "backfill": // [WINDOW=DIGEST...]: covers all that is due for any reason, as run does
 		var all []int64
 		chain, a := s.chain(), s.archive()
-		for _, w := range settled(chain, a) {
+		for _, w := range settled(chain, a, s.covered) {
 			if why(chain, a, s.covered, w) != "" {
 				all = append(all, w)
 			}

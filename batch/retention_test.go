@@ -279,7 +279,7 @@ func TestRetentionKeepsPlansInProgress(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := slices.DeleteFunc(candidates(j.Chain, a), func(w int64) bool {
+	old := slices.DeleteFunc(candidates(j.Chain, a, nil), func(w int64) bool {
 		return w >= kept || covered[w] == nil || len(inputs(j.Chain, a, covered, w).Runs) == 0
 	})
 	p, err := j.claim(plans(j.Chain, a, covered, old[len(old)-1:]), uniform(1), covered)

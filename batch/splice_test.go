@@ -50,6 +50,10 @@ func TestBackfillOfSplicesOverSplices(t *testing.T) {
 			[]lay{{1, 30, 90}, {0, 60, 90}}, visitsAt("order", red, 50, 95, 96)},
 		"a visit that began before the end of an experiment": {[]string{fmt.Sprintf(ends, at(60)), fmt.Sprintf(ends, at(400))},
 			[]lay{{1, 50, 120}}, visitsAt("order", red, 10, 75, 95, 115, 135, 155, 175, 195, 215, 235, 255, 275, 295)},
+		"visits that ended hours later": {[]string{plain, "visit_gap: 6h\nsession_ttl: 6h\npoints: {order: {}}\n"},
+			[]lay{{1, 0, 30}, {0, 0, 30}}, visitsAt("order", "", 10)},
+		"visits that end hours later": {[]string{"visit_gap: 6h\nsession_ttl: 6h\npoints: {order: {}}\n", plain},
+			[]lay{{1, -600, 600}, {0, -600, 600}}, visitsAt("order", "", 10)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := load(t, x.texts[0])
@@ -69,4 +73,22 @@ func TestBackfillOfSplicesOverSplices(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A window in which nothing can happen any more by the config in force, and whose run a new window would read.
+func TestANewWindowAfterOneThatIsNoMore(t *testing.T) {
+	before := load(t, "session_ttl: 2h\npoints: {order: {}}\n")
+	long := spliceOf(load(t, "visit_gap: 6h\nsession_ttl: 6h\npoints: {order: {}}\n")[0], 0, 30)
+	records := visitsAt("order", "", 10)
+	j, st := covered(t, append(slices.Clone(before), long), records)
+	after := append(slices.Clone(before), long, spliceOf(before[0], 0, 30))
+	j.Chain = chainOf(t, after)
+	more := visitsAt("order", "", 400)
+	add(t, j.Blobs, j.Chain, 0, parse(j.Chain, more)[0], t0+50*60*minute)
+	add(t, j.Blobs, j.Chain, 1, parse(j.Chain, more)[1], t0+50*60*minute)
+	run(t, j)
+	backfill(t, j, everything())
+	rows, _ := wanted(t, worlds.Flat(after), append(records, more...), false)
+	sameLines(t, "rows", outcomeOf(t, j, st).rows, rows)
+	quiet(t, "after it", j, everything())
 }
