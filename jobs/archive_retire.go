@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -77,24 +78,32 @@ func retire(ctx context.Context, blobs blob.Store, all []keptPartition, keep tim
 	}
 	before := progress - keep.Milliseconds()
 	before -= before % archive.WindowMillis
+	listed, err := archive.ListFiles(blobs, all[0].chain.Tenant)
+	if err != nil {
+		return err
+	}
 	files, bytes := 0, int64(0)
 	for i, a := range all {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		sources, _, err := archive.ReadSources(blobs, chains[i])
+		sources, r, err := archive.ReadSources(blobs, chains[i])
 		if err != nil {
 			return err
 		}
-		next, old := archive.Retirable(sources, before)
-		for _, f := range old {
-			bytes += f.Bytes
+		if next := archive.Retirable(sources, before); next > 0 {
+			r = archive.Retired{Topic: a.Topic, Partition: a.partition, Next: next, Before: before}
 		}
-		files += len(old)
+		old := listed.Behind(a.Topic, a.partition, r.Next)
+		size, err := sizeOf(blobs, old)
+		if err != nil {
+			return err
+		}
+		files, bytes = files+len(old), bytes+size
 		if dry || len(old) == 0 {
 			continue
 		}
-		if err := archive.Retire(blobs, archive.Retired{Topic: a.Topic, Partition: a.partition, Next: next, Before: before}, old); err != nil {
+		if err := archive.Retire(blobs, r, old); err != nil {
 			return err
 		}
 	}
@@ -113,6 +122,22 @@ func retire(ctx context.Context, blobs blob.Store, all []keptPartition, keep tim
 			all[0].chain.Tenant, count(made.Objects, "object"), made.Bytes, count(made.Windows, "window"), timeText(kept))
 	}
 	return err
+}
+
+// sizeOf is how many bytes objects have, those that are gone left out.
+func sizeOf(blobs blob.Store, names []string) (bytes int64, err error) {
+	for _, name := range names {
+		r, err := blobs.Open(name)
+		if errors.Is(err, blob.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		bytes += r.Size()
+		r.Close() // it was only looked at
+	}
+	return bytes, nil
 }
 
 // keptAtLeast is the longest retention + max_age of any revision.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"tandem/schemas/archive"
 	"tandem/schemas/blob"
 	"tandem/schemas/tables"
@@ -112,6 +114,28 @@ func TestArchiveIsLookedAfter(t *testing.T) {
 	wantText(t, errs, "1 problem")
 }
 
+// What is archived after a topic was asked for its ends is not held against it.
+func TestVerifyBesideAnArchiver(t *testing.T) {
+	f := newSite(t, "{topic: beacons.raw, kind: live, partitions: 2}")
+	if code, _, stderr := f.topicsCommand("apply", "--site", f.file); code != 0 {
+		t.Fatal(stderr)
+	}
+	id := f.describe(t, "beacons.shop.0").ID
+	b := keepBeacons(t, f.folder, id, 0)
+	asked := false
+	f.cluster.ControlKey(int16(kmsg.ListOffsets), func(kmsg.Request) (kmsg.Response, error, bool) {
+		asked = true
+		if err := archive.Append(b, archive.Manifest{Topic: "beacons.shop.0", TopicID: id, Partition: 1, Next: 20, Progress: map[string]int64{"a": archiveBegin}}); err != nil {
+			t.Error(err)
+		}
+		return nil, nil, false
+	})
+	archiveCommand(t, 0, "verify", "--site", f.file, "--kafka")
+	if !asked {
+		t.Error("no ends are asked for")
+	}
+}
+
 // What is lost of an archive is not verified as if it had never been.
 func TestVerifyMissesManifests(t *testing.T) {
 	f := newSite(t, "{topic: beacons.raw, kind: live, partitions: 2}")
@@ -170,6 +194,14 @@ func TestArchiveRetiresByTheArchivesTime(t *testing.T) {
 	wantText(t, out, "tenant shop: 0 files")
 	out, _ = archiveCommand(t, 0, "retire", "--site", f.file)
 	wantText(t, out, "tenant shop: 6 files of [0-9]+ bytes deleted")
+	// What an earlier run had recorded and not deleted when it was killed.
+	if err := b.Create(archive.FileName("shop", "beacons.shop.0", 1, 20, 0, archiveBegin), []byte("ten bytes.")); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []string{"1 file of 10 bytes", "0 files of 0 bytes"} {
+		out, _ = archiveCommand(t, 0, "retire", "--site", f.file)
+		wantText(t, out, "tenant shop: "+n+" deleted")
+	}
 	var said bytes.Buffer
 	if code := run(t.Context(), []string{"batch", "collect", "--site", f.file, "--dry-run"}, &said, &said); code != 0 {
 		t.Fatal(said.String())

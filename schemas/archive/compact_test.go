@@ -201,28 +201,54 @@ func (f failing) Create(name string, data []byte) error {
 	return f.Store.Create(name, data)
 }
 
+// dying deletes a number of objects, and then fails.
+type dying struct {
+	blob.Store
+	left int
+}
+
+func (d *dying) Delete(name string) error {
+	if d.left--; d.left < 0 {
+		return errFails
+	}
+	return d.Store.Delete(name)
+}
+
+// Files are not compacted, or just now, so that those replaced are there, or a while ago.
 func TestRetire(t *testing.T) {
-	for _, compacted := range []bool{false, true} {
+	for compactions := range 3 {
 		b := blob.NewMem()
 		chain, rows := archived(t, b, rand.New(rand.NewPCG(5, 2)), 20)
-		if compacted {
-			mustCompact(t, b, chain, 0)
-			mustCompact(t, b, chain, CompactionGrace)
+		for k := range compactions {
+			mustCompact(t, b, chain, int64(k)*CompactionGrace)
 		}
 		all, _, err := ReadSources(b, chain)
 		if err != nil {
 			t.Fatal(err)
 		}
 		before := int64(1_760_000_400_000 + 4*WindowMillis)
-		next, files := Retirable(all, before)
-		if next == 0 || len(files) == 0 || next >= chain[len(chain)-1].Next {
-			t.Fatal(next, len(files))
-		}
-		r := Retired{Topic: "beacons", Next: next, Before: before}
-		for range 2 { // it may be called again
-			if err := Retire(b, r, files); err != nil {
+		next := Retirable(all, before)
+		files := func() []string {
+			l, err := ListFiles(b, "uswm")
+			if err != nil {
 				t.Fatal(err)
 			}
+			return l.Behind("beacons", 0, next)
+		}
+		if next == 0 || len(files()) == 0 || next >= chain[len(chain)-1].Next {
+			t.Fatal(next, files())
+		}
+		r := Retired{Topic: "beacons", Next: next, Before: before}
+		if err := Retire(&dying{b, 1}, r, files()); !errors.Is(err, errFails) {
+			t.Fatal(err)
+		}
+		for range 2 { // it may be called again
+			if err := Retire(b, r, files()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if left := files(); len(left) > 0 {
+			t.Errorf("%d compactions: %q are left", compactions, left)
 		}
 		want := slices.DeleteFunc(sorted(rows), func(r Row) bool { return r.Offset < next })
 		for _, w := range rows {
@@ -235,6 +261,58 @@ func TestRetire(t *testing.T) {
 			noProblems(t, b, len(want))
 			mustCompact(t, b, chain, 1) // compaction goes on beside it
 			mustCompact(t, b, chain, 2*CompactionGrace)
+		}
+	}
+}
+
+// busy is an archive that others are at: do is done once, before the first object of a folder is opened, or after it is listed.
+type busy struct {
+	blob.Store
+	folder string
+	do     func()
+}
+
+func (b *busy) act(name string) {
+	if do := b.do; do != nil && strings.HasPrefix(name, b.folder) {
+		b.do = nil
+		do()
+	}
+}
+
+func (b *busy) Open(name string) (blob.Reader, error) {
+	b.act(name)
+	return b.Store.Open(name)
+}
+
+func (b *busy) List(prefix string) ([]string, error) {
+	b.act(prefix)
+	return b.Store.List(prefix)
+}
+
+// An archiver appends, and files are retired, while an archive is verified.
+func TestVerifyBesideOthers(t *testing.T) {
+	for folder, do := range map[string]func(b blob.Store, chain []Manifest){
+		"manifests/": func(b blob.Store, chain []Manifest) {
+			end := chain[len(chain)-1].Next
+			mustAppend(t, b, Manifest{Topic: "beacons", TopicID: "id", First: end, Next: end + 1, Progress: map[string]int64{"a": 1}})
+		},
+		"events/": func(b blob.Store, chain []Manifest) {
+			l, err := ListFiles(b, "uswm")
+			if err != nil {
+				t.Fatal(err)
+			}
+			next := chain[5].Next
+			if err := Retire(b, Retired{Topic: "beacons", Next: next, Before: 1_760_000_400_000 + 2*WindowMillis}, l.Behind("beacons", 0, next)); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		b := blob.NewMem()
+		chain, _ := archived(t, b, rand.New(rand.NewPCG(9, 9)), 10)
+		others := &busy{Store: b, folder: folder, do: func() { do(b, chain) }}
+		v, err := Verify(t.Context(), others, "beacons", 0, func(err error) { t.Errorf("%s: %v", folder, err) }, func(FileInfo) {})
+		if err != nil || v.Files == 0 || others.do != nil {
+			t.Errorf("%s: %+v, %v", folder, v, err)
 		}
 	}
 }
@@ -293,6 +371,32 @@ func TestVerifyNamesWhatIsWrong(t *testing.T) {
 		}
 		if len(got) == 0 || !strings.Contains(got[0], want) {
 			t.Errorf("%s: %q, want %q", test.name, got, want)
+		}
+	}
+}
+
+// Names of both kinds of files tell their partition and offsets, whatever digits the topic has.
+func TestListing(t *testing.T) {
+	b := blob.NewMem()
+	const topic = "beacons.shop-7.0"
+	own, merged := FileName("shop-7", topic, 1, 10, 0, 0), CompactedName("shop-7", topic, 1, 20, 40, 3, 0)
+	for _, name := range []string{own, merged, FileName("shop-7", topic, 11, 0, 0, 0)} {
+		if err := b.Create(name, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := ListFiles(b, "shop-7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for end, want := range map[int64]string{0: own, 10: merged, 20: ""} {
+		if got := l.Beyond(topic, 1, end); got != want {
+			t.Errorf("beyond %d lies %q, want %q", end, got, want)
+		}
+	}
+	for next, want := range map[int64][]string{10: nil, 20: {own}, 39: {own}, 40: {own, merged}} {
+		if got := l.Behind(topic, 1, next); !slices.Equal(got, want) {
+			t.Errorf("behind %d lie %q, want %q", next, got, want)
 		}
 	}
 }

@@ -141,6 +141,10 @@ func ReadManifest(b blob.Store, topic string, partition int32, first int64) (Man
 // CheckChain lists the manifests of a partition and returns ErrCorrupt, naming the object, if one is not on the chain from
 // offset 0: then a manifest before it is missing. It is for audits; readers follow names.
 func CheckChain(b blob.Store, topic string, partition int32) error {
+	names, err := b.List(manifestFolder(topic, partition)) // before the chain, which an archiver may be at
+	if err != nil {
+		return fmt.Errorf("manifests of %s/%d: %w", topic, partition, err)
+	}
 	chain, err := ChainFrom(b, topic, partition, 0)
 	if err != nil {
 		return err
@@ -150,10 +154,6 @@ func CheckChain(b blob.Store, topic string, partition int32) error {
 	for _, m := range chain {
 		linked[ManifestName(topic, partition, m.First)] = true
 		end = m.Next
-	}
-	names, err := b.List(manifestFolder(topic, partition))
-	if err != nil {
-		return fmt.Errorf("manifests of %s/%d: %w", topic, partition, err)
 	}
 	for _, name := range names {
 		if !linked[name] {

@@ -44,34 +44,31 @@ func (r *Retired) name() string {
 	return fmt.Sprintf("%s%020d.json", retiredFolder(r.Topic, r.Partition), r.Next)
 }
 
-// Retirable are the leading files of sources, in order of offsets, that hold only event times before a time in ms, and the
-// offset up to which they hold everything.
-func Retirable(sources []Source, before int64) (next int64, files []FileInfo) {
+// Retirable is the offset up to which the leading files of sources, in order of offsets, hold only event times before a time in ms; 0: no
+// file does.
+func Retirable(sources []Source, before int64) (next int64) {
 	for len(sources) > 0 {
 		n := 0
 		for n < len(sources) && sources[n].First == sources[0].First {
 			if sources[n].Info.MaxTS >= before {
-				return next, files
+				return next
 			}
 			n++
 		}
-		for _, s := range sources[:n] {
-			files = append(files, s.Info)
-		}
 		next, sources = sources[0].Next, sources[n:]
 	}
-	return next, files
+	return next
 }
 
-// Retire records that files up to offset next go, and deletes them. It may be ended anywhere, and called again.
-func Retire(b blob.Store, r Retired, files []FileInfo) error {
+// Retire records that files up to offset next go, and deletes those named (Listing.Behind). It may be ended anywhere, and called again.
+func Retire(b blob.Store, r Retired, names []string) error {
 	r.Version = ManifestVersion
 	if err := create(b, "retired", r.name(), r); err != nil && !errors.Is(err, blob.ErrExists) {
 		return err
 	}
-	for _, f := range files {
-		if err := b.Delete(f.Name); err != nil {
-			return fmt.Errorf("event file %s: %w", f.Name, err)
+	for _, name := range names {
+		if err := b.Delete(name); err != nil {
+			return fmt.Errorf("event file %s: %w", name, err)
 		}
 	}
 	return nil

@@ -61,16 +61,25 @@ func Verify(ctx context.Context, b blob.Store, topic string, partition int32, pr
 	if err != nil {
 		return v, err
 	}
-	v.Retired = retired.Next
 	counts := newTally(chain)
 	for _, s := range files {
 		if err := ctx.Err(); err != nil {
 			return v, err
 		}
+		err := verifyFile(b, s, counts)
+		if errors.Is(err, blob.ErrNotFound) {
+			gone := err
+			if retired, err = ReadRetired(b, topic, partition); err != nil {
+				return v, err
+			}
+			if s.Next <= retired.Next {
+				continue // it was retired meanwhile
+			}
+			err = gone
+		}
 		v.Files++
 		v.Rows += s.Info.Rows
 		v.Bytes += s.Info.Bytes
-		err := verifyFile(b, s, counts)
 		if errors.Is(err, ErrCorrupt) || errors.Is(err, blob.ErrNotFound) {
 			problem(fmt.Errorf("%w; restore it from a copy: offsets %d to %d of %s/%d are in it", err, s.First, s.Next-1, topic, partition))
 			counts.bad[s.First] = true
@@ -79,6 +88,7 @@ func Verify(ctx context.Context, b blob.Store, topic string, partition int32, pr
 		}
 		step(s.Info)
 	}
+	v.Retired = retired.Next
 	bad := int64(-1) // end of the last run with a bad file
 	for i := range chain {
 		m := &chain[i]
