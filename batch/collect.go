@@ -54,7 +54,7 @@ type spare struct {
 
 // Collect deletes what a generation has made of a window if no standing coverage names it, as its own or as input, and no plan
 // in progress, and a collector first saw that CollectGrace ago. What has been seen is remembered in a chain of create-only
-// objects, of which the newest stands: of two collectors at once one deletes nothing. now is the caller's clock, in ms. It
+// objects, of which the newest stands: of two collectors at once one deletes nothing. clock is the caller's, in ms. It
 // may be ended anywhere and called again.
 //
 // The coverage of a window behind the archive's retention (keptFrom) names nothing: its state runs, map results and tables go,
@@ -62,7 +62,7 @@ type spare struct {
 // planned, audited or explained again, a window reads runs of the session_ttl before it only, and From never goes back: it is
 // recorded before the first event file goes. Who planned before that record is a plan in progress for as long as it can bring
 // coverage, and whoever looked and has not claimed yet has an hour.
-func (j *Job) Collect(ctx context.Context, st Deleter, now int64) (*Collected, error) {
+func (j *Job) Collect(ctx context.Context, st Deleter, clock func() int64) (*Collected, error) {
 	out := &Collected{}
 	made, err := j.pieces()
 	if err != nil {
@@ -83,6 +83,7 @@ func (j *Job) Collect(ctx context.Context, st Deleter, now int64) (*Collected, e
 	if out.Plans, err = j.forgetPlans(covered); err != nil {
 		return out, fmt.Errorf("collect: %w", err)
 	}
+	now := clock() // after coverage, which may have come to name others a moment before it was read
 	seen, ok, err := j.remember(spares, now)
 	if err != nil || !ok {
 		return out, err

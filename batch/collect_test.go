@@ -52,9 +52,11 @@ func generations(t *testing.T, j *Job, st store.Store) (pieces map[int64][]int64
 	return pieces, rows
 }
 
+func clock(now int64) func() int64 { return func() int64 { return now } }
+
 func collect(t *testing.T, j *Job, st store.Store, now int64) *Collected {
 	t.Helper()
-	c, err := j.Collect(context.Background(), st, now)
+	c, err := j.Collect(context.Background(), st, clock(now))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,6 +126,26 @@ func TestCollectAfterAnHour(t *testing.T) {
 	collect(t, j, st, now+2*CollectGrace) // forgets what is gone
 	if again := collect(t, j, st, now+3*CollectGrace); *again != (Collected{}) {
 		t.Errorf("all is collected: %+v", again)
+	}
+}
+
+// What a collector that is held up for an hour before it reads coverage finds replaced may have been so for a moment only.
+func TestCollectorThatIsHeldUp(t *testing.T) {
+	j, st, late := collectRig(t)
+	now := int64(1_800_000_000_000)
+	slow := *j
+	slow.Store = &meanwhile{Store: j.Store, do: func() {
+		now += CollectGrace
+		late()
+		run(t, j)
+	}}
+	c, err := slow.Collect(context.Background(), st, func() int64 { return now })
+	if err != nil || c.Waiting == 0 {
+		t.Fatalf("%+v, %v", c, err)
+	}
+	now += CollectGrace - 1
+	if again := collect(t, j, st, now); again.Deleted > 0 {
+		t.Errorf("before the hour is over: %+v", again)
 	}
 }
 
@@ -271,7 +293,7 @@ func TestCollectKilled(t *testing.T) {
 		collect(t, j, st, now)
 		blobs := j.Blobs
 		j.Blobs = &fleeting{blobs, n}
-		_, err := j.Collect(context.Background(), st, now+CollectGrace)
+		_, err := j.Collect(context.Background(), st, clock(now+CollectGrace))
 		if err != nil && !errors.Is(err, errKilled) {
 			t.Fatal(err)
 		}
@@ -306,7 +328,7 @@ func TestCollectorsAndClocks(t *testing.T) {
 	taken := &taken{Store: j.Blobs}
 	other := *j
 	other.Blobs = taken
-	if c, err := other.Collect(context.Background(), st, now); err != nil || *c != (Collected{}) {
+	if c, err := other.Collect(context.Background(), st, clock(now)); err != nil || *c != (Collected{}) {
 		t.Errorf("a collector that was overtaken: %+v, %v", c, err)
 	}
 	c := collect(t, j, st, now+10*hour) // a clock that is ten hours ahead

@@ -238,7 +238,7 @@ func TestRetentionKilled(t *testing.T) {
 		var err error
 		if n >= 0 {
 			j.Blobs = &fleeting{blobs, n}
-			if _, err = j.Collect(context.Background(), st, now+CollectGrace); err != nil && !errors.Is(err, errKilled) {
+			if _, err = j.Collect(context.Background(), st, clock(now+CollectGrace)); err != nil && !errors.Is(err, errKilled) {
 				t.Fatal(err)
 			}
 			j.Blobs = blobs

@@ -305,7 +305,7 @@ func waiting(ctx context.Context, j *batch.Job, log *slog.Logger) error {
 
 // collect deletes what no generation that stands needs.
 func (b *batchJob) collect(ctx context.Context, j *batch.Job) error {
-	c, err := j.Collect(ctx, b.store, time.Now().UnixMilli())
+	c, err := j.Collect(ctx, b.store, func() int64 { return time.Now().UnixMilli() })
 	if err == nil && (c.Deleted > 0 || c.Waiting > 0 || c.Plans > 0) {
 		b.log.Info("collected", "tenant", j.Chain.Tenant, "windows", c.Deleted, "objects", c.Objects, "plans", c.Plans, "waiting", c.Waiting)
 	}

@@ -73,7 +73,7 @@ func (p *plant) deleted(name string) {
 func (p *plant) collector(every int64) {
 	s, c := p.sim, p.centres[0]
 	p.again(c.name+".collector", every, func(x *shop) error {
-		_, err := c.job(x).Collect(context.Background(), p.metrics, s.now)
+		_, err := c.job(x).Collect(context.Background(), p.metrics, func() int64 { return s.now })
 		return err
 	})
 }
@@ -321,7 +321,7 @@ func (p *plant) lastRuns(x *shop) error {
 	}
 	if p.opt.Collect {
 		for _, at := range []int64{p.now, p.now + 2*batch.CollectGrace} {
-			if _, err := c.job(x).Collect(ctx, p.metrics, at); err != nil {
+			if _, err := c.job(x).Collect(ctx, p.metrics, func() int64 { return at }); err != nil {
 				return err
 			}
 		}
