@@ -159,16 +159,19 @@ func (j *Job) whyBackfill(b *Backfill, a Archive, known map[int64]*Covered, all 
 
 // refuse says what the archive cannot tell of what a backfill asks. all are the candidates.
 func (j *Job) refuse(b *Backfill, known map[int64]*Covered, all []int64, f *Forecast) error {
-	if !b.Approximate {
-		for i := range f.plans {
-			w := f.plans[i].Window
-			k, _ := slices.BinarySearch(all, w-back(j.Chain, w))
-			for ; k < len(all) && all[k] < w; k++ {
-				own := slices.ContainsFunc(f.plans[:i], func(p WindowPlan) bool { return p.Window == all[k] })
-				if known[all[k]] == nil && !own {
-					return fmt.Errorf("backfill of %s: %w how the sessions go on that are open at %s: window %s before it holds beacons and is not covered%s; begin with that one, or take --approximate",
-						j.Chain.Tenant, ErrUntold, windowName(w), windowName(all[k]), map[bool]string{true: " (or left out by --cold)"}[b.Cold])
-				}
+	for i := range f.plans {
+		w := f.plans[i].Window
+		k, _ := slices.BinarySearch(all, w-back(j.Chain, w))
+		for ; k < len(all) && all[k] < w; k++ {
+			c := known[all[k]]
+			switch own := slices.ContainsFunc(f.plans[:i], func(p WindowPlan) bool { return p.Window == all[k] }); {
+			case own:
+			case c == nil && !b.Approximate:
+				return fmt.Errorf("backfill of %s: %w how the sessions go on that are open at %s: window %s before it holds beacons and is not covered%s; begin with that one, or take --approximate",
+					j.Chain.Tenant, ErrUntold, windowName(w), windowName(all[k]), map[bool]string{true: " (or left out by --cold)"}[b.Cold])
+			case c != nil && unreadable(j.Chain, c):
+				return fmt.Errorf("backfill of %s: how the sessions go on that are open at %s cannot be read from window %s before it: it was covered under a config that is no longer in force; begin with that one, or before",
+					j.Chain.Tenant, windowName(w), windowName(all[k]))
 			}
 		}
 	}

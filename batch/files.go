@@ -89,7 +89,7 @@ func (o *openFiles) run(k runKey) (*stateRun, error) {
 	}
 	for _, d := range s.Revisions {
 		if !knows(o.job.Chain, d) {
-			return nil, fmt.Errorf("the run of window %d in generation %d was made under a revision that the config no longer has: its ids mean something else", k.window, k.generation)
+			return nil, fmt.Errorf("the run of window %s in generation %d was made under a revision that the config no longer has: its ids mean something else", windowName(k.window), k.generation)
 		}
 	}
 	o.made(k, s)

@@ -1,8 +1,10 @@
 package batch
 
 import (
+	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"tandem/core/oracle"
@@ -91,4 +93,22 @@ func TestANewWindowAfterOneThatIsNoMore(t *testing.T) {
 	rows, _ := wanted(t, worlds.Flat(after), append(records, more...), false)
 	sameLines(t, "rows", outcomeOf(t, j, st).rows, rows)
 	quiet(t, "after it", j, everything())
+}
+
+// A backfill that begins after a window whose run cannot be read any more says where to begin.
+func TestBackfillAfterAnotherSplicesWindow(t *testing.T) {
+	before := load(t, "session_ttl: 2h\npoints: {order: {}}\n")
+	other := load(t, "session_ttl: 2h\npoints: {order: {}, item: {}}\n")[0]
+	records := visitsAt("item", "", 10, 35, 40, 65)
+	j, st := covered(t, append(slices.Clone(before), spliceOf(other, 5, 25)), records)
+	after := append(slices.Clone(before), spliceOf(other, 5, 25), spliceOf(other, 5, 55))
+	j.Chain = chainOf(t, after)
+	b := &Backfill{From: t0 + WindowMS, To: t0 + 3*WindowMS}
+	if _, err := j.Forecast(context.Background(), b); err == nil || !strings.Contains(err.Error(), "cannot be read from window 2026-01-01T00:00:00Z before it") {
+		t.Errorf("forecast: %v", err)
+	}
+	b.From = t0
+	backfill(t, j, b)
+	rows, _ := wanted(t, worlds.Flat(after), records, false)
+	sameLines(t, "rows", outcomeOf(t, j, st).rows, rows)
 }
