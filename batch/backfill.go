@@ -127,20 +127,49 @@ func (j *Job) forecast(b *Backfill, a Archive, covered map[int64]*Covered) (*For
 
 // known is coverage without what names a run that is there no more.
 func (j *Job) known(b *Backfill, covered map[int64]*Covered) (map[int64]*Covered, error) {
-	known := map[int64]*Covered{}
+	names, err := j.Blobs.List(j.folder() + "out/")
+	if err != nil {
+		return nil, fmt.Errorf("list what was made: %w", err)
+	}
+	listed := map[string]bool{}
+	for _, name := range names {
+		listed[name] = true
+	}
+	known := maps.Clone(covered)
 	for w, c := range covered {
-		if !c.Run.Digest.empty() && w >= b.From-back(j.Chain, b.From) && w < b.To {
-			_, err := j.Blobs.Created(j.runName(c.Run.Generation, w))
-			if errors.Is(err, blob.ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return nil, fmt.Errorf("state run: %w", err)
-			}
+		if c.Run.Digest.empty() || w < b.From-back(j.Chain, b.From) || w >= b.To {
+			continue
 		}
-		known[w] = c
+		gone, err := j.gone(c, listed)
+		if err != nil {
+			return nil, fmt.Errorf("state run: %w", err)
+		}
+		if gone {
+			delete(known, w)
+		}
 	}
 	return known, nil
+}
+
+// gone says whether an object of a window's run is there no more. What is not listed may be so new that it is not yet.
+func (j *Job) gone(c *Covered, listed map[string]bool) (bool, error) {
+	names := []string{j.runName(c.Run.Generation, c.Window)}
+	for _, f := range c.Files {
+		if f.Rows > 0 {
+			names = append(names, f.Name)
+		}
+	}
+	for _, name := range names {
+		if listed[name] {
+			continue
+		}
+		if _, err := j.Blobs.Created(name); errors.Is(err, blob.ErrNotFound) {
+			return true, nil
+		} else if err != nil {
+			return false, err
+		}
+	}
+	return false, nil
 }
 
 // whyBackfill says why a window is due in a backfill, "" if it is not. all are the candidates.

@@ -372,6 +372,16 @@ func TestBackfillOfLosses(t *testing.T) {
 	backfill(t, j, everything())
 	sameLines(t, "rows", outcomeOf(t, j, st).rows, rows)
 	quiet(t, "runs that were lost", j, everything())
+	one, err := j.Covered(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	lose(one[t0].Files[0].Name) // and what says of the run stands
+	backfill(t, j, everything())
+	if now, err := j.Covered(context.Background()); err != nil || now[t0].Generation == one[t0].Generation {
+		t.Errorf("a window whose run has lost a file is still of generation %d, %v", one[t0].Generation, err)
+	}
+	quiet(t, "a file that was lost", j, everything())
 	lose("batch/")
 	before, err := j.Covered(context.Background())
 	if err != nil {

@@ -81,7 +81,7 @@ func (j *Job) planOf(due []WindowPlan, covered, stands map[int64]*Covered, a Arc
 	if err != nil {
 		return nil, fmt.Errorf("batch of %s: hash ranges: %w", j.Chain.Tenant, err)
 	}
-	return j.claim(due, bounds, covered)
+	return j.claim(due, bounds, stands)
 }
 
 // portion is as much of what is due as one plan takes: windows that were covered before must not keep new ones waiting.
@@ -368,6 +368,9 @@ func (j *Job) voided(p *Plan, err error) error {
 		}
 		if sealErr != nil && !errors.Is(sealErr, blob.ErrExists) {
 			err = errors.Join(err, fmt.Errorf("make the plan void: %w", sealErr))
+		}
+		if lost == staterun.ErrCorrupt {
+			err = fmt.Errorf("%w; restore it from a copy, or delete it and have tandem backfill make that window's run anew", err)
 		}
 		return fmt.Errorf("plan %d of %s is void: %w", p.Generation, p.Tenant, err)
 	}
