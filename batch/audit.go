@@ -170,7 +170,7 @@ type seriesName struct{ experiment, metric string }
 func (a *Audit) Run(ctx context.Context) (*AuditReport, error) {
 	r := &auditing{Audit: a, report: &AuditReport{Tenant: a.Job.Chain.Tenant, Layer: a.Layer, From: a.From, To: a.To},
 		known: map[seriesName]bool{}, metrics: map[seriesName]*Outcome{}, drifts: map[int64]bool{}, faults: map[int64]*windowFaults{}, digests: map[int64]uint64{}}
-	for _, phase := range []func(context.Context) error{r.open, r.begin, r.law, r.again, r.name} {
+	for _, phase := range []func(context.Context) error{r.open, r.begin, r.law, r.again, r.name, r.moved} {
 		if err := phase(ctx); err != nil {
 			return nil, fmt.Errorf("audit of %s: %w", r.report.Tenant, err)
 		}
@@ -328,6 +328,31 @@ func (r *auditing) again(ctx context.Context) error {
 		return r.compareBatch(ctx, c.Window, rows)
 	})
 	return r.inputs.run(ctx)
+}
+
+// moved tells of windows whose batch is wrong and that were covered anew since the audit began: the rows that they had then are kept for
+// CollectGrace only.
+func (r *auditing) moved(ctx context.Context) error {
+	var found []int64
+	for w, f := range r.faults {
+		if len(f[ofBatch]) > 0 {
+			found = append(found, w)
+		}
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	now, err := (&Job{Chain: r.Job.Chain, Store: reading{r.Store}}).Covered(ctx)
+	if err != nil {
+		return err
+	}
+	slices.Sort(found)
+	for _, w := range found {
+		if c := r.covered[w]; c != nil && (now[w] == nil || now[w].Generation != c.Generation) {
+			r.report.Less = append(r.report.Less, "window "+windowName(w)+" was covered anew while it was compared, and what it had before may be gone: audit it again")
+		}
+	}
+	return nil
 }
 
 func (r *auditing) told(phase string, n, of int) {

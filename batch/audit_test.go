@@ -29,3 +29,29 @@ func TestAuditOfAWindowThatIsDueAgain(t *testing.T) {
 		t.Errorf("%+v", r.report)
 	}
 }
+
+// Rows that are gone since their window was covered anew meanwhile are told as that.
+func TestAuditOfAWindowThatIsCoveredAnew(t *testing.T) {
+	before, after := lateExperiment(t)
+	j, st := covered(t, before, traffic(20))
+	ctx := context.Background()
+	r := &auditing{Audit: &Audit{Job: j, Store: st}, report: &AuditReport{}, faults: map[int64]*windowFaults{}}
+	var err error
+	if r.covered, err = j.Covered(ctx); err != nil {
+		t.Fatal(err)
+	}
+	wrong := func() *windowFaults {
+		f := &windowFaults{}
+		f[ofBatch] = map[cellKey]int64{{}: 1}
+		return f
+	}
+	r.faults[t0] = wrong()
+	if err := r.moved(ctx); err != nil || len(r.report.Less) > 0 {
+		t.Errorf("%q, %v", r.report.Less, err)
+	}
+	j.Chain = chainOf(t, after)
+	backfill(t, j, everything())
+	if err := r.moved(ctx); err != nil || len(r.report.Less) != 1 {
+		t.Errorf("%q, %v", r.report.Less, err)
+	}
+}
