@@ -64,6 +64,13 @@ func TestATaskUnderAnotherConfig(t *testing.T) {
 	refused("map", slow.MapPart(ctx, p, a, 0, 1))
 	must(t, j.MapAll(ctx, p, a))
 	refused("reduce", slow.ReduceWindow(ctx, p, p.Windows[0].Window))
+	other := *j
+	other.Parser++
+	for what, err := range map[string]error{"map": other.MapPart(ctx, p, a, 0, 1), "reduce": other.ReduceWindow(ctx, p, p.Windows[0].Window)} {
+		if err == nil || !strings.Contains(err.Error(), "was made by another release") {
+			t.Errorf("%s by another parser: %v", what, err)
+		}
+	}
 	for _, w := range p.Windows {
 		must(t, j.ReduceWindow(ctx, p, w.Window))
 	}

@@ -137,9 +137,12 @@ func (j *Job) MapPart(ctx context.Context, p *Plan, a Archive, i, n int) error {
 	return j.voided(p, j.line(p, a, windows, ranges).run(ctx))
 }
 
-// reads refuses a plan whose windows the job would read by other configs than the plan names, as its maker's was another: coverage
-// would say that they were read by these.
+// reads refuses a plan whose windows the job would read by other configs, or another version of the code, than the plan names, as its
+// maker's were others: coverage would say that they were read by these.
 func (j *Job) reads(p *Plan) error {
+	if p.Fold != FoldVersion || p.Parser != j.Parser {
+		return fmt.Errorf("plan %d of %s was made by another release, which folds or parses otherwise: run this by that one, or plan anew by this one", p.Generation, p.Tenant)
+	}
 	for i := range p.Windows {
 		w := &p.Windows[i]
 		own, of := inputs(j.Chain, Archive{}, nil, w.Window), Inputs{Revisions: w.Revisions, Edges: w.Edges}

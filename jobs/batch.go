@@ -41,7 +41,7 @@ It makes nothing due.
 For a scheduler the same in three steps. plan claims what is due and prints its tasks, a line each: map TASK and reduce WINDOW;
 nothing, if nothing is due. With --from and --to it claims what tandem backfill would do; windows after it that come to other state
 are the next plan. map runs a share of the hash ranges of a plan; shares may run at once, anywhere, in any order and
-again, and need the blobs only. reduce, after all maps of the plan, writes a window to the store; windows one after another,
+again, and need the blobs only; a plan that another config or release has made is refused. reduce, after all maps of the plan, writes a window to the store; windows one after another,
 in the order of the plan. collect, at any time, deletes what earlier generations made, rows included, and the state runs and tables
 of windows more than a session_ttl before the event files that tandem archive retire has left, an hour after it first saw that
 nothing needs them any more; tandem batch does so at its end. --dry-run only says what there is of both, waiting or not. Where only a number tells tasks apart, as in a Kubernetes indexed job, TASK may be I/N, share I (from
