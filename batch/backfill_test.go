@@ -58,6 +58,9 @@ func TestBackfillWorlds(t *testing.T) {
 			t.Fatal(err)
 		}
 		objects := worlds.Spliced(seed, revisions, w)
+		if seed%2 == 1 {
+			objects = worlds.TakenBack(seed, objects)
+		}
 		last, err := tenant.CompileLive(objects)
 		if err != nil {
 			t.Fatal(err)

@@ -9,8 +9,6 @@ import (
 	"tandem/core/tenant"
 )
 
-const halfHour = 30 * minute
-
 // Spliced draws a chain from the revisions of a world: each becomes an object, and between and after them stand splices of
 // what some revision says, over times that begin and end where something happens. Equal arguments, equal chains.
 func Spliced(seed uint64, revisions []*tenant.Config, w World) []*tenant.Config {
@@ -29,21 +27,43 @@ func Spliced(seed uint64, revisions []*tenant.Config, w World) []*tenant.Config 
 	var out []*tenant.Config
 	for i, c := range revisions {
 		out = append(out, c)
-		for rng.IntN(3) == 0 || i == len(revisions)-1 && rng.IntN(3) > 0 {
+		for rng.IntN(3) == 0 || i == len(revisions)-1 && rng.IntN(2) == 0 {
 			if len(edges) == 0 {
 				break
 			}
 			s := *revisions[rng.IntN(len(revisions))]
 			a, b := edges[rng.IntN(len(edges))], edges[rng.IntN(len(edges))]
 			s.HasFrom, s.HasTo, s.From, s.To = true, true, min(a, b), max(a, b)+minute*rng.Int64N(2)
-			if rng.IntN(4) == 0 {
-				s.From, s.To = s.From/halfHour*halfHour, (s.To+halfHour-1)/halfHour*halfHour
-			}
 			if s.From >= s.To || revisions[0].HasFrom && s.From < revisions[0].From {
 				continue
 			}
 			out = append(out, &s)
-			edges = append(edges, s.From, s.To, s.From+(s.To-s.From)/2/minute*minute) // what comes may take back a part of it
+		}
+	}
+	return out
+}
+
+// TakenBack appends to a chain splices over a half of each of its own, or from and to the half hours around it, which say what some
+// object of the chain says: so that parts of what was changed are as they were.
+func TakenBack(seed uint64, objects []*tenant.Config) []*tenant.Config {
+	rng := rand.New(rand.NewPCG(seed, 0x6261636b))
+	out := slices.Clone(objects)
+	for _, c := range objects {
+		if !c.HasTo {
+			continue
+		}
+		s := *objects[rng.IntN(len(objects))]
+		s.HasFrom, s.HasTo, s.From, s.To = true, true, c.From, c.To
+		switch half := c.From + (c.To-c.From)/2/minute*minute; rng.IntN(3) {
+		case 0:
+			s.To = half
+		case 1:
+			s.From = half
+		default:
+			s.From, s.To = c.From/(30*minute)*(30*minute), (c.To/(30*minute)+1)*(30*minute)
+		}
+		if s.From < s.To && !(objects[0].HasFrom && s.From < objects[0].From) {
+			out = append(out, &s)
 		}
 	}
 	return out
