@@ -278,6 +278,10 @@ func TestBackfillOfWhatIsNotKept(t *testing.T) {
 	if err != nil || made.Records != 10 {
 		t.Errorf("brought %+v, %v", made, err)
 	}
+	j.LateEvery = 24 * time.Hour
+	if late, _, err := j.Waiting(context.Background()); err != nil || late.Windows > 0 {
+		t.Errorf("what is brought waits for the pass: %+v, %v", late, err)
+	}
 	backfill(t, j, b)
 	rows, _ := wanted(t, worlds.Flat(append(slices.Clone(before), &splice)), records, false)
 	sameLines(t, "rows", outcomeOf(t, j, st).rows, rows)

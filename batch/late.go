@@ -19,11 +19,12 @@ type Arrival struct {
 	At        int64 // least progress at the manifest's end, ms
 }
 
-// arrivals notes what of a manifest came after its window's end.
+// arrivals notes what of a manifest came after its window's end. What a backfill brought from raw topics came at no time, and waits
+// for nothing.
 func (a *Archive) arrivals(partition string, m *archive.Manifest) {
 	at, known := m.Least()
 	for _, w := range m.Windows {
-		if known && at >= w.Start+WindowMS {
+		if known && at < math.MaxInt64 && at >= w.Start+WindowMS {
 			a.Arrivals[w.Start] = append(a.Arrivals[w.Start], Arrival{partition, Span{m.First, m.Next}, w.Records, at})
 		}
 	}
