@@ -166,6 +166,28 @@ func TestFilesRoundTrip(t *testing.T) {
 	}
 }
 
+func TestCreateWritesThroughLinks(t *testing.T) {
+	dir := t.TempDir()
+	target, link := filepath.Join(dir, "target"), filepath.Join(dir, "link")
+	if err := errors.Join(os.WriteFile(target, []byte("old"), 0o600), os.Symlink(target, link)); err != nil {
+		t.Fatal(err)
+	}
+	f, err := Create(link)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Write(Record{Payload: []byte("new")}), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Lstat(link)
+	if err != nil || info.Mode()&os.ModeSymlink == 0 {
+		t.Errorf("the link is %v, %v", info.Mode(), err)
+	}
+	if got, err := os.ReadFile(target); err != nil || string(got) != "new\n" {
+		t.Errorf("its target holds %q, %v", got, err)
+	}
+}
+
 func TestDiscardKeepsTheOldFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "r.tsv")
 	if err := os.WriteFile(path, []byte("old\n"), 0o600); err != nil {

@@ -97,7 +97,10 @@ func Create(path string) (*FileWriter, error) {
 	if info, statErr := os.Stat(path); statErr == nil && !info.Mode().IsRegular() {
 		f.file, err = os.OpenFile(path, os.O_WRONLY, 0) // a pipe or a device
 	} else {
-		f.temp = filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".part")
+		if target, linkErr := filepath.EvalSymlinks(path); linkErr == nil {
+			f.path = target // a link stays one: /dev/stdout, say
+		}
+		f.temp = filepath.Join(filepath.Dir(f.path), "."+filepath.Base(f.path)+".part")
 		f.file, err = os.Create(f.temp)
 	}
 	if err != nil {
