@@ -220,7 +220,12 @@ func TestBrowser(t *testing.T) {
 		if len(links) != 6 {
 			t.Errorf("%d links", len(links))
 		}
-		b.run(chromedp.NavigateBack())
+		// What is asked for there next is of the same tags, until they are emptied.
+		b.load(strings.TrimPrefix(links[0], b.base))
+		b.run(chromedp.Evaluate(`document.getElementById('x-variation').value = 'green'`, nil), chromedp.Click(`form.explain button`))
+		b.until(`location.search.includes('variation=green') && location.search.includes('tag.device=mobile') && ` + loaded)
+		b.run(chromedp.Evaluate(`document.getElementById('x-tag.device').value = ''`, nil), chromedp.Click(`form.explain button`))
+		b.until(`!location.search.includes('tag.device') && ` + loaded)
 		b.silent("drill")
 	})
 

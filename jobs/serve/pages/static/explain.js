@@ -38,13 +38,14 @@ function session(d, s, r, first) {
 
 export function render(d, r) {
   const q = new URLSearchParams(location.search);
+  const tags = [...q.keys()].filter((k) => k.startsWith('tag.')); // of a link here; what is emptied is left out
   return [
     h('div', {class: 'head'}, h('h1', null, 'Explain'), h('p', {class: 'facts'}, 'Where a number comes from: name a session, or a metric and its minute.')),
     h('form', {class: 'explain', onsubmit: (e) => {
       e.preventDefault();
       const next = new URLSearchParams([...new FormData(e.target)].filter(([, v]) => v.trim()));
       go(`${location.pathname}?${next}`);
-    }}, fields.map((f) => h('label', {for: `x-${f}`}, f, h('input', {id: `x-${f}`, name: f, value: q.get(f) || '', placeholder: hints[f], autocomplete: 'off', spellcheck: 'false'}))),
+    }}, [...fields, ...tags].map((f) => h('label', {for: `x-${f}`}, f.replace(/^tag\./, ''), h('input', {id: `x-${f}`, name: f, value: q.get(f) || '', placeholder: hints[f] || 'any', autocomplete: 'off', spellcheck: 'false'}))),
     h('button', {type: 'submit'}, 'Explain')),
     d.found ? [
       h('section', {'aria-labelledby': 'layers'}, h('h2', {id: 'layers'}, d.found.number ? [d.found.number.metric, ' at ', minute(d.found.number.minute)] : d.found.session),
