@@ -11,6 +11,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
+
 	"tandem/jobs/site"
 	"tandem/schemas/blob"
 	"tandem/schemas/sources"
@@ -150,7 +152,11 @@ func (j *topicsJob) apply(ctx context.Context) error {
 		if _, ok := found[t.Name]; ok {
 			continue
 		}
-		if _, err := j.kafka.Make(ctx, t.Name, t.Partitions, j.site.Kafka.Replication, t.Initial()); err != nil {
+		_, err := j.kafka.Make(ctx, t.Name, t.Partitions, j.site.Kafka.Replication, t.Initial())
+		if errors.Is(err, kerr.InvalidReplicationFactor) {
+			return fmt.Errorf("%w It is to have %d replicas: kafka.replication of the site file", err, j.site.Kafka.Replication)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -248,3 +248,19 @@ func (f *siteFixture) remove(t *testing.T, name string) {
 		t.Fatal(err)
 	}
 }
+
+// A cluster with too few brokers is told by what to change.
+func TestTopicsApplyWithTooFewBrokers(t *testing.T) {
+	f := newSite(t, liveRaw)
+	text, err := os.ReadFile(f.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(f.file, bytes.Replace(text, []byte(", replication: 1"), nil, 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := f.topicsCommand("apply")
+	if code != 1 || !strings.Contains(stderr, "create topic beacons.raw: INVALID_REPLICATION_FACTOR") || !strings.Contains(stderr, "It is to have 3 replicas: kafka.replication of the site file") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
