@@ -33,7 +33,7 @@ type Audit struct {
 	Now  int64 // ms since the epoch: rows that have expired, or do within an hour, are not compared
 	// Step, if set, is told how far it is, one at a time.
 	Step func(AuditStep)
-	// Live is the chain that the stream reads by, without the splices that are the batch's only.
+	// Live is the chain that the stream reads by, without the splices that are the batch's only. Job.Renew, if set, brings it up to date too.
 	Live *tenant.Chain
 }
 
@@ -187,6 +187,11 @@ func (r *auditing) open(ctx context.Context) (err error) {
 	}
 	if r.archive, err = j.Archived(); err != nil { // after coverage, which so is of no more than it has
 		return err
+	}
+	if j.Renew != nil {
+		if err := j.Renew(); err != nil {
+			return err
+		}
 	}
 	if r.archive.Progress == math.MinInt64 {
 		return errors.New("the archive does not know the progress of all sources yet: nothing can be recomputed")

@@ -55,3 +55,22 @@ func TestAuditOfAWindowThatIsCoveredAnew(t *testing.T) {
 		t.Errorf("%q, %v", r.report.Less, err)
 	}
 }
+
+// An audit goes by the config as it is after it has read the archive, which may hold what came under a revision that it did not know.
+func TestAuditRenewsTheConfig(t *testing.T) {
+	before, after := lateExperiment(t)
+	j, st := covered(t, before, traffic(20))
+	live, spliced := chainOf(t, before), chainOf(t, after)
+	r := &auditing{Audit: &Audit{Job: j, Store: st, Closed: t0/minute + 60, From: t0 / minute, To: t0/minute + 30}, known: map[seriesName]bool{}}
+	r.report = &AuditReport{From: r.From, To: r.To}
+	j.Renew = func() error {
+		if r.archive.Progress == 0 {
+			t.Error("the config is read before the archive")
+		}
+		j.Chain, r.Live = spliced, live
+		return nil
+	}
+	if err := r.open(context.Background()); err != nil || r.Live != live {
+		t.Errorf("%v", err)
+	}
+}

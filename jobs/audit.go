@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"tandem/batch"
-	"tandem/core/tenant"
 	"tandem/jobs/site"
 	"tandem/schemas/blob"
 	"tandem/schemas/store"
@@ -116,7 +115,7 @@ func (j *auditJob) run(ctx context.Context, file, name string, parallel int) (re
 		if err != nil {
 			return nil, err
 		}
-		r, err := j.tenant(ctx, b.site, t.Chain, bj, st)
+		r, err := j.tenant(ctx, b, t, bj, st)
 		if err != nil {
 			return nil, err
 		}
@@ -125,7 +124,7 @@ func (j *auditJob) run(ctx context.Context, file, name string, parallel int) (re
 	return reports, nil
 }
 
-func (j *auditJob) tenant(ctx context.Context, s *site.Site, live *tenant.Chain, job *batch.Job, st store.Store) (*batch.AuditReport, error) {
+func (j *auditJob) tenant(ctx context.Context, b *batchJob, t *site.Tenant, job *batch.Job, st store.Store) (*batch.AuditReport, error) {
 	name := job.Chain.Tenant
 	active, ok, err := st.Active(ctx, name)
 	if err != nil {
@@ -134,7 +133,7 @@ func (j *auditJob) tenant(ctx context.Context, s *site.Site, live *tenant.Chain,
 	if !ok {
 		return nil, fmt.Errorf("tenant %s has no active layer of the stream; see tandem failover show", name)
 	}
-	closed, err := closedBefore(ctx, st, active.Layer, name, s.Metrics.Partitions)
+	closed, err := closedBefore(ctx, st, active.Layer, name, b.site.Metrics.Partitions)
 	if err != nil {
 		return nil, err
 	}
@@ -147,11 +146,16 @@ func (j *auditJob) tenant(ctx context.Context, s *site.Site, live *tenant.Chain,
 	if err != nil {
 		return nil, err
 	}
-	a := &batch.Audit{Job: job, Live: live, Store: st, Temp: temp, Layer: active.Layer, Closed: closed, From: j.from, To: j.to,
+	a := &batch.Audit{Job: job, Live: t.Chain, Store: st, Temp: temp, Layer: active.Layer, Closed: closed, From: j.from, To: j.to,
 		Back: j.back.Milliseconds(), Now: time.Now().UnixMilli(),
 		Step: func(s batch.AuditStep) {
 			j.progress.show(name+": "+s.Phase, int64(s.Done), fmt.Sprintf("of %d", s.Of))
 		}}
+	job.Renew = func() error {
+		err := t.Grow(b.blobs)
+		job.Chain, a.Live = t.Spliced, t.Chain
+		return err
+	}
 	return a.Run(ctx)
 }
 
