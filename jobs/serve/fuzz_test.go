@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -74,6 +75,22 @@ func (f *frozen) Rollups(_ context.Context, s store.Series, from, to int64, fn f
 func (f *frozen) Catalog(_ context.Context, _ string, fn func(store.Series) error) error {
 	for _, s := range f.series {
 		if err := fn(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *frozen) Metrics(_ context.Context, _, experiment, prefix string, fn func(metric string) error) error {
+	var names []string
+	for _, s := range f.series {
+		if s.Experiment == experiment && strings.HasPrefix(s.Metric, prefix) {
+			names = append(names, s.Metric)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		if err := fn(name); err != nil {
 			return err
 		}
 	}

@@ -277,6 +277,24 @@ func (m *metrics) Catalog(_ context.Context, tenant string, fn func(store.Series
 	return nil
 }
 
+// Metrics implements store.Store.
+func (m *metrics) Metrics(ctx context.Context, tenant, experiment, prefix string, fn func(metric string) error) error {
+	var names []string
+	err := m.Catalog(ctx, tenant, func(x store.Series) error {
+		if x.Experiment == experiment && strings.HasPrefix(x.Metric, prefix) {
+			names = append(names, x.Metric)
+		}
+		return nil
+	})
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		if err == nil {
+			err = fn(name)
+		}
+	}
+	return err
+}
+
 // oneLayer is the store as checkers read it: at once, and nothing but one layer.
 type oneLayer struct {
 	*metrics

@@ -232,6 +232,10 @@ type Store interface {
 	// while it has a row or a rollup that readers see, and may stay a few days longer.
 	Catalog(ctx context.Context, tenant string, fn func(Series) error) error
 
+	// Metrics calls fn for the metrics of an experiment's series whose names begin with a prefix of ASCII characters, ascending, each
+	// once in however many layers it is: of the catalog it takes what is asked for, and not all of its layers.
+	Metrics(ctx context.Context, tenant, experiment, prefix string, fn func(metric string) error) error
+
 	// PutProgress writes progress; Progress gives that of all partitions, by partition.
 	PutProgress(ctx context.Context, p Progress) error
 	Progress(ctx context.Context, layer, tenant string) ([]Progress, error)

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"tandem/core/tenant"
-	"tandem/schemas/store"
 )
 
 // Catalog is what there is to ask for: what the tenant's configs list, whenever they did.
@@ -114,52 +113,46 @@ func (c *Catalog) points(cfg *tenant.Config, names map[string]bool) {
 	}
 }
 
-// bucketsHold is how long it is held which buckets histograms have: the store's whole catalog is read for that.
-const bucketsHold = time.Minute
+// bucketsHold is how long it is held which buckets a histogram has; beyond maxHistograms of them all are asked for anew.
+const (
+	bucketsHold   = time.Minute
+	maxHistograms = 10_000
+)
 
-type histograms struct {
-	at      time.Time
-	buckets map[string][]int // by experiment, NUL and scope.point.value
+type histogram struct{ tenant, experiment, value string }
+
+type buckets struct {
+	at   time.Time
+	list []int
 }
 
 // Buckets returns which buckets of a value's histogram have any row, ascending: value is "fm.perf.load", a bucket's
 // metric "fm.perf.load.h<i>" (SPEC 6). A bucket that is new may be missing for a minute.
 func (x *Resolved) Buckets(ctx context.Context, experiment, value string) ([]int, error) {
-	h, err := x.r.histograms(ctx, x.Chain.Tenant)
-	if err != nil {
-		return nil, err
+	r, k := x.r, histogram{x.Chain.Tenant, experiment, value}
+	r.histograms.Lock()
+	b, ok := r.histograms.of[k]
+	r.histograms.Unlock()
+	if ok && time.Since(b.at) < bucketsHold {
+		return b.list, nil
 	}
-	return h.buckets[experiment+"\x00"+value], nil
-}
-
-func (r *Reader) histograms(ctx context.Context, name string) (*histograms, error) {
-	r.catalogs.Lock()
-	defer r.catalogs.Unlock()
-	if h := r.catalogs.of[name]; h != nil && time.Since(h.at) < bucketsHold {
-		return h, nil
-	}
-	h := &histograms{at: time.Now(), buckets: map[string][]int{}}
-	err := r.store.Catalog(ctx, name, func(s store.Series) error {
-		at := strings.LastIndex(s.Metric, ".h")
-		if at < 0 {
-			return nil
-		}
-		n, err := strconv.Atoi(s.Metric[at+2:])
-		if err != nil {
-			return nil
-		}
-		key := s.Experiment + "\x00" + s.Metric[:at]
-		if have := h.buckets[key]; !slices.Contains(have, n) {
-			h.buckets[key] = append(have, n)
+	b = buckets{at: time.Now()}
+	prefix := value + ".h"
+	err := r.store.Metrics(ctx, k.tenant, experiment, prefix, func(metric string) error {
+		if n, err := strconv.Atoi(metric[len(prefix):]); err == nil {
+			b.list = append(b.list, n)
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("catalog of %s: %w", name, err)
+		return nil, fmt.Errorf("catalog of %s: %w", k.tenant, err)
 	}
-	for _, b := range h.buckets {
-		slices.Sort(b)
+	slices.Sort(b.list)
+	r.histograms.Lock()
+	defer r.histograms.Unlock()
+	if len(r.histograms.of) >= maxHistograms {
+		clear(r.histograms.of)
 	}
-	r.catalogs.of[name] = h
-	return h, nil
+	r.histograms.of[k] = b
+	return b.list, nil
 }

@@ -68,9 +68,9 @@ type Reader struct {
 	mu   sync.Mutex
 	held map[string]*held // by tenant
 
-	catalogs struct {
+	histograms struct {
 		sync.Mutex
-		of map[string]*histograms // by tenant
+		of map[histogram]buckets
 	}
 }
 
@@ -88,7 +88,7 @@ func New(st store.Store, o Options) *Reader {
 	}
 	o.Hold = min(o.Hold, MaxHold)
 	r := &Reader{store: st, opt: o, days: newDays(), held: map[string]*held{}}
-	r.catalogs.of = map[string]*histograms{}
+	r.histograms.of = map[histogram]buckets{}
 	return r
 }
 

@@ -59,6 +59,10 @@ func (s readOther) Catalog(ctx context.Context, tenant string, fn func(store.Ser
 	return s.Other.Catalog(ctx, tenant, fn)
 }
 
+func (s readOther) Metrics(ctx context.Context, tenant, experiment, prefix string, fn func(metric string) error) error {
+	return s.Other.Metrics(ctx, tenant, experiment, prefix, fn)
+}
+
 func (s readOther) Progress(ctx context.Context, layer, tenant string) ([]store.Progress, error) {
 	return s.Other.Progress(ctx, layer, tenant)
 }

@@ -30,6 +30,7 @@ const (
 
 	getExperiments = "SELECT experiment FROM experiments WHERE tenant = ? GROUP BY experiment"
 	getSeries      = "SELECT metric, layer FROM series WHERE tenant = ? AND experiment = ? GROUP BY metric, layer"
+	getMetric      = "SELECT metric FROM series WHERE tenant = ? AND experiment = ? AND metric >= ? LIMIT 1"
 	getDays        = "SELECT day FROM series WHERE tenant = ? AND experiment = ? AND metric = ? AND layer = ? AND kind = ? AND day >= ? AND day <= ?"
 	getLayer       = "SELECT experiment, metric, kind, day FROM layers WHERE tenant = ? AND layer = ?"
 
@@ -141,6 +142,29 @@ func (s *Store) forget(e entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.known, e)
+}
+
+// Metrics implements store.Store: a query for each metric, since grouping would have the servers read all layers of it.
+func (s *Store) Metrics(ctx context.Context, tenant, experiment, prefix string, fn func(metric string) error) error {
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	defer s.end()
+	what := fmt.Sprintf("read the catalog of tenant %q", tenant)
+	for from := prefix; ; {
+		metric, found := "", false
+		err := s.scan(ctx, what, getMetric, []any{tenant, experiment, from}, func(next func(...any) bool) error {
+			found = next(&metric)
+			return nil
+		})
+		if err != nil || !found || !strings.HasPrefix(metric, prefix) {
+			return err
+		}
+		if err := fn(metric); err != nil {
+			return err
+		}
+		from = metric + "\x00"
+	}
 }
 
 // Catalog implements store.Store.

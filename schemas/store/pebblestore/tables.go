@@ -113,6 +113,40 @@ func (s *Store) Catalog(ctx context.Context, tenant string, fn func(store.Series
 	})
 }
 
+var errFound = errors.New("found")
+
+// Metrics implements store.Store. It looks for one live layer of each metric and goes on behind all of them.
+func (s *Store) Metrics(ctx context.Context, tenant, experiment, prefix string, fn func(metric string) error) error {
+	now := s.now().UnixMilli()
+	lower := append(appendNames(nil, tableCatalog, tenant, experiment), prefix...)
+	upper := after(lower)
+	for {
+		metric := ""
+		err := s.scan(ctx, lower, upper, func(key, record []byte) error {
+			until, _, _, err := readRecord(key, record)
+			if err != nil || until <= now {
+				return err
+			}
+			sr, rest, err := readSeries(key)
+			if err != nil || len(rest) > 0 {
+				return fmt.Errorf("%w: %s", store.ErrCorrupt, describe(key))
+			}
+			metric = sr.Metric
+			return errFound
+		})
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, errFound) {
+			return err
+		}
+		if err := fn(metric); err != nil {
+			return err
+		}
+		lower = after(appendNames(nil, tableCatalog, tenant, experiment, metric))
+	}
+}
+
 // DeleteLayerWindow implements store.Store. Writers of rows wait for it.
 func (s *Store) DeleteLayerWindow(ctx context.Context, layer, tenant string, from, to int64) error {
 	if err := s.begin(); err != nil {

@@ -221,14 +221,15 @@ func testCallbacks(t *testing.T, h Harness) {
 		"rows":        h.Store.Rows(ctx, home, m, m+2, func(int64, int64, []byte) error { calls++; return stop }),
 		"catalog":     h.Store.Catalog(ctx, "uswm", func(store.Series) error { calls++; return stop }),
 		"coverage":    h.Store.Coverage(ctx, "uswm", 0, 100, func(store.Coverage) error { calls++; return stop }),
+		"metrics":     h.Store.Metrics(ctx, "uswm", home.Experiment, "", func(string) error { calls++; return stop }),
 		"generations": h.Store.Generations(ctx, "uswm", 0, 100, func(int64, int64) error { calls++; return stop }),
 	} {
 		if err != stop {
 			t.Errorf("%s: %v, want fn's error as it is", what, err)
 		}
 	}
-	if calls != 4 {
-		t.Errorf("%d calls, want 4", calls)
+	if calls != 5 {
+		t.Errorf("%d calls, want 5", calls)
 	}
 	err := h.Store.Rows(ctx, home, m, m+2, func(int64, int64, []byte) error {
 		want(t, "read within a read", h.got(t, item, m, m+1), []string{line(m, 1, "c")})
@@ -249,6 +250,7 @@ func testCallbacks(t *testing.T, h Harness) {
 		h.Store.PutActive(gone, store.Active{Tenant: "a", Layer: "l"}),
 		h.Store.PutCoverage(gone, store.Coverage{Tenant: "a"}),
 		h.Store.Coverage(gone, "uswm", 0, 100, func(store.Coverage) error { return nil }),
+		h.Store.Metrics(gone, "uswm", home.Experiment, "", func(string) error { return nil }),
 		h.Store.Generations(gone, "uswm", 0, 100, func(int64, int64) error { return nil }),
 		h.Store.PutProgress(gone, store.Progress{Layer: "l", Tenant: "a"}),
 		h.Store.DeleteLayerWindow(gone, home.Layer, "uswm", 0, m+9),

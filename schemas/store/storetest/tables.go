@@ -86,6 +86,22 @@ func testCatalog(t *testing.T, h Harness) {
 	}
 	h.put(t, h.row(store.Series{Tenant: "uswm2", Metric: "m", Layer: "l"}, m, 1, "v"))
 	wantCatalog(t, "each once, sorted, of this tenant only", h.catalog(t, "uswm"), all...)
+	for _, c := range []struct {
+		tenant, experiment, prefix string
+		want                       []string
+	}{
+		{"uswm", "", "fm.p", []string{"fm.p", "fm.p.beta"}}, {"uswm", "btn_color", "fm.p.", []string{"fm.p.beta"}},
+		{"uswm", "btn_color", "", []string{"fm.p", "fm.p.beta", "site.p"}}, {"uswm", "btn_color", "site.p.", nil}, {"uswm", "btn", "", nil}, {"uswm3", "", "", nil},
+	} {
+		var got []string
+		err := h.Store.Metrics(ctx, c.tenant, c.experiment, c.prefix, func(metric string) error {
+			got = append(got, metric)
+			return nil
+		})
+		if err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("metrics of %q, %q that begin with %q: %q, %v, want %q", c.tenant, c.experiment, c.prefix, got, err, c.want)
+		}
+	}
 }
 
 func wantProgress(t *testing.T, h Harness, layer, tenant string, want ...store.Progress) {
