@@ -3,6 +3,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -69,17 +70,58 @@ func ReadProgress(b []byte) (Progress, error) {
 	if err := json.Unmarshal(b, &p); err != nil {
 		return p, fmt.Errorf("progress record: %w", err)
 	}
+	return p, p.check()
+}
+
+// ProgressReader reads the progress records of a log. Each has the list of all sources, some 90 bytes a source, and nearly always that of
+// the one before: then it is not decoded again.
+type ProgressReader struct {
+	head    []byte // of a record with the list, up to its end
+	sources Sources
+}
+
+// Read reads the next one, as ReadProgress does. Its list is shared: it is not to be changed.
+func (r *ProgressReader) Read(b []byte) (Progress, error) {
+	if n := len(r.head); n > 0 && bytes.HasPrefix(b, r.head) && bytes.HasPrefix(b[n:], []byte(`,"`)) {
+		var rest struct {
+			At    []SourceAt `json:"at"`
+			Aside []int      `json:"aside"`
+		}
+		after := append([]byte{'{'}, b[n+1:]...)
+		d := json.NewDecoder(bytes.NewReader(after))
+		d.DisallowUnknownFields() // another list among them
+		if err := d.Decode(&rest); err == nil && d.InputOffset() == int64(len(after)) {
+			p := Progress{Sources: r.sources, At: rest.At, Aside: rest.Aside}
+			return p, p.check()
+		}
+	}
+	p, err := ReadProgress(b)
+	if err != nil {
+		return p, err
+	}
+	list, err := json.Marshal(p.Sources)
+	if err != nil {
+		return p, fmt.Errorf("progress record: %w", err)
+	}
+	if head := append([]byte(`{"sources":`), list...); bytes.HasPrefix(b, head) {
+		r.head, r.sources = head, p.Sources
+	}
+	return p, nil
+}
+
+// check refuses sources that the list does not have.
+func (p *Progress) check() error {
 	for _, a := range p.At {
 		if a.Source < 0 || a.Source >= len(p.Sources.List) {
-			return p, fmt.Errorf("progress record: source %d of %d", a.Source, len(p.Sources.List))
+			return fmt.Errorf("progress record: source %d of %d", a.Source, len(p.Sources.List))
 		}
 	}
 	for _, i := range p.Aside {
 		if i < 0 || i >= len(p.Sources.List) {
-			return p, fmt.Errorf("progress record: source %d of %d is set aside", i, len(p.Sources.List))
+			return fmt.Errorf("progress record: source %d of %d is set aside", i, len(p.Sources.List))
 		}
 	}
-	return p, nil
+	return nil
 }
 
 // Origin is where a beacon was read: its source and its offset there.

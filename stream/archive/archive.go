@@ -62,6 +62,7 @@ type Archiver struct {
 	behind   int              // manifests behind the newest summary
 	known    map[string]int64 // progress of the last manifest
 	was      []string         // what it says is set aside
+	listed   wire.ProgressReader
 	sources  []wire.Source
 	progress []int64 // by source, math.MinInt64: not known
 	aside    []bool  // by source: nobody waits for it
@@ -133,7 +134,7 @@ func (a *Archiver) Handle(recs []broker.Record) error {
 		}
 		a.Offset = r.Offset + 1
 		if _, ok := r.Header(wire.HeaderProgress); ok {
-			p, err := wire.ReadProgress(r.Value)
+			p, err := a.listed.Read(r.Value)
 			if err != nil {
 				return fmt.Errorf("archive: %s/%d, record %d: %w", r.Topic, r.Partition, r.Offset, err)
 			}

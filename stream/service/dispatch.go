@@ -321,6 +321,7 @@ func (d *Dispatch) hear(ctx context.Context, p broker.Partition) error {
 	defer feed.Close()
 	from := max(ends[p.Partition]-tailRecords, 0)
 	feed.Add(p, from)
+	var told wire.ProgressReader
 	for ctx.Err() == nil {
 		for _, b := range feed.Poll(ctx, handleRecords) {
 			if errors.Is(b.Err, broker.ErrOutOfRange) && from != ends[p.Partition] {
@@ -336,7 +337,7 @@ func (d *Dispatch) hear(ctx context.Context, p broker.Partition) error {
 				if _, ok := b.Records[i].Header(wire.HeaderProgress); !ok {
 					continue
 				}
-				progress, err := wire.ReadProgress(b.Records[i].Value)
+				progress, err := told.Read(b.Records[i].Value)
 				if err != nil {
 					return describe(p, err)
 				}

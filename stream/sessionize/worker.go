@@ -56,17 +56,18 @@ type Worker struct {
 	// End, if it is kept up, is the offset after the last record that there is to read: checkpoints are fewer while catching up.
 	End int64
 
-	cfg   Config
-	out   Writer
-	blobs Blobs
-	pub   publisher
-	all   bool  // the next tick publishes every open row
-	ticks int   // since the last checkpoint
-	last  int64 // offset of the last checkpoint, or where the worker began
-	from  int64 // offset of the last whole checkpoint
-	line  lineage
-	recs  []broker.Record
-	bytes int
+	cfg      Config
+	out      Writer
+	blobs    Blobs
+	pub      publisher
+	progress wire.ProgressReader
+	all      bool  // the next tick publishes every open row
+	ticks    int   // since the last checkpoint
+	last     int64 // offset of the last checkpoint, or where the worker began
+	from     int64 // offset of the last whole checkpoint
+	line     lineage
+	recs     []broker.Record
+	bytes    int
 }
 
 // TickStats describes a tick.
@@ -248,7 +249,7 @@ func (w *Worker) Handle(ctx context.Context, recs []broker.Record) error {
 		}
 		rec := Record{Offset: r.Offset, Ingest: r.Time, Payload: r.Value}
 		if _, ok := r.Header(wire.HeaderProgress); ok {
-			p, err := wire.ReadProgress(r.Value)
+			p, err := w.progress.Read(r.Value)
 			if err != nil {
 				return fmt.Errorf("%s/%d, record %d: %w", r.Topic, r.Partition, r.Offset, err)
 			}
