@@ -103,7 +103,6 @@ func (j *Job) Archived() (Archive, error) {
 	chains := map[string][]archive.Manifest{}
 	files := map[string][]File{}
 	from := int64(math.MinInt64)
-	var parts []archived
 	for _, t := range j.Topics {
 		known, err := archive.ReadPartitions(j.Blobs, t.Name)
 		if errors.Is(err, blob.ErrNotFound) {
@@ -116,10 +115,8 @@ func (j *Job) Archived() (Archive, error) {
 			return Archive{}, fmt.Errorf("batch of %s: the archive of %s is of topic %s with %d partitions, not of %s with %d",
 				j.Chain.Tenant, t.Name, known.TopicID, known.Count, t.ID, t.Partitions)
 		}
-		for p := range t.Partitions {
-			parts = append(parts, archived{topic: t.Name, partition: p})
-		}
 	}
+	parts := j.partitions()
 	if err := j.each(len(parts), func(i int) error { return parts[i].read(j.Blobs) }); err != nil {
 		return Archive{}, err
 	}
@@ -144,6 +141,16 @@ type archived struct {
 	chain     []archive.Manifest
 	sources   []archive.Source
 	retired   archive.Retired
+}
+
+// partitions are those of the tenant's topics, of which nothing is read yet.
+func (j *Job) partitions() (all []archived) {
+	for _, t := range j.Topics {
+		for p := range t.Partitions {
+			all = append(all, archived{topic: t.Name, partition: p})
+		}
+	}
+	return all
 }
 
 func (p *archived) read(b blob.Store) (err error) {

@@ -182,12 +182,7 @@ func (j *Job) count(p piece, objects []string, out *Removable) error {
 // keptFrom is the first window, ms, whose runs and tables are kept for their age: those that windows read whose event files
 // are not retired.
 func (j *Job) keptFrom() (int64, error) {
-	var parts []archived
-	for _, t := range j.Topics {
-		for p := range t.Partitions {
-			parts = append(parts, archived{topic: t.Name, partition: p})
-		}
-	}
+	parts := j.partitions()
 	err := j.each(len(parts), func(i int) (err error) {
 		p := &parts[i]
 		p.retired, err = archive.ReadRetired(j.Blobs, p.topic, p.partition)

@@ -98,9 +98,14 @@ func (s *Store) Active(ctx context.Context, tenant string) (a store.Active, ok b
 
 // Catalog implements store.Store.
 func (s *Store) Catalog(ctx context.Context, tenant string, fn func(store.Series) error) error {
-	now := s.now().UnixMilli()
 	prefix := appendNames(nil, tableCatalog, tenant)
-	return s.scan(ctx, prefix, after(prefix), func(key, record []byte) error {
+	return s.series(ctx, prefix, after(prefix), fn)
+}
+
+// series calls fn for the catalog's live entries in [lower, upper).
+func (s *Store) series(ctx context.Context, lower, upper []byte, fn func(store.Series) error) error {
+	now := s.now().UnixMilli()
+	return s.scan(ctx, lower, upper, func(key, record []byte) error {
 		until, _, _, err := readRecord(key, record)
 		if err != nil || until <= now {
 			return err
@@ -117,20 +122,11 @@ var errFound = errors.New("found")
 
 // Metrics implements store.Store. It looks for one live layer of each metric and goes on behind all of them.
 func (s *Store) Metrics(ctx context.Context, tenant, experiment, prefix string, fn func(metric string) error) error {
-	now := s.now().UnixMilli()
 	lower := append(appendNames(nil, tableCatalog, tenant, experiment), prefix...)
 	upper := after(lower)
 	for {
 		metric := ""
-		err := s.scan(ctx, lower, upper, func(key, record []byte) error {
-			until, _, _, err := readRecord(key, record)
-			if err != nil || until <= now {
-				return err
-			}
-			sr, rest, err := readSeries(key)
-			if err != nil || len(rest) > 0 {
-				return fmt.Errorf("%w: %s", store.ErrCorrupt, describe(key))
-			}
+		err := s.series(ctx, lower, upper, func(sr store.Series) error {
 			metric = sr.Metric
 			return errFound
 		})
