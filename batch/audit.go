@@ -182,7 +182,7 @@ func (a *Audit) Run(ctx context.Context) (*AuditReport, error) {
 // open reads what there is, and cuts the range to what can be compared.
 func (r *auditing) open(ctx context.Context) (err error) {
 	j := r.Job
-	if r.covered, err = (&Job{Chain: j.Chain, Store: reading{r.Store}}).Covered(ctx); err != nil {
+	if r.covered, err = r.standing(ctx); err != nil {
 		return err
 	}
 	if r.archive, err = j.Archived(); err != nil { // after coverage, which so is of no more than it has
@@ -335,6 +335,11 @@ func (r *auditing) again(ctx context.Context) error {
 	return r.inputs.run(ctx)
 }
 
+// standing is the coverage that stands.
+func (r *auditing) standing(ctx context.Context) (map[int64]*Covered, error) {
+	return (&Job{Chain: r.Job.Chain, Store: reading{r.Store}}).Covered(ctx)
+}
+
 // moved tells of windows whose batch is wrong and that were covered anew since the audit began: the rows that they had then are kept for
 // CollectGrace only.
 func (r *auditing) moved(ctx context.Context) error {
@@ -347,7 +352,7 @@ func (r *auditing) moved(ctx context.Context) error {
 	if len(found) == 0 {
 		return nil
 	}
-	now, err := (&Job{Chain: r.Job.Chain, Store: reading{r.Store}}).Covered(ctx)
+	now, err := r.standing(ctx)
 	if err != nil {
 		return err
 	}

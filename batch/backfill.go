@@ -127,9 +127,9 @@ func (j *Job) forecast(b *Backfill, a Archive, covered map[int64]*Covered) (*For
 
 // known is coverage without what names a run that is there no more.
 func (j *Job) known(b *Backfill, covered map[int64]*Covered) (map[int64]*Covered, error) {
-	names, err := j.Blobs.List(j.folder() + "out/")
+	names, err := j.made()
 	if err != nil {
-		return nil, fmt.Errorf("list what was made: %w", err)
+		return nil, err
 	}
 	listed := map[string]bool{}
 	for _, name := range names {

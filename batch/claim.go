@@ -161,13 +161,10 @@ func (p *archived) read(b blob.Store) (err error) {
 	return err
 }
 
-// requestsAtOnce is how many partitions are asked about at once: remote storage takes its time for each request, and little else.
-const requestsAtOnce = 16
-
 // each does something for each of n partitions, side by side but where the job does nothing so.
 func (j *Job) each(n int, do func(i int) error) error {
 	var g errgroup.Group
-	g.SetLimit(requestsAtOnce)
+	g.SetLimit(blob.RequestsAtOnce)
 	for i := range n {
 		if j.parallel() > 1 {
 			g.Go(func() error { return do(i) })

@@ -163,18 +163,15 @@ func (j *Job) Behind(before int64) (out Removable, kept int64, err error) {
 func (j *Job) count(p piece, objects []string, out *Removable) error {
 	out.Windows++
 	for _, name := range slices.Concat(j.tablesOf(p), objects) {
-		r, err := j.Blobs.Open(name)
+		n, err := blob.Size(j.Blobs, name)
 		if errors.Is(err, blob.ErrNotFound) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("count what the batch made: %w", err)
-		}
-		out.Objects++
-		out.Bytes += r.Size()
-		if err := r.Close(); err != nil {
 			return fmt.Errorf("count what the batch made: %s: %w", name, err)
 		}
+		out.Objects++
+		out.Bytes += n
 	}
 	return nil
 }
@@ -211,14 +208,22 @@ func (j *Job) keptBefore(window int64) int64 {
 	return window - ttl
 }
 
-// pieces are the pieces that there are, with their objects.
-func (j *Job) pieces() (map[piece][]string, error) {
-	folder := j.folder() + "out/"
-	names, err := j.Blobs.List(folder)
+// made are the objects that generations have made of windows.
+func (j *Job) made() ([]string, error) {
+	names, err := j.Blobs.List(j.folder() + "out/")
 	if err != nil {
 		return nil, fmt.Errorf("list what was made: %w", err)
 	}
-	made := map[piece][]string{}
+	return names, nil
+}
+
+// pieces are the pieces that there are, with their objects.
+func (j *Job) pieces() (map[piece][]string, error) {
+	names, err := j.made()
+	if err != nil {
+		return nil, err
+	}
+	folder, made := j.folder()+"out/", map[piece][]string{}
 	for _, name := range names {
 		var p piece
 		if _, err := fmt.Sscanf(strings.TrimPrefix(name, folder), "%d/%d/", &p.Generation, &p.Window); err != nil {

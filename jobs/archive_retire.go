@@ -127,15 +127,11 @@ func retire(ctx context.Context, blobs blob.Store, all []keptPartition, keep tim
 // sizeOf is how many bytes objects have, those that are gone left out.
 func sizeOf(blobs blob.Store, names []string) (bytes int64, err error) {
 	for _, name := range names {
-		r, err := blobs.Open(name)
-		if errors.Is(err, blob.ErrNotFound) {
-			continue
-		}
-		if err != nil {
+		n, err := blob.Size(blobs, name)
+		if err != nil && !errors.Is(err, blob.ErrNotFound) {
 			return 0, err
 		}
-		bytes += r.Size()
-		r.Close() // it was only looked at
+		bytes += n
 	}
 	return bytes, nil
 }

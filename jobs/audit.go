@@ -151,11 +151,7 @@ func (j *auditJob) tenant(ctx context.Context, b *batchJob, t *site.Tenant, job 
 		Step: func(s batch.AuditStep) {
 			j.progress.show(name+": "+s.Phase, int64(s.Done), fmt.Sprintf("of %d", s.Of))
 		}}
-	job.Renew = func() error {
-		err := t.Grow(b.blobs)
-		job.Chain, a.Live = t.Spliced, t.Chain
-		return err
-	}
+	b.renew(job, &a.Live)
 	return a.Run(ctx)
 }
 

@@ -84,7 +84,7 @@ func runBackfill(ctx context.Context, args []string, stdout, stderr io.Writer) i
 		err = b.withStore(ctx, func(j *batch.Job) error {
 			own := ask
 			own.Live = b.site.TenantNamed(j.Chain.Tenant).Chain
-			b.renew(j, &own)
+			b.renew(j, &own.Live)
 			if *dry {
 				return b.forecast(ctx, j, &own, stdout)
 			}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"tandem/batch"
+	"tandem/core/tenant"
 	"tandem/jobs/site"
 	archived "tandem/schemas/archive"
 	"tandem/schemas/blob"
@@ -205,12 +206,12 @@ func (b *batchJob) job(t *site.Tenant) (*batch.Job, error) {
 	return j, err
 }
 
-// renew has a job plan, and a backfill go, by the tenant's chains as they are then.
-func (b *batchJob) renew(j *batch.Job, ask *batch.Backfill) {
+// renew has a job go by the tenant's chains as they are when it asks, live by the one without splices.
+func (b *batchJob) renew(j *batch.Job, live **tenant.Chain) {
 	t := b.site.TenantNamed(j.Chain.Tenant)
 	j.Renew = func() error {
 		err := t.Grow(b.blobs)
-		j.Chain, ask.Live = t.Spliced, t.Chain
+		j.Chain, *live = t.Spliced, t.Chain
 		return err
 	}
 }
@@ -264,7 +265,7 @@ func (b *batchJob) run(ctx context.Context, once bool, wait time.Duration) error
 			return nil
 		}
 		defer func() { err = errors.Join(err, release()) }()
-		b.renew(j, &batch.Backfill{})
+		b.renew(j, new(*tenant.Chain))
 		b.logWindows(j, log)
 		if err := paceOf(j, batchPortion); err != nil {
 			return err
@@ -380,7 +381,7 @@ func (b *batchJob) plan(ctx context.Context, stdout io.Writer, ask *batch.Backfi
 			own = *ask
 			claim = func(ctx context.Context) (*batch.Plan, batch.Archive, error) { return j.PlanBackfill(ctx, &own) }
 		}
-		b.renew(j, &own)
+		b.renew(j, &own.Live)
 		p, a, err := claim(ctx)
 		if err != nil || p == nil {
 			return err

@@ -7,12 +7,12 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"slices"
 	"strings"
 	"testing"
 
 	"tandem/jobs/serve/read"
 	"tandem/schemas/store"
+	"tandem/schemas/store/storetest"
 )
 
 // frozen is what a store held, of the shop, to be read only.
@@ -81,20 +81,8 @@ func (f *frozen) Catalog(_ context.Context, _ string, fn func(store.Series) erro
 	return nil
 }
 
-func (f *frozen) Metrics(_ context.Context, _, experiment, prefix string, fn func(metric string) error) error {
-	var names []string
-	for _, s := range f.series {
-		if s.Experiment == experiment && strings.HasPrefix(s.Metric, prefix) {
-			names = append(names, s.Metric)
-		}
-	}
-	slices.Sort(names)
-	for _, name := range slices.Compact(names) {
-		if err := fn(name); err != nil {
-			return err
-		}
-	}
-	return nil
+func (f *frozen) Metrics(ctx context.Context, tenant, experiment, prefix string, fn func(metric string) error) error {
+	return storetest.Metrics(ctx, f.Catalog, tenant, experiment, prefix, fn)
 }
 
 func (f *frozen) Progress(context.Context, string, string) ([]store.Progress, error) { return nil, nil }

@@ -11,6 +11,7 @@ import (
 
 	"tandem/schemas/row"
 	"tandem/schemas/store"
+	"tandem/schemas/store/storetest"
 )
 
 // metrics is the metric store that all data centres share. A call writes its rows in pieces; one that fails may have written
@@ -279,20 +280,7 @@ func (m *metrics) Catalog(_ context.Context, tenant string, fn func(store.Series
 
 // Metrics implements store.Store.
 func (m *metrics) Metrics(ctx context.Context, tenant, experiment, prefix string, fn func(metric string) error) error {
-	var names []string
-	err := m.Catalog(ctx, tenant, func(x store.Series) error {
-		if x.Experiment == experiment && strings.HasPrefix(x.Metric, prefix) {
-			names = append(names, x.Metric)
-		}
-		return nil
-	})
-	slices.Sort(names)
-	for _, name := range slices.Compact(names) {
-		if err == nil {
-			err = fn(name)
-		}
-	}
-	return err
+	return storetest.Metrics(ctx, m.Catalog, tenant, experiment, prefix, fn)
 }
 
 // oneLayer is the store as checkers read it: at once, and nothing but one layer.

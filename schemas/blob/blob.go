@@ -66,6 +66,18 @@ type Reader interface {
 	Size() int64
 }
 
+// Size is how many bytes an object has, or ErrNotFound.
+func Size(b Store, name string) (int64, error) {
+	r, err := b.Open(name)
+	if err != nil {
+		return 0, err
+	}
+	return r.Size(), r.Close()
+}
+
+// RequestsAtOnce is how many objects are asked for at once where many are: remote storage takes its time for each request, and little else.
+const RequestsAtOnce = 16
+
 // CheckName returns nil for a valid name, else an error that is ErrName. A name has parts of 1 to MaxPartBytes of
 // `A-Z a-z 0-9 . _ = -`, none with a leading dot (so neither ".." nor a hidden file), joined by single slashes, and at most
 // MaxNameBytes. These are legal on every file system and object store without any escaping.

@@ -106,9 +106,6 @@ func Read(blobs blob.Store, name string) (*Chain, error) {
 	return c, c.Grow(ahead)
 }
 
-// requestsAtOnce is how many objects are asked for at once: remote storage takes its time for each request, and little else.
-const requestsAtOnce = 16
-
 // known is a storage of which some objects are known already.
 type known struct {
 	blob.Store
@@ -131,7 +128,7 @@ func readAhead(blobs blob.Store, folder string) (*known, error) {
 	}
 	k := &known{blobs, map[string][]byte{}}
 	var g errgroup.Group
-	g.SetLimit(requestsAtOnce)
+	g.SetLimit(blob.RequestsAtOnce)
 	var mu sync.Mutex
 	for _, name := range names {
 		g.Go(func() error {

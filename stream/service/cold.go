@@ -80,6 +80,7 @@ func momentOf(ctx context.Context, l Log, p broker.Partition, first, next int64,
 // heard is what a log tells of its sources. Its moment is known once each source has told how far it is, unless it is set aside: one
 // that has not may be ahead of all others, over a gap by any time, and its beacons before the log's last records are of that time.
 type heard struct {
+	told    wire.ProgressReader
 	sources wire.Sources
 	known   map[int]bool
 	aside   []int
@@ -93,7 +94,7 @@ func (h *heard) take(recs []broker.Record) error {
 		if _, ok := r.Header(wire.HeaderProgress); !ok {
 			continue
 		}
-		progress, err := wire.ReadProgress(r.Value)
+		progress, err := h.told.Read(r.Value)
 		if err != nil {
 			return fmt.Errorf("offset %d: %w", r.Offset, err)
 		}

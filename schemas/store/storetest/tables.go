@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math"
 	"slices"
@@ -277,4 +278,22 @@ func testDelete(t *testing.T, h Harness) {
 		h.Store = h.Reopen(t)
 	}
 	wantCatalog(t, "catalog of the new row", h.catalog(t, "uswm"), whole, stays)
+}
+
+// Metrics is store.Store's by its Catalog, for stores of tests.
+func Metrics(ctx context.Context, catalog func(ctx context.Context, tenant string, fn func(store.Series) error) error, tenant, experiment, prefix string, fn func(metric string) error) error {
+	var names []string
+	err := catalog(ctx, tenant, func(s store.Series) error {
+		if s.Experiment == experiment && strings.HasPrefix(s.Metric, prefix) {
+			names = append(names, s.Metric)
+		}
+		return nil
+	})
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		if err == nil {
+			err = fn(name)
+		}
+	}
+	return err
 }
