@@ -29,11 +29,12 @@ type Folder struct {
 	// Closed counts the visits and sessions that the last Fold saw closed by a later beacon, Restarted the sessions.
 	Closed, Restarted int
 
-	deltas []delta
-	scopes []EndScope    // of the visit end at hand
-	ended  []metric.Key  // of the scopes of it
-	scope  [1]metric.Key // of a contribution to one alone
-	burst  burst
+	deltas  []delta
+	scopes  []EndScope   // of the visit end at hand
+	ended   []metric.Key // of the scopes of it
+	burst   burst
+	bunches [mostBunches]bunch // of the beacon at hand
+	bunched int                // how many of them there are; none between beacons
 
 	// The visitor that this Fold has shown to every scope of the session that was open at seenTS: showing it again in
 	// the same minute and tag set would change nothing.
@@ -295,6 +296,7 @@ func (w *measure) others(s *State, site firsts, lastP int64, firstOfGroup bool) 
 			w.in(tenant.FmScope(x), m.Variation, false, m.FmTags, fm, firstFm)
 		}
 	}
+	w.endBunches()
 	return same
 }
 

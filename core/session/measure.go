@@ -78,12 +78,45 @@ func (w *measure) post() {
 // firsts say of which runs of a scope a beacon is the first.
 type firsts struct{ visit, session, point, visitor bool }
 
-// in adds the beacon's contributions to one scope, and to the one after it if twice, whose totals before it are these.
+// bunch are scopes that get the same of the beacon at hand, other than what the site gets: as a rule the fm scopes of all experiments
+// that the session has qualified for at once.
+type bunch struct {
+	to     metric.To
+	base   uint32
+	totals []int64 // before the beacon, of the first of them
+	first  firsts
+}
+
+// mostBunches are compared with; for one more, those before it get theirs at once.
+const mostBunches = 8
+
+// in adds a scope to those that get what the beacon adds to one with these totals before it, and with it the one after it if twice.
+// They get it at the next endBunches.
 func (w *measure) in(scope, variation int, twice bool, base uint32, totals []int64, first firsts) {
-	w.burst, w.base = nil, base
-	w.to = metric.To{Scopes: w.f.scope[:0]}
-	w.to.Add(metric.NewKey(scope, 0, variation, 0), twice)
-	w.contribute(totals, first)
+	f, k := w.f, metric.NewKey(scope, 0, variation, 0)
+	for i := range f.bunched {
+		if b := &f.bunches[i]; b.first == first && b.base == base && w.alike(b.totals, totals) {
+			b.to.Add(k, twice)
+			return
+		}
+	}
+	if f.bunched == mostBunches {
+		w.endBunches()
+	}
+	b := &f.bunches[f.bunched]
+	f.bunched++
+	*b = bunch{metric.To{Scopes: b.to.Scopes[:0]}, base, totals, first}
+	b.to.Add(k, twice)
+}
+
+// endBunches adds the beacon's contributions to the scopes that wait for them.
+func (w *measure) endBunches() {
+	for i := range w.f.bunched {
+		b := &w.f.bunches[i]
+		w.burst, w.base, w.to = nil, b.base, b.to
+		w.contribute(b.totals, b.first)
+	}
+	w.f.bunched = 0
 }
 
 // together adds the beacon's contributions to all scopes of the burst at hand.
