@@ -103,9 +103,9 @@ func (m *Minute) post() {
 		j = j[2+len(scopes):]
 		n := int(head & 0xff)
 		if n == 0 {
-			for i, k := range scopes {
-				t := i < twice
-				m.visit(t, m.tables[which(t)].ref(Key(k)|part, seenCells), j[0])
+			m.find(scopes, twice, part, seenCells)
+			for i, ref := range m.refs {
+				m.visit(i < twice, ref, j[0])
 			}
 			j = j[1:]
 			continue
@@ -119,11 +119,16 @@ func (m *Minute) post() {
 			}
 			j = j[2:]
 		}
+		m.find(scopes, twice, part, n)
+		m.tables[shared].add(m.refs[:twice], n, mask, deltas)
+		m.tables[own].add(m.refs[twice:], n, mask, deltas)
 		if head&beside != 0 {
 			visitor, j = j[0], j[1:]
-		}
-		for i, k := range scopes {
-			m.add(i < twice, Key(k)|part, n, mask, deltas, visitor)
+			m.tables[shared].beside(m.refs[:twice])
+			m.tables[own].beside(m.refs[twice:])
+			for i, ref := range m.refs {
+				m.visit(i < twice, ref, visitor)
+			}
 		}
 	}
 	m.journal = m.journal[:0]
@@ -137,24 +142,38 @@ func which(twice bool) int {
 	return own
 }
 
-// add adds to one page, and shows the visitor to the one beside it.
-func (m *Minute) add(twice bool, k Key, n int, mask uint64, deltas []uint64, visitor uint64) {
-	t := &m.tables[which(twice)]
-	ref := t.ref(k, n)
-	t.touch(ref, mask)
-	page := t.cells[ref+pageHead:][:n]
-	for i := 0; mask != 0; i, mask = i+1, mask&(mask-1) {
-		page[bits.TrailingZeros64(mask)] += int64(deltas[i])
+// find finds the pages of an entry, for which refs then are, before any of them is added to: the processor waits for many at once.
+func (m *Minute) find(scopes []uint64, twice int, part Key, n int) {
+	m.refs = m.refs[:0]
+	for _, k := range scopes[:twice] {
+		m.refs = append(m.refs, m.tables[shared].ref(Key(k)|part, n))
 	}
-	if visitor == 0 {
-		return
+	for _, k := range scopes[twice:] {
+		m.refs = append(m.refs, m.tables[own].ref(Key(k)|part, n))
 	}
-	at := uint32(t.cells[ref+pageBeside])
-	if at == 0 {
-		at = t.ref(k.withGroup(GroupSeen), seenCells) + 1
-		t.cells[ref+pageBeside] |= int64(at)
+}
+
+// add adds to pages.
+func (t *table) add(refs []uint32, n int, mask uint64, deltas []uint64) {
+	for _, ref := range refs {
+		t.touch(ref, mask)
+		page := t.cells[ref+pageHead:][:n]
+		for i, left := 0, mask; left != 0; i, left = i+1, left&(left-1) {
+			page[bits.TrailingZeros64(left)] += int64(deltas[i])
+		}
 	}
-	m.visit(twice, at-1, visitor)
+}
+
+// beside makes places of pages those of the pages of visitors beside them.
+func (t *table) beside(refs []uint32) {
+	for i, ref := range refs {
+		at := uint32(t.cells[ref+pageBeside])
+		if at == 0 {
+			at = t.ref(Key(t.cells[ref+pageKey]).withGroup(GroupSeen), seenCells) + 1
+			t.cells[ref+pageBeside] |= int64(at)
+		}
+		refs[i] = at - 1
+	}
 }
 
 // waiting are visitors that were shown to a page of visitors and are not in its sketch yet, of a shared page in those of both scopes:

@@ -1,9 +1,6 @@
 package metric
 
 import (
-	"encoding/binary"
-	"errors"
-	"fmt"
 	"math"
 	"math/bits"
 	"slices"
@@ -92,7 +89,10 @@ func (s *Sketch) register(hash uint64) bool {
 // registerAll registers hashes, ascending and fewer than exactLimit, and says whether any raised a register. Those that are new to the
 // list are made room for together, so that each register behind moves once.
 func (s *Sketch) registerAll(hashes []uint64) (changed bool) {
-	if s.regs != nil || len(s.list)+len(hashes) >= listLimit {
+	if s.regs != nil {
+		return s.raiseAll(hashes)
+	}
+	if len(s.list)+len(hashes) >= listLimit {
 		for _, h := range hashes {
 			changed = s.register(h) || changed
 		}
@@ -176,6 +176,23 @@ func (s *Sketch) raise(i uint32, rank byte) bool {
 	copy(s.list[at+1:], s.list[at:])
 	s.list[at] = i<<8 | uint32(rank)
 	return true
+}
+
+// raiseAll registers hashes where there are all registers. These lie beyond the caches, as a rule, and few are raised: in a loop as short as
+// this the processor waits for many of them at once.
+func (s *Sketch) raiseAll(hashes []uint64) (changed bool) {
+	regs := s.regs[:registers]
+	for _, h := range hashes {
+		i, rank := place(h)
+		if was := regs[i&(registers-1)]; was < rank {
+			if was == 0 {
+				s.set++
+			}
+			regs[i&(registers-1)] = rank
+			changed = true
+		}
+	}
+	return changed
 }
 
 // lay goes on from the list to all registers.
@@ -344,146 +361,4 @@ func tau(x float64) float64 {
 			return z / 3
 		}
 	}
-}
-
-// The encoding of a sketch, canonical:
-//
-//	0x01  uvarint n (below 100)  n hashes, ascending, 8 bytes little-endian each
-//	0x02  uvarint n  n registers that are not zero, ascending: uvarint (index - index before), byte rank
-//	0x03  16,384 bytes, a register each
-//
-// 0x02 stands where fewer than sparseLimit registers are set, 0x03 elsewhere.
-const (
-	formExact   = 1
-	formSparse  = 2
-	formDense   = 3
-	sparseLimit = registers / 3
-)
-
-// AppendBinary appends the canonical bytes.
-func (s *Sketch) AppendBinary(b []byte) []byte {
-	switch {
-	case len(s.list) > 0:
-		b = binary.AppendUvarint(append(b, formSparse), uint64(len(s.list)))
-		before := uint32(0)
-		for _, r := range s.list {
-			b = appendRegister(b, r>>8-before, byte(r))
-			before = r >> 8
-		}
-		return b
-	case s.regs == nil:
-		b = binary.AppendUvarint(append(b, formExact), uint64(len(s.exact)))
-		at := len(b)
-		b = slices.Grow(b, 8*len(s.exact))[:at+8*len(s.exact)]
-		for i, h := range s.exact {
-			binary.LittleEndian.PutUint64(b[at+8*i:], h)
-		}
-		return b
-	case s.set >= sparseLimit:
-		return append(append(b, formDense), s.regs...)
-	}
-	b = binary.AppendUvarint(append(b, formSparse), uint64(s.set))
-	before := 0
-	b = slices.Grow(b, 3*s.set)
-	regs := s.regs[:registers]
-	for i := 0; i < registers; i += 8 {
-		for some := notZero(binary.LittleEndian.Uint64(regs[i:])); some != 0; some &= some - 1 {
-			k := i + bits.TrailingZeros64(some)>>3
-			b = appendRegister(b, uint32(k-before), regs[k])
-			before = k
-		}
-	}
-	return b
-}
-
-// appendRegister appends a register by how far its index is from that before, which is one byte as a rule.
-func appendRegister(b []byte, distance uint32, rank byte) []byte {
-	if distance < 0x80 {
-		return append(b, byte(distance), rank)
-	}
-	return append(binary.AppendUvarint(b, uint64(distance)), rank)
-}
-
-var errSketch = errors.New("sketch is corrupt")
-
-// UnmarshalBinary reads what AppendBinary wrote, and refuses anything else. What s was before is forgotten, but for its memory.
-func (s *Sketch) UnmarshalBinary(b []byte) error {
-	s.Reset()
-	if len(b) == 0 {
-		return fmt.Errorf("%w: no bytes", errSketch)
-	}
-	form := b[0]
-	if form == formDense {
-		if len(b) != 1+registers {
-			return fmt.Errorf("%w: %d bytes of dense registers", errSketch, len(b)-1)
-		}
-		return s.readDense(b[1:])
-	}
-	b = b[1:]
-	n, ok := uvarint(&b)
-	if !ok || n > registers {
-		return fmt.Errorf("%w: count", errSketch)
-	}
-	switch form {
-	case formExact:
-		if n >= exactLimit || len(b) != int(n)*8 {
-			return fmt.Errorf("%w: %d hashes in %d bytes", errSketch, n, len(b))
-		}
-		for i := range int(n) {
-			h := binary.LittleEndian.Uint64(b[8*i:])
-			if i > 0 && h <= s.exact[i-1] {
-				return fmt.Errorf("%w: hashes out of order", errSketch)
-			}
-			s.exact = append(s.exact, h)
-		}
-		return nil
-	case formSparse:
-		return s.readSparse(int(n), b)
-	}
-	return fmt.Errorf("%w: form %d", errSketch, form)
-}
-
-func (s *Sketch) readDense(regs []byte) error {
-	for _, r := range regs {
-		if r > maxRank {
-			return fmt.Errorf("%w: rank %d", errSketch, r)
-		}
-		if r != 0 {
-			s.set++
-		}
-	}
-	if s.set < sparseLimit {
-		return fmt.Errorf("%w: %d registers in form %d", errSketch, s.set, formDense)
-	}
-	s.regs = slices.Clone(regs)
-	return nil
-}
-
-func (s *Sketch) readSparse(n int, b []byte) error {
-	if n == 0 || n >= sparseLimit {
-		return fmt.Errorf("%w: %d registers in form %d", errSketch, n, formSparse)
-	}
-	if n >= listLimit {
-		s.lay()
-	}
-	at := 0
-	for i := range n {
-		d, ok := uvarint(&b)
-		if !ok || len(b) == 0 || b[0] == 0 || d >= registers || (d == 0 && i > 0) || at+int(d) >= registers {
-			return fmt.Errorf("%w: register %d", errSketch, i)
-		}
-		if b[0] > maxRank {
-			return fmt.Errorf("%w: rank %d", errSketch, b[0])
-		}
-		if at += int(d); n < listLimit {
-			s.list = append(s.list, uint32(at)<<8|uint32(b[0])) // ascending
-		} else {
-			s.raise(uint32(at), b[0])
-		}
-		b = b[1:]
-	}
-	if len(b) != 0 {
-		return fmt.Errorf("%w: %d bytes too many", errSketch, len(b))
-	}
-	return nil
 }

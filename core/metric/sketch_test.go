@@ -39,9 +39,9 @@ func union(sketches ...*Sketch) *Sketch {
 	return u
 }
 
-// sizes lie around every change of form: to a list of registers at 100, to all of them at about 1,060, to dense ones in
-// bytes at about 6,600.
-var sizes = [...]int{0, 1, 2, 49, 50, 98, 99, 100, 101, 150, 1020, 1040, 1055, 1060, 1070, 1100, 3000, 6000, 6500, 6700, 7000, 20_000}
+// sizes lie around every change of form: to a list of registers at 100, to all of them at about 1,060, to packed ones in bytes at about
+// 4,700.
+var sizes = [...]int{0, 1, 2, 49, 50, 98, 99, 100, 101, 150, 1020, 1040, 1055, 1060, 1070, 1100, 3000, 4600, 4650, 4700, 4750, 4800, 20_000}
 
 func TestASketchIsAFunctionOfItsSet(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
@@ -156,8 +156,21 @@ func naive(hs []uint64) []byte {
 			regs[i] = rank
 		}
 	}
-	if n >= len(regs)/3 {
-		return append([]byte{3}, regs[:]...)
+	if n >= len(regs)/4 {
+		least := slices.Min(regs[:])
+		b, ranks := []byte{4, least}, []byte(nil)
+		for i := 0; i < len(regs); i += 2 {
+			both := byte(0)
+			for k, r := range regs[i : i+2] {
+				half := r - least
+				if half >= 15 {
+					half, ranks = 15, append(ranks, r)
+				}
+				both |= half << (4 * k)
+			}
+			b = append(b, both)
+		}
+		return append(b, ranks...)
 	}
 	b := binary.AppendUvarint([]byte{2}, uint64(n))
 	before := 0
@@ -172,13 +185,18 @@ func naive(hs []uint64) []byte {
 
 func TestASketchInBytesIsWhatIsDefined(t *testing.T) {
 	rng := rand.New(rand.NewPCG(4, 1))
-	for _, n := range sizes {
+	for _, n := range append(sizes[:], 400_000) { // of so many no register is zero
 		hs := hashes(rng, n)
 		if n > 10 {
 			hs[3], hs[4], hs[5] = hs[6]&^(1<<50-1), 0, hs[7]|1 // the greatest ranks there are
 		}
-		if got := set(hs).AppendBinary(nil); !bytes.Equal(got, naive(hs)) {
+		got := set(hs).AppendBinary(nil)
+		if !bytes.Equal(got, naive(hs)) {
 			t.Errorf("%d hashes: other bytes than defined", n)
+		}
+		var back Sketch
+		if err := back.UnmarshalBinary(got); err != nil || !bytes.Equal(back.AppendBinary(nil), got) {
+			t.Errorf("%d hashes come back otherwise: %v", n, err)
 		}
 	}
 }
@@ -309,7 +327,7 @@ func TestSketchRefusesWhatItDoesNotWrite(t *testing.T) {
 	}
 	for name, b := range map[string][]byte{
 		"nothing":                 {},
-		"form":                    {4, 0},
+		"form":                    {5, 0},
 		"count cut":               {formExact, 0x80},
 		"count too long":          {formExact, 0x80, 0},
 		"hashes out of order":     slices.Concat([]byte{formExact, 2}, make([]byte, 16)),
@@ -320,11 +338,79 @@ func TestSketchRefusesWhatItDoesNotWrite(t *testing.T) {
 		"register twice":          {formSparse, 2, 5, 1, 0, 1},
 		"register beyond":         {formSparse, 1, 0x80, 0x80, 1, 1},
 		"dense, but too few":      append([]byte{formDense}, make([]byte, registers)...),
+		"dense, rank too high":    append([]byte{formDense}, bytes.Repeat([]byte{maxRank + 1}, registers)...),
+		"packed, but too few":     packed(0, 0x00, 0),
+		"packed, none the least":  packed(0, 0x11, 0),
+		"packed, least too high":  packed(maxRank+1, 0x10, 0),
+		"packed, rank too high":   packed(maxRank-1, 0x12, 0),
+		"packed, a rank missing":  packed(0, 0xf0, registers/2-1),
+		"packed, a rank too many": packed(0, 0xf0, registers/2+1),
 		"sparse count beyond all": {formSparse, 0x81, 0x80, 0x01},
 	} {
 		var s Sketch
 		if err := s.UnmarshalBinary(b); err == nil {
 			t.Errorf("%s: taken", name)
+		}
+	}
+}
+
+// packed is of packed form, with the same two registers everywhere and some ranks of 20.
+func packed(least, both byte, ranks int) []byte {
+	return slices.Concat([]byte{formPacked, least}, bytes.Repeat([]byte{both}, registers/2), bytes.Repeat([]byte{20}, ranks))
+}
+
+func TestSketchOfEveryRankIsPacked(t *testing.T) {
+	for name, b := range map[string][]byte{
+		"half of the registers":     packed(0, 0x10, 0),
+		"all but what is the least": packed(maxRank-1, 0x10, 0),
+		"ranks behind":              packed(0, 0xf0, registers/2),
+		"ranks behind, least 5":     packed(5, 0xf0, registers/2),
+	} {
+		var s Sketch
+		if err := s.UnmarshalBinary(b); err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if again := s.AppendBinary(nil); !bytes.Equal(again, b) {
+			t.Errorf("%s: written as something else", name)
+		}
+	}
+	for _, ranks := range []byte{14, maxRank + 1} {
+		b := packed(0, 0xf0, registers/2)
+		b[len(b)-7] = ranks
+		var s Sketch
+		if s.UnmarshalBinary(b) == nil {
+			t.Errorf("a rank of %d behind: taken", ranks)
+		}
+	}
+}
+
+// What an earlier release wrote, of many registers, is the same set.
+func TestSketchOfAnEarlierReleaseIsRead(t *testing.T) {
+	rng := rand.New(rand.NewPCG(8, 1))
+	for _, n := range []int{4800, 6000, 6500, 7000, 20_000} {
+		want := set(hashes(rng, n))
+		old := append([]byte{formDense}, want.regs...)
+		if want.set < sparseOnce {
+			old = binary.AppendUvarint([]byte{formSparse}, uint64(want.set))
+			before := 0
+			for i, r := range want.regs {
+				if r != 0 {
+					old = append(binary.AppendUvarint(old, uint64(i-before)), r)
+					before = i
+				}
+			}
+		}
+		var s Sketch
+		if err := s.UnmarshalBinary(old); err != nil {
+			t.Fatalf("%d hashes: %v", n, err)
+		}
+		var u Union
+		if err := u.MergeBinary(old, &Sketch{}); err != nil {
+			t.Fatalf("%d hashes: %v", n, err)
+		}
+		for _, got := range [][]byte{s.AppendBinary(nil), u.AppendBinary(nil)} {
+			if !bytes.Equal(got, want.AppendBinary(nil)) {
+				t.Errorf("%d hashes come back otherwise", n)
+			}
 		}
 	}
 }
@@ -339,8 +425,13 @@ func FuzzSketch(f *testing.F) {
 		if s.UnmarshalBinary(b) != nil {
 			return
 		}
-		if again := s.AppendBinary(nil); !bytes.Equal(again, b) {
+		again := s.AppendBinary(nil)
+		if earlier := b[0] == formDense || b[0] == formSparse && s.set >= sparseLimit; !earlier && !bytes.Equal(again, b) {
 			t.Fatalf("% x is read, and written as % x", b, again)
+		}
+		var back Sketch
+		if err := back.UnmarshalBinary(again); err != nil || back.Estimate() != s.Estimate() {
+			t.Fatalf("% x is read, and what is written of it is not: %v", b, err)
 		}
 		s.Estimate()
 		s.Add(1 << 63)

@@ -62,6 +62,7 @@ type Minute struct {
 	Touched bool
 
 	journal []uint64 // contributions that are not in the pages yet (journal.go)
+	refs    []uint32 // scratch of post: the pages of an entry
 	tables  [2]table
 	order   []slot // the pages by key, but for those in fresh
 

@@ -49,6 +49,9 @@ func (u *Union) EstimateWith(o *Union) int64 {
 	return n.estimate()
 }
 
+// AppendBinary appends the bytes of the Sketch of the same set.
+func (u *Union) AppendBinary(b []byte) []byte { return u.s.AppendBinary(b) }
+
 // Reset empties it and keeps its memory.
 func (u *Union) Reset() {
 	if u.s.regs != nil {
@@ -124,8 +127,16 @@ func (u *Union) lay() {
 }
 
 // MergeBinary adds what a sketch has that was written by AppendBinary, and refuses anything else; after an error a part of it
-// may have been added. one is scratch.
+// may have been added, and only Reset may follow. one is scratch.
 func (u *Union) MergeBinary(b []byte, one *Sketch) error {
+	if len(b) > 0 && b[0] == formPacked {
+		u.lay()
+		set, err := raisePacked(u.s.regs, b[1:])
+		if err == nil {
+			u.s.set = set
+		}
+		return err
+	}
 	if len(b) == 0 || b[0] != formSparse {
 		if err := one.UnmarshalBinary(b); err != nil {
 			return err
@@ -136,7 +147,7 @@ func (u *Union) MergeBinary(b []byte, one *Sketch) error {
 	// The usual form of many visitors goes into the registers without a list between.
 	b = b[1:]
 	n, ok := uvarint(&b)
-	if !ok || n == 0 || n >= sparseLimit {
+	if !ok || n == 0 || n >= sparseOnce {
 		return fmt.Errorf("%w: %d registers in form %d", errSketch, n, formSparse)
 	}
 	u.lay()

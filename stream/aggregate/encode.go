@@ -159,12 +159,14 @@ func unite(sketches [][]byte) ([]byte, error) {
 	if len(sketches) == 1 {
 		return sketches[0], nil
 	}
-	var union, one metric.Sketch
+	var (
+		union metric.Union
+		one   metric.Sketch
+	)
 	for _, s := range sketches {
-		if err := one.UnmarshalBinary(s); err != nil {
+		if err := union.MergeBinary(s, &one); err != nil {
 			return nil, err
 		}
-		union.Merge(&one)
 	}
 	return union.AppendBinary(nil), nil
 }
