@@ -146,7 +146,11 @@ func (f *Folder) forget() {
 func (f *Folder) markers(s *State, rev *tenant.Rev, g []Event) {
 	ts := g[0].TS
 	for i := range g {
-		for _, a := range g[i].Exps {
+		// A site names its experiments in the same order in each beacon, as a rule the config's, of which a Reader gives the reverse: so
+		// the place of the next one's mark is looked for from the last one's on.
+		at := 0
+		for k := len(g[i].Exps) - 1; k >= 0; k-- {
+			a := g[i].Exps[k]
 			if a.Variation < 0 {
 				if f.Beacons {
 					f.Counts.UnknownVariation += f.Sign
@@ -156,8 +160,9 @@ func (f *Folder) markers(s *State, rev *tenant.Rev, g []Event) {
 			if l := rev.Exp(a.Inst).Life; ts < l.Start || ts >= l.End {
 				continue
 			}
-			if m := s.mark(a.Inst); m != nil {
-				if m.Variation != a.Variation && f.Beacons {
+			var has bool
+			if at, has = s.mark(a.Inst, at); has {
+				if s.Marks[at].Variation != a.Variation && f.Beacons {
 					f.Counts.Conflict += f.Sign
 				}
 				continue
@@ -168,7 +173,7 @@ func (f *Folder) markers(s *State, rev *tenant.Rev, g []Event) {
 			}
 			m.end, m.life = f.Chain.ScopeEnds(rev, a.Inst, a.Variation, ts)
 			f.endBurst()
-			s.addMark(m)
+			s.addMark(at, m)
 		}
 	}
 	for i := range s.Marks {
@@ -192,31 +197,30 @@ func (f *Folder) markers(s *State, rev *tenant.Rev, g []Event) {
 	}
 }
 
-func (s *State) mark(inst int) *Mark {
-	for i := range s.Marks {
-		if s.Marks[i].Inst == inst {
-			return &s.Marks[i]
-		}
+// mark returns the place of the instance's mark, or where it would be. It is looked for from a place on, which may be that of any.
+func (s *State) mark(inst, from int) (at int, has bool) {
+	marks := s.Marks
+	if from > 0 && marks[from-1].Inst >= inst {
+		from = 0
 	}
-	return nil
+	for from < len(marks) && marks[from].Inst < inst {
+		from++
+	}
+	return from, from < len(marks) && marks[from].Inst == inst
 }
 
-// addMark keeps the marks in order of instance, and their totals with them.
-func (s *State) addMark(m Mark) {
-	i := len(s.Marks)
-	for i > 0 && s.Marks[i-1].Inst > m.Inst {
-		i--
-	}
+// addMark adds a mark at its place, so that they stay in order of instance, and totals of zero with it.
+func (s *State) addMark(at int, m Mark) {
 	s.Marks = append(s.Marks, m)
 	s.totals = grow(s.totals, 2*s.slots)
-	if i == len(s.Marks)-1 {
+	if at == len(s.Marks)-1 {
 		return
 	}
-	copy(s.Marks[i+1:], s.Marks[i:])
-	s.Marks[i] = m
-	at, n := (1+2*i)*s.slots, 2*s.slots
-	copy(s.totals[at+n:], s.totals[at:])
-	clear(s.totals[at : at+n])
+	copy(s.Marks[at+1:], s.Marks[at:])
+	s.Marks[at] = m
+	from, n := (1+2*at)*s.slots, 2*s.slots
+	copy(s.totals[from+n:], s.totals[from:])
+	clear(s.totals[from : from+n])
 }
 
 // beacon measures one beacon in every scope that it is in (SPEC 5, 6). firstOfGroup: no beacon of this ts came

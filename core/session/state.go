@@ -126,8 +126,8 @@ func (s *State) cross(e *tenant.Edge) {
 			continue
 		}
 		m.Inst = to
-		s.addMark(m)
-		at := slices.IndexFunc(s.Marks, func(x Mark) bool { return x.Inst == to })
+		at, _ := s.mark(to, 0)
+		s.addMark(at, m)
 		assigned, fm := s.markTotals(at)
 		oldAssigned, oldFm := old.markTotals(i)
 		carry(assigned, oldAssigned)
@@ -140,8 +140,12 @@ func (s *State) cross(e *tenant.Edge) {
 func (s *State) Covers(o *State) bool {
 	for i := range o.Marks {
 		a := &o.Marks[i]
-		b := s.mark(a.Inst)
-		if b == nil || b.Variation != a.Variation || b.Assigned > a.Assigned || b.end < a.end ||
+		at, has := s.mark(a.Inst, 0)
+		if !has {
+			return false
+		}
+		b := &s.Marks[at]
+		if b.Variation != a.Variation || b.Assigned > a.Assigned || b.end < a.end ||
 			a.IsQualified && (!b.IsQualified || b.Qualified > a.Qualified) {
 			return false
 		}
