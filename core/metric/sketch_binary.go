@@ -114,7 +114,7 @@ func (s *Sketch) UnmarshalBinary(b []byte) error {
 	case formSparse:
 		return s.readSparse(int(n), b)
 	}
-	return fmt.Errorf("%w: form %d", errSketch, form)
+	return fmt.Errorf("%w: form %d, which only a newer release may know", errSketch, form)
 }
 
 func (s *Sketch) readDense(regs []byte) error {
