@@ -217,9 +217,8 @@ func raisePacked(regs, b []byte) (set int, err error) {
 	if least > maxRank {
 		return 0, fmt.Errorf("%w: rank %d", errSketch, least)
 	}
-	var own int
 	regs, b = regs[:registers], b[1:ranksAt]
-	hasLeast := false
+	own, hasLeast := 0, false
 	for i := 0; i < registers; i += 8 {
 		x := widen(binary.LittleEndian.Uint32(b[i/2:]))
 		hasLeast = hasLeast || notZero(x) != highBits

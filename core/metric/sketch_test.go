@@ -172,6 +172,11 @@ func naive(hs []uint64) []byte {
 		}
 		return append(b, ranks...)
 	}
+	return naiveSparse(regs[:], n)
+}
+
+// naiveSparse is the form of registers of which n are not zero, one by one.
+func naiveSparse(regs []byte, n int) []byte {
 	b := binary.AppendUvarint([]byte{2}, uint64(n))
 	before := 0
 	for i, r := range regs {
@@ -390,14 +395,7 @@ func TestSketchOfAnEarlierReleaseIsRead(t *testing.T) {
 		want := set(hashes(rng, n))
 		old := append([]byte{formDense}, want.regs...)
 		if want.set < sparseOnce {
-			old = binary.AppendUvarint([]byte{formSparse}, uint64(want.set))
-			before := 0
-			for i, r := range want.regs {
-				if r != 0 {
-					old = append(binary.AppendUvarint(old, uint64(i-before)), r)
-					before = i
-				}
-			}
+			old = naiveSparse(want.regs, want.set)
 		}
 		var s Sketch
 		if err := s.UnmarshalBinary(old); err != nil {

@@ -101,9 +101,7 @@ func (u *Union) Merge(o *Sketch) {
 		}
 	}
 	u.lay()
-	for _, h := range o.exact {
-		u.s.register(h)
-	}
+	u.s.raiseAll(o.exact)
 	for _, r := range o.list {
 		u.s.raise(r>>8, byte(r))
 	}
@@ -120,9 +118,7 @@ func (u *Union) lay() {
 	if u.s.regs, u.spare = u.spare, nil; u.s.regs == nil {
 		u.s.regs = make([]byte, registers)
 	}
-	for _, h := range u.s.exact {
-		u.s.register(h)
-	}
+	u.s.raiseAll(u.s.exact)
 	u.s.exact = u.s.exact[:0]
 }
 

@@ -138,10 +138,10 @@ func (s *State) cross(e *tenant.Edge) {
 // Covers says that every scope of o is one of s, with the same variation, begun no later and ended no earlier: of one session,
 // whatever was in a scope of o still is.
 func (s *State) Covers(o *State) bool {
+	at, has := 0, false
 	for i := range o.Marks {
 		a := &o.Marks[i]
-		at, has := s.mark(a.Inst, 0)
-		if !has {
+		if at, has = s.mark(a.Inst, at); !has {
 			return false
 		}
 		b := &s.Marks[at]
