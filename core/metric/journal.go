@@ -1,9 +1,6 @@
 package metric
 
-import (
-	"math/bits"
-	"slices"
-)
+import "math/bits"
 
 // Fold's contributions go to a minute's journal first, and from there to its pages, many at once. Fold goes from session
 // to session, and each has scopes of its own, so the pages that it would touch lie all over the minutes that are open: the
@@ -104,9 +101,9 @@ func (m *Minute) post() {
 		n := int(head & 0xff)
 		if n == 0 {
 			m.find(scopes, twice, part, seenCells)
-			for i, ref := range m.refs {
-				m.visit(i < twice, ref, j[0])
-			}
+			m.seenIDs(shared, m.refs[:twice])
+			m.seenIDs(own, m.refs[twice:])
+			m.show(j[0])
 			j = j[1:]
 			continue
 		}
@@ -124,22 +121,12 @@ func (m *Minute) post() {
 		m.tables[own].add(m.refs[twice:], n, mask, deltas)
 		if head&beside != 0 {
 			visitor, j = j[0], j[1:]
-			m.tables[shared].beside(m.refs[:twice])
-			m.tables[own].beside(m.refs[twice:])
-			for i, ref := range m.refs {
-				m.visit(i < twice, ref, visitor)
-			}
+			m.besideIDs(shared, m.refs[:twice])
+			m.besideIDs(own, m.refs[twice:])
+			m.show(visitor)
 		}
 	}
 	m.journal = m.journal[:0]
-}
-
-// which is the table of what a scope gets, or it and the one after it.
-func which(twice bool) int {
-	if twice {
-		return shared
-	}
-	return own
 }
 
 // find finds the pages of an entry, for which refs then are, before any of them is added to: the processor waits for many at once.
@@ -164,76 +151,6 @@ func (t *table) add(refs []uint32, n int, mask uint64, deltas []uint64) {
 	}
 }
 
-// beside makes places of pages those of the pages of visitors beside them.
-func (t *table) beside(refs []uint32) {
-	for i, ref := range refs {
-		at := uint32(t.cells[ref+pageBeside])
-		if at == 0 {
-			at = t.ref(Key(t.cells[ref+pageKey]).withGroup(GroupSeen), seenCells) + 1
-			t.cells[ref+pageBeside] |= int64(at)
-		}
-		refs[i] = at - 1
-	}
-}
-
-// waiting are visitors that were shown to a page of visitors and are not in its sketch yet, of a shared page in those of both scopes:
-// they go there many at once, since a sketch is sorted.
-type waiting struct {
-	ref      uint32 // of the page
-	twice    bool   // it is a shared one
-	n        uint8
-	visitors [waitingMost]uint64
-}
-
-const waitingMost = 15
-
-// The cells of a page of visitors.
-const (
-	seenSketch  = 0 // the place + 1 of its sketch; none in a shared page
-	seenWaiting = 1 // the place + 1 of those that wait
-	seenCells   = 2
-)
-
-// visit shows a visitor to a page of visitors.
-func (m *Minute) visit(twice bool, ref uint32, visitor uint64) {
-	at := &m.tables[which(twice)].cells[ref+pageHead+seenWaiting]
-	if *at == 0 {
-		m.waiting = append(m.waiting, waiting{ref: ref, twice: twice})
-		*at = int64(len(m.waiting))
-	}
-	w := &m.waiting[*at-1]
-	if w.n == waitingMost {
-		m.introduce(w)
-	}
-	w.visitors[w.n] = visitor
-	w.n++
-}
-
-// introduce brings visitors that wait into the sketch, or both.
-func (m *Minute) introduce(w *waiting) {
-	a, b := w.ref, w.ref
-	if w.twice {
-		a, b = m.pages(w.ref, seenCells)
-	}
-	met := w.visitors[:w.n]
-	w.n = 0
-	if m.sketch(a).regs == nil || m.sketch(b).regs == nil {
-		slices.Sort(met)
-		met = slices.Compact(met)
-	}
-	m.show(a, met)
-	if w.twice {
-		m.show(b, met)
-	}
-}
-
-// show brings visitors into the sketch of a scope's page: ascending, if it has not all registers.
-func (m *Minute) show(ref uint32, visitors []uint64) {
-	if m.sketch(ref).addAll(visitors) {
-		m.tables[own].touch(ref, 1)
-	}
-}
-
 // pages are the places of the two pages of n cells that a shared one is for.
 func (m *Minute) pages(ref uint32, n int) (a, b uint32) {
 	page := m.tables[shared].cells[ref:][:pageHead]
@@ -250,12 +167,7 @@ func (m *Minute) pages(ref uint32, n int) (a, b uint32) {
 func (m *Minute) settle() {
 	m.post()
 	both, t := &m.tables[shared], &m.tables[own]
-	for i := range m.waiting {
-		w := &m.waiting[i]
-		m.tables[which(w.twice)].cells[w.ref+pageHead+seenWaiting] = 0
-		m.introduce(w)
-	}
-	m.waiting = m.waiting[:0]
+	m.introduce()
 	for _, s := range both.touched {
 		touched := uint64(both.cells[s.ref])
 		both.cells[s.ref] = 0

@@ -52,6 +52,8 @@ type Sums struct {
 	minutes []*Minute // by minute
 	last    *Minute   // the one used last: beacons come nearly in order
 	free    []*Minute
+
+	visitors []uint64 // scratch of Minute.introduce
 }
 
 // Minute holds the pages of one minute.
@@ -66,9 +68,12 @@ type Minute struct {
 	tables  [2]table
 	order   []slot // the pages by key, but for those in fresh
 
-	sketches []*Sketch // of the pages of visitors
-	spare    []*Sketch // for the next minute that this memory serves
-	waiting  []waiting // visitors that are not in the sketches yet
+	sketches []*Sketch  // of the pages of visitors
+	spare    []*Sketch  // for the next minute that this memory serves
+	seen     []seenPage // the pages of visitors
+	log      []uint32   // visitors that are not in the sketches yet (visitors.go)
+	met      []uint32   // scratch of introduce: the ids of pages that the log speaks of
+	sums     *Sums
 }
 
 // The tables of a minute.
@@ -92,9 +97,9 @@ type slot struct {
 	ref uint32 // the page's place in cells
 }
 
-// The head of a page: a mask of the cells touched; its key; how many cells follow, and the place + 1 of the page of visitors of the
+// The head of a page: a mask of the cells touched; its key; how many cells follow, and the id + 1 of the page of visitors of the
 // same scope, variation and tag set; of a shared page the places + 1 of those of the two scopes. Two in a word are 32 bits each,
-// the first in the high ones; of a place 0 says that it is not known yet.
+// the first in the high ones; of an id and a place 0 says that it is not known yet.
 const (
 	pageKey    = 1
 	pageBeside = 2
@@ -117,7 +122,7 @@ func (s *Sums) At(minute int64) *Minute {
 		return 0
 	})
 	if !ok {
-		m := &Minute{}
+		m := &Minute{sums: s}
 		if n := len(s.free); n > 0 {
 			m, s.free = s.free[n-1], s.free[:n-1]
 		}
@@ -157,10 +162,10 @@ func (s *Sums) Reset() {
 
 // Bytes is about how much memory what was added takes, once it is in the pages of each scope, where it is brought.
 func (s *Sums) Bytes() int64 {
-	n := 0
+	n := 8 * cap(s.visitors)
 	for _, m := range s.minutes {
 		m.settle()
-		n += 8*cap(m.journal) + 16*cap(m.order) + (8+8*waitingMost)*cap(m.waiting)
+		n += 8*cap(m.journal) + 16*cap(m.order) + 16*cap(m.seen) + 4*(cap(m.log)+cap(m.met))
 		for i := range m.tables {
 			t := &m.tables[i]
 			n += 8*cap(t.cells) + 4*len(t.slots) + 16*(cap(t.fresh)+cap(t.touched))
@@ -182,7 +187,7 @@ func (m *Minute) reset() {
 		s.Reset()
 	}
 	m.spare = append(m.spare, m.sketches...)
-	m.journal, m.order, m.sketches, m.waiting, m.Touched = m.journal[:0], m.order[:0], m.sketches[:0], m.waiting[:0], false
+	m.journal, m.order, m.sketches, m.seen, m.log, m.Touched = m.journal[:0], m.order[:0], m.sketches[:0], m.seen[:0], m.log[:0], false
 }
 
 const mix = 0x9e3779b97f4a7c15

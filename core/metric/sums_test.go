@@ -26,7 +26,7 @@ func random(rng *rand.Rand, s *Sums, n int) {
 		group := rng.IntN(5)
 		k := NewKey(rng.IntN(3), group, rng.IntN(4), uint32(rng.IntN(30)))
 		if group == GroupSeen {
-			m.Seen(to(k, rng.IntN(2) > 0), 0, rng.Uint64())
+			m.Seen(to(scopeOf(k), rng.IntN(2) > 0), pageOf(k), rng.Uint64())
 			continue
 		}
 		postSome(rng, m, k, rng.Uint64()*uint64(rng.IntN(2)), rng.IntN(2) > 0, func(int, int64) {})
@@ -49,7 +49,7 @@ func postSome(rng *rand.Rand, m *Minute, k Key, visitor uint64, twice bool, told
 		deltas = append(deltas, d)
 		told(c, d)
 	}
-	m.Post(to(k, twice), 0, n, mask, deltas, visitor)
+	m.Post(to(scopeOf(k), twice), pageOf(k), n, mask, deltas, visitor)
 }
 
 // Those of the scopes that get it twice come first, whatever order they are added in.
@@ -76,6 +76,10 @@ func TestTo(t *testing.T) {
 		}
 	}
 }
+
+// scopeOf and pageOf are a key in two, as sessions name it.
+func scopeOf(k Key) Key { return NewKey(k.Scope(), 0, k.Variation(), 0) }
+func pageOf(k Key) Key  { return NewKey(0, k.Group(), 0, k.Tags()) }
 
 func to(k Key, twice bool) (t To) {
 	t.Add(k, twice)
@@ -241,9 +245,9 @@ func TestSumsAreCanonical(t *testing.T) {
 	}
 	add := func(s *Sums, o one, sign int64, at int) {
 		m, n, twice := s.At(o.minute), groupCells(o.k.Group()), at%2 > 0
-		m.Post(to(o.k, twice), 0, n, 1<<o.cell, []int64{sign * o.v}, 0)
+		m.Post(to(scopeOf(o.k), twice), pageOf(o.k), n, 1<<o.cell, []int64{sign * o.v}, 0)
 		if !twice {
-			m.Post(to(o.k.NextScope(), false), 0, n, 1<<o.cell, []int64{sign * o.v}, 0)
+			m.Post(to(scopeOf(o.k).NextScope(), false), pageOf(o.k), n, 1<<o.cell, []int64{sign * o.v}, 0)
 		}
 	}
 	var want []byte
