@@ -166,8 +166,8 @@ func (m *Minute) pages(ref uint32, n int) (a, b uint32) {
 // two scopes get alike is added up once.
 func (m *Minute) settle() {
 	m.post()
-	both, t := &m.tables[shared], &m.tables[own]
 	m.introduce()
+	both, t := &m.tables[shared], &m.tables[own]
 	for _, s := range both.touched {
 		touched := uint64(both.cells[s.ref])
 		both.cells[s.ref] = 0

@@ -86,11 +86,15 @@ func (s *Sketch) register(hash uint64) bool {
 	return s.raise(i, rank)
 }
 
-// registerAll registers hashes and says whether any raised a register: ascending and fewer than exactLimit, unless there are all
-// registers. Those that are new to the list are made room for together, so that each register behind moves once.
+// registerAll registers hashes, ascending unless there are all registers, and says whether any raised a register. Of exactLimit at a
+// time those that are new to the list are made room for together, so that each register behind moves once.
 func (s *Sketch) registerAll(hashes []uint64) (changed bool) {
+	for s.regs == nil && len(hashes) > exactLimit {
+		changed = s.registerAll(hashes[:exactLimit]) || changed
+		hashes = hashes[exactLimit:]
+	}
 	if s.regs != nil {
-		return s.raiseAll(hashes)
+		return s.raiseAll(hashes) || changed
 	}
 	if len(s.list)+len(hashes) >= listLimit {
 		for _, h := range hashes {
@@ -206,15 +210,6 @@ func (s *Sketch) lay() {
 
 // addAll adds hashes and says whether the sketch changed. They are ascending, but need not be if the sketch has all registers.
 func (s *Sketch) addAll(hashes []uint64) (changed bool) {
-	for s.regs == nil && len(hashes) >= exactLimit {
-		changed = s.addSome(hashes[:exactLimit-1]) || changed
-		hashes = hashes[exactLimit-1:]
-	}
-	return s.addSome(hashes) || changed
-}
-
-// addSome adds as addAll does, and fewer than exactLimit if the sketch does not have all registers.
-func (s *Sketch) addSome(hashes []uint64) (changed bool) {
 	if s.regs != nil || len(s.list) > 0 {
 		return s.registerAll(hashes)
 	}

@@ -53,7 +53,7 @@ type Sums struct {
 	last    *Minute   // the one used last: beacons come nearly in order
 	free    []*Minute
 
-	visitors []uint64 // scratch of Minute.introduce
+	visitors []uint64 // scratch of Minute.introduce: the log's visitors, page by page; logMost at most
 }
 
 // Minute holds the pages of one minute.
@@ -73,7 +73,7 @@ type Minute struct {
 	seen     []seenPage // the pages of visitors
 	log      []uint32   // visitors that are not in the sketches yet (visitors.go)
 	met      []uint32   // scratch of introduce: the ids of pages that the log speaks of
-	sums     *Sums
+	sums     *Sums      // whose minute it is, for its scratch
 }
 
 // The tables of a minute.

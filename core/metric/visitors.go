@@ -30,14 +30,14 @@ const (
 
 // seenIDs makes places of pages of visitors, of one table, their ids.
 func (m *Minute) seenIDs(table int, refs []uint32) {
-	cells := m.tables[table].cells
 	for i, ref := range refs {
-		refs[i] = m.seenID(table, &cells[ref+pageHead+seenID], ref)
+		refs[i] = m.seenID(table, ref)
 	}
 }
 
-// seenID is the id of the page at a place, whose cell of it is given.
-func (m *Minute) seenID(table int, id *int64, ref uint32) uint32 {
+// seenID is the id of the page of visitors at a place of a table.
+func (m *Minute) seenID(table int, ref uint32) uint32 {
+	id := &m.tables[table].cells[ref+pageHead+seenID]
 	if *id == 0 {
 		m.seen = append(m.seen, seenPage{ref: ref, twice: table == shared})
 		*id = int64(len(m.seen))
@@ -52,7 +52,7 @@ func (m *Minute) besideIDs(table int, refs []uint32) {
 		id := uint32(t.cells[ref+pageBeside])
 		if id == 0 {
 			of := t.ref(Key(t.cells[ref+pageKey]).withGroup(GroupSeen), seenCells)
-			id = m.seenID(table, &t.cells[of+pageHead+seenID], of) + 1
+			id = m.seenID(table, of) + 1
 			t.cells[ref+pageBeside] |= int64(id)
 		}
 		refs[i] = id - 1
@@ -85,13 +85,14 @@ func (m *Minute) introduce() {
 			p.n++
 		}
 	}
-	n := uint32(0)
+	n := uint32(0) // of all pages
 	for _, id := range met {
 		p := &m.seen[id]
 		p.at = n
 		n += p.n
 	}
-	visitors := m.sums.scratch(int(n))
+	m.sums.visitors = slices.Grow(m.sums.visitors[:0], int(n))
+	visitors := m.sums.visitors[:n]
 	for log := m.log; len(log) > 0; {
 		visitor, ids := uint64(log[0])|uint64(log[1])<<32, log[3:][:log[2]]
 		log = log[3+len(ids):]
@@ -107,12 +108,6 @@ func (m *Minute) introduce() {
 		p.n = 0
 	}
 	m.met, m.log = met, m.log[:0]
-}
-
-// scratch is memory for so many visitors, until the next call.
-func (s *Sums) scratch(n int) []uint64 {
-	s.visitors = slices.Grow(s.visitors[:0], n)
-	return s.visitors[:n]
 }
 
 // meet brings visitors into the sketch of a page, or into those of both that a shared one is for.
