@@ -3,6 +3,7 @@ package campaign
 import (
 	"context"
 	"encoding/base64"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -114,6 +115,36 @@ func (k *kafka) ends(topic string) map[int32]int64 {
 	ends := map[int32]int64{}
 	listed.Each(func(o kadm.ListedOffset) { ends[o.Partition] = o.Offset })
 	return ends
+}
+
+// lag says how far a group has committed in a topic, and where that ends: for a test that has failed and whose clients are closed.
+func (k *kafka) lag(group, topic string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	client, err := kgo.NewClient(kgo.SeedBrokers(k.seeds...))
+	if err != nil {
+		return fmt.Sprintf("%s: %v", topic, err)
+	}
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	ends, err := admin.ListEndOffsets(ctx, topic)
+	if err != nil {
+		return fmt.Sprintf("%s: %v", topic, err)
+	}
+	commits, err := admin.FetchOffsets(ctx, group)
+	if err != nil {
+		return fmt.Sprintf("%s: %v", group, err)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s:", group)
+	for _, end := range ends.Offsets().Sorted() {
+		at := int64(-1)
+		if c, ok := commits.Lookup(topic, end.Partition); ok {
+			at = c.At
+		}
+		fmt.Fprintf(&b, " %s/%d %d of %d;", topic, end.Partition, at, end.At)
+	}
+	return b.String()
 }
 
 // deleteRecords deletes the records that a topic has, but for the last ones of each partition.

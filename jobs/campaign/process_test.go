@@ -178,6 +178,18 @@ func (p *process) discard() {
 	p.ended.Wait()
 }
 
+// dump ends it with its goroutines in its log.
+func (p *process) dump(limit time.Duration) {
+	p.mu.Lock()
+	p.killed = true
+	cmd := p.cmd
+	_ = cmd.Process.Signal(syscall.SIGQUIT) // it may have ended
+	p.mu.Unlock()
+	timer := time.AfterFunc(limit, func() { _ = cmd.Process.Kill() })
+	p.ended.Wait()
+	timer.Stop()
+}
+
 // running says whether it is meant to run.
 func (p *process) running() bool {
 	p.mu.Lock()

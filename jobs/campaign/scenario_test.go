@@ -133,6 +133,9 @@ func (s *scenario) keep() {
 	if s.poller != nil {
 		s.poller.stop()
 	}
+	if s.t.Failed() {
+		s.state()
+	}
 	for _, p := range s.procs {
 		p.discard()
 		if log, err := os.ReadFile(p.log); err == nil && (strings.Contains(string(log), "panic: ") || strings.Contains(string(log), "fatal error: ")) {
@@ -150,6 +153,27 @@ func (s *scenario) keep() {
 		err = copyFiles(s.dir, kept)
 	}
 	s.t.Logf("logs and site file of %s: %s (%v)", s.t.Name(), kept, err)
+}
+
+// state tells where everything stands when a test has failed: what is committed and written in Kafka, and of each process its
+// metrics and its goroutines, which end it.
+func (s *scenario) state() {
+	for group, topic := range map[string]string{"tandem.dispatch." + strings.TrimPrefix(s.layer, "stream."): rawTopic, "tandem." + s.layer + ".1": s.beaconsTopic(), "tandem." + s.layer + ".2": s.metrics} {
+		s.t.Logf("%s", s.kafka.lag(group, topic))
+	}
+	for _, p := range s.procs {
+		if !p.running() {
+			continue
+		}
+		_, metrics, err := p.get("/metrics")
+		if err == nil {
+			err = os.WriteFile(filepath.Join(s.dir, "logs", p.name+".metrics"), []byte(metrics), 0o644)
+		}
+		if err != nil {
+			s.t.Logf("%s: %v", p.name, err)
+		}
+		p.dump(5 * time.Second)
+	}
 }
 
 // copyFiles copies the files of a folder, not those of the folders in it.

@@ -24,7 +24,6 @@ const (
 	rawTopic     = "beacons.raw"
 	deadTopic    = "beacons.dead"
 	metricsTopic = "metrics.stream"
-	tailTopic    = "beacons.t.0" // of the first tenant: what dispatchers hear of each other
 )
 
 // shop is a tenant: its configs, and its topic.

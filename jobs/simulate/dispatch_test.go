@@ -17,7 +17,7 @@ const tellEvery = 10_000
 // far as pacing allows, tells of progress, hears of others', and writes heartbeats.
 func (p *process) dispatch() error {
 	c, s := p.c, p.c.s
-	tail := broker.Partition{Topic: tailTopic}
+	tail := p.teller.Tail()
 	for {
 		did := false
 		for _, t := range slices.Clone(p.raw) {

@@ -18,7 +18,7 @@ func (t *Teller) Known() []SourceState {
 	for i, s := range t.sources.List {
 		all[i] = SourceState{Source: s}
 		if i < len(t.view) {
-			all[i].Known, all[i].MS, all[i].Aside = t.view[i].known, t.view[i].ms, t.view[i].aside
+			all[i].Known, all[i].MS, all[i].Aside = t.view[i].known, t.view[i].ms(), t.view[i].aside
 		}
 	}
 	return all

@@ -31,34 +31,39 @@ type Teller struct {
 	at      map[int]wire.SourceAt // what this process has read
 	told    map[int]int64         // ms that was last told, by source
 	waiting map[int]int64         // by source that may not be read on: the time of its next record; others may wait for it to be told to the ms
-	view    []seen                // how far each source is known to be, by any dispatcher
+	view    []seen                // how far each source is known to be, of what any dispatcher has told or this one has read
 	moved   chan struct{}         // closed when something is heard; nil: nobody waits for it
 }
 
 // seen is what is known of a source.
 type seen struct {
 	known bool
-	first int64 // ms when it was first told of; before that, the least of the others when it was listed, 0: none was known
-	ms    int64
+	first int64 // ms when it was first known of; before that, the least of the others when it was listed, 0: none was known
+	heard int64 // ms that was told
+	read  int64 // ms that this process has read, of a source of its own; nobody else need know of it yet
 	aside bool
 	asked int64 // ms of the clock when it was first found to be waited for where it is; 0: nobody waits, or it has moved since
 	left  int64 // where it was when it was set aside
 	since int64 // when it was first found too far behind; 0: it is not
 }
 
-func (v *seen) at(ms int64) {
+func (v *seen) ms() int64 { return max(v.heard, v.read) }
+
+// at raises one of the two to ms.
+func (v *seen) at(which *int64, ms int64) {
 	if !v.known {
 		v.known, v.first = true, ms
 	}
-	if ms > v.ms {
-		v.ms, v.asked = ms, 0
+	if ms > v.ms() {
+		v.asked = 0
 	}
+	*which = max(*which, ms)
 }
 
 // set notes whether the source is set aside.
 func (v *seen) set(aside bool) {
 	if aside && !v.aside {
-		v.left = v.ms
+		v.left = v.ms()
 	}
 	v.aside = aside
 }
@@ -83,8 +88,8 @@ func (t *Teller) grow(n int) {
 func (t *Teller) least() (ms, first int64) {
 	for _, v := range t.view {
 		if v.known && !v.aside {
-			if first == 0 || v.ms < ms {
-				ms = v.ms
+			if at := v.ms(); first == 0 || at < ms {
+				ms = at
 			}
 			if first == 0 || v.first < first {
 				first = v.first
@@ -113,9 +118,15 @@ func (t *Teller) waited() (ms, first int64) {
 // first of all began, which is 0 if none is known. Without it there is no watermark.
 func (v *seen) counts(first int64) int64 {
 	if v.known {
-		return v.ms
+		return v.ms()
 	}
 	return cmp.Or(v.first, first)
+}
+
+// placed says whether it is known of all sources that are waited for where they are, or where the slowest was when they were listed.
+// A process that has just begun does not, until it has heard of them all: others may have read them, far behind where it is itself.
+func (t *Teller) placed() bool {
+	return !slices.ContainsFunc(t.view, func(v seen) bool { return !v.known && !v.aside && v.first == 0 })
 }
 
 // Source returns the index of a raw partition in the list, or -1.
@@ -134,16 +145,21 @@ func (t *Teller) Read(src int, ms, offset int64) {
 	}
 	a := t.at[src]
 	t.at[src] = wire.SourceAt{Source: src, MS: max(a.MS, ms), Offset: max(a.Offset, offset)}
-	t.view[src].at(ms)
+	v := &t.view[src]
+	v.at(&v.read, ms)
 }
 
-// Forget stops telling of a source that this process reads no more.
+// Forget stops telling of a source that this process reads no more. What it has read of it and not told its next reader reads again,
+// from the commit on, so it does not count any longer.
 func (t *Teller) Forget(src int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.at, src)
 	delete(t.told, src)
 	delete(t.waiting, src)
+	if v := &t.view[src]; v.read > v.heard {
+		v.read, v.known = 0, v.heard > 0
+	}
 }
 
 // Crosses says whether a record of that time begins a new interval.
@@ -187,7 +203,8 @@ func (t *Teller) Heard(p *wire.Progress) {
 	defer t.mu.Unlock()
 	t.grow(len(p.Sources.List))
 	for _, a := range p.At {
-		t.view[a.Source].at(a.MS)
+		v := &t.view[a.Source]
+		v.at(&v.heard, a.MS)
 	}
 	if p.Aside != nil {
 		for i := range t.view {
@@ -211,9 +228,9 @@ func (t *Teller) Moved() <-chan struct{} {
 }
 
 // Allowed is how many of the next records of a source may be read: up to a record time so far ahead of the slowest source
-// that is not set aside, which bounds what shards hold open. The slowest itself always goes on, over any gap. What was read
-// before may always be read again: a process that begins again at a commit that is behind what it has read must come to where it takes
-// itself to be, else it waits for others, and they for it.
+// that is not set aside, which bounds what shards hold open. The slowest itself always goes on, over any gap, once it is known to be
+// the slowest. What was told may always be read again: a process that begins again at a commit that is behind what was told must come
+// to where all others take it to be, else it waits for them, and they for it.
 func (t *Teller) Allowed(src int, aheadMS int64, recs []broker.Record) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -222,10 +239,10 @@ func (t *Teller) Allowed(src int, aheadMS int64, recs []broker.Record) int {
 		return min(len(recs), 1)
 	}
 	n, own := 0, t.view[src]
-	for n < len(recs) && recs[n].Time <= max(least+aheadMS, own.ms) {
+	for n < len(recs) && recs[n].Time <= max(least+aheadMS, own.ms()) {
 		n++
 	}
-	if n == 0 && len(recs) > 0 && (!own.known || own.ms <= least) {
+	if n == 0 && len(recs) > 0 && (!own.known || own.ms() <= least && t.placed()) {
 		n = 1
 	}
 	if n == 0 && len(recs) > 0 {
@@ -268,7 +285,7 @@ func (t *Teller) judge(now int64) []int {
 	greatest, next := int64(0), int64(0) // of what was read, of what may not be read yet
 	for _, v := range t.view {
 		if v.known {
-			greatest = max(greatest, v.ms)
+			greatest = max(greatest, v.ms())
 		}
 	}
 	for _, ms := range t.waiting {
@@ -289,7 +306,7 @@ func (t *Teller) judge(now int64) []int {
 			lag = max(greatest, next) - least + now - v.asked
 		}
 		switch {
-		case t.PatienceMS > 0 && v.aside && v.ms == v.left: // it may not be far behind yet
+		case t.PatienceMS > 0 && v.aside && v.ms() == v.left: // it may not be far behind yet
 		case t.PatienceMS == 0 || at == 0 || v.known && max(now-at, at-now) <= t.BackMS || lag <= t.BackMS || lag <= t.PatienceMS && !v.aside:
 			v.set(false)
 			v.since = 0
@@ -333,18 +350,25 @@ func (t *Teller) Tell(ctx context.Context, now int64) error {
 	if len(p.At) == 0 {
 		return nil
 	}
-	value := wire.AppendProgress(nil, &p)
-	var out []broker.Record
+	value, tail := wire.AppendProgress(nil, &p), t.Tail()
+	var out, last []broker.Record
 	for _, name := range sortedTenants(t.Routes) {
 		route := t.Routes[name]
 		for _, topic := range route.Topics {
 			for part := range route.Partitions {
-				out = append(out, broker.Record{Topic: topic, Partition: part, Value: value, Time: greatest,
-					Headers: []broker.Header{{Key: wire.HeaderProgress}}})
+				r := broker.Record{Topic: topic, Partition: part, Value: value, Time: greatest, Headers: []broker.Header{{Key: wire.HeaderProgress}}}
+				if (broker.Partition{Topic: topic, Partition: part}) == tail {
+					last = append(last, r)
+				} else {
+					out = append(out, r)
+				}
 			}
 		}
 	}
 	err := t.Out.Write(ctx, out)
+	if err == nil {
+		err = t.Out.Write(ctx, last)
+	}
 	if err != nil {
 		t.mu.Lock()
 		for _, a := range p.At { // some partitions may not have it: it is due again, though its source may rest
@@ -353,6 +377,18 @@ func (t *Teller) Tell(ctx context.Context, now int64) error {
 		t.mu.Unlock()
 	}
 	return err
+}
+
+// Tail is the partition where dispatchers hear of each other. What is told comes there last, once it is acknowledged in all others:
+// what a dispatcher tells because of what it has heard comes after that in every partition.
+func (t *Teller) Tail() broker.Partition {
+	var first string
+	for _, r := range t.Routes {
+		if first == "" || r.Topics[0] < first {
+			first = r.Topics[0]
+		}
+	}
+	return broker.Partition{Topic: first}
 }
 
 func (t *Teller) turns() chan struct{} {

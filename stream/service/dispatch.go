@@ -286,14 +286,9 @@ func (d *Dispatch) beat(ctx context.Context) {
 	}
 }
 
-// tail hears what all dispatchers tell, from one of the partitions that they all tell.
+// tail hears what all dispatchers tell.
 func (d *Dispatch) tail(ctx context.Context) {
-	var p broker.Partition
-	for _, r := range d.Routes {
-		if p.Topic == "" || r.Topics[0] < p.Topic {
-			p.Topic = r.Topics[0]
-		}
-	}
+	p := d.teller.Tail()
 	for attempt := 0; ctx.Err() == nil; attempt++ {
 		err := d.hear(ctx, p)
 		if ctx.Err() != nil {
