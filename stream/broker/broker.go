@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -49,7 +50,14 @@ type clientLog struct{ *slog.Logger }
 
 func (l clientLog) Level() kgo.LogLevel { return kgo.LogLevelWarn }
 
+// unread is what the client says of each commit of a member that has let go of some partition, since it keeps account only of what is
+// read through the group, which is nothing here (Group). The commit was taken: one that was not is an error of Commit.
+const unread = "received an OffsetCommitResponse after our group session has ended"
+
 func (l clientLog) Log(level kgo.LogLevel, msg string, keyvals ...any) {
+	if strings.HasPrefix(msg, unread) {
+		return
+	}
 	if level == kgo.LogLevelError {
 		l.Logger.Error("kafka: "+msg, keyvals...)
 	} else {
