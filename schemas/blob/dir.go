@@ -44,6 +44,11 @@ func (d *Dir) Create(name string, data []byte) error {
 	if err := CheckCreate(name, len(data)); err != nil {
 		return err
 	}
+	return d.create(name, func(temp string, f *os.File) error { return writeAt(temp, f, data, 0) })
+}
+
+// create creates an object of what write writes to a file.
+func (d *Dir) create(name string, write func(temp string, f *os.File) error) error {
 	path := d.path(name)
 	// Spares the loser of an old race the write; the link below is what decides.
 	if err := d.taken(name, path); err != nil {
@@ -56,7 +61,7 @@ func (d *Dir) Create(name string, data []byte) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	temp := filepath.Join(d.root, tempFolder, rand.Text())
-	if err := writeSynced(temp, data); err != nil {
+	if err := writeSynced(temp, write); err != nil {
 		return fmt.Errorf("%s: %w", name, errors.Join(err, removeIfThere(temp)))
 	}
 	linkErr := os.Link(temp, path)
@@ -232,23 +237,29 @@ func removeIfThere(path string) error {
 // the batch's time, and what else is in the cache has to go for them.
 const directLeast = 1 << 20
 
-// writeSynced makes a file with the data, and returns once both are on the disk.
-func writeSynced(path string, data []byte) error {
+// writeSynced makes a file of what write writes, and returns once both are on the disk.
+func writeSynced(path string, write func(path string, f *os.File) error) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}
-	written := 0
-	if len(data) >= directLeast {
-		written, err = writeDirect(path, data)
-	}
-	if err == nil {
-		_, err = f.WriteAt(data[written:], int64(written))
-	}
-	if err == nil {
+	if err = write(path, f); err == nil {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
+}
+
+// writeAt writes data at a place of a file, which is a multiple of directUnit.
+func writeAt(path string, f *os.File, data []byte, at int64) error {
+	written := 0
+	if len(data) >= directLeast {
+		var err error
+		if written, err = writeDirect(path, data, at); err != nil {
+			return err
+		}
+	}
+	_, err := f.WriteAt(data[written:], at+int64(written))
+	return err
 }
 
 // makeFolder makes path and its missing parents, and syncs the parent of each: a file in a folder whose own entry is lost

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/cespare/xxhash/v2"
@@ -97,23 +98,24 @@ func (s *Shard) followChanges(follow bool) {
 	s.since = changes{known: follow, entries: s.since.entries[:0], forgotten: s.since.forgotten[:0]}
 }
 
-// AppendCheckpoint appends the state, which must be at a tick's end: all of it, or, of a parent, what has changed since that.
-// The parent is the last checkpoint, after which followChanges was called.
-func (s *Shard) AppendCheckpoint(b []byte, parent string) ([]byte, error) {
+// WriteCheckpoint writes the state, which must be at a tick's end: all of it, or, of a parent, what has changed since that.
+// The parent is the last checkpoint, after which followChanges was called. The object begins with head, of checkpointHead bytes, and
+// goes on with what was written; n is how many bytes it has in all.
+func (s *Shard) WriteCheckpoint(out io.Writer, parent string) (head []byte, n int64, err error) {
 	if s.taken != 0 || len(s.arena) != 0 {
-		return nil, fmt.Errorf("BUG: %s/%d: a checkpoint in the middle of a tick", s.ID.Topic, s.ID.Partition)
+		return nil, 0, fmt.Errorf("BUG: %s/%d: a checkpoint in the middle of a tick", s.ID.Topic, s.ID.Partition)
 	}
 	h := header{ID: s.ID, Tenant: s.Chain.Tenant, Offset: s.Offset, Sources: s.Sources, Progress: s.Progress,
 		Watermark: s.Watermark, Until: s.until, Tick: s.tick, Counts: s.Counts, Sessions: s.table.n}
 	for i := range s.Chain.Revs {
 		h.Revisions = append(h.Revisions, s.Chain.Revs[i].Digest)
 	}
-	magic, size := wholeMagic, int(s.slab.used)+8*s.table.n
+	magic := wholeMagic
 	if parent != "" {
 		if !s.since.known {
-			return nil, fmt.Errorf("BUG: %s/%d: a delta of what nobody followed", s.ID.Topic, s.ID.Partition)
+			return nil, 0, fmt.Errorf("BUG: %s/%d: a delta of what nobody followed", s.ID.Topic, s.ID.Partition)
 		}
-		magic, size = deltaMagic, 256*len(s.since.entries)+len(s.since.forgotten)
+		magic = deltaMagic
 		h.Parent, h.Forgotten = parent, s.since.n
 		for _, i := range s.since.entries {
 			if s.table.entries[i].core != 0 {
@@ -121,42 +123,70 @@ func (s *Shard) AppendCheckpoint(b []byte, parent string) ([]byte, error) {
 			}
 		}
 	}
-	head, err := json.Marshal(&h)
+	text, err := json.Marshal(&h)
 	if err != nil {
-		return nil, fmt.Errorf("checkpoint header: %w", err)
+		return nil, 0, fmt.Errorf("checkpoint header: %w", err)
 	}
-	from := len(b)
-	if n := from + checkpointHead + len(head) + size; n > cap(b) {
-		// slices.Grow would copy and clear what the buffer held before. A quarter more: else the next one, of a state that has
-		// grown, does not fit again.
-		b = append(make([]byte, 0, n+n/4), b...)
-	}
-	b = append(b, magic...)
-	b = append(b, make([]byte, 8)...)
-	b = appendBytes(b, head)
+	w := digesting{out: out, digest: xxhash.New(), n: int64(checkpointHead)}
+	w.b = appendBytes(w.b, text)
 	if parent == "" {
 		for part := range slices.Chunk(s.table.entries, peekAhead) {
 			for i := range part {
 				s.peeked += s.peekEntry(&part[i])
 			}
 			for i := range part {
-				b = s.appendSession(b, &part[i])
+				w.b = s.appendSession(w.b, &part[i])
 			}
+			w.flush(checkpointPiece)
 		}
 	} else {
 		for part := range slices.Chunk(s.since.entries, peekAhead) {
 			s.peek(part)
 			for _, i := range part {
-				b = s.appendSession(b, &s.table.entries[i])
+				w.b = s.appendSession(w.b, &s.table.entries[i])
 			}
+			w.flush(checkpointPiece)
 		}
-		b = append(b, s.since.forgotten...)
+		w.b = append(w.b, s.since.forgotten...)
 	}
-	if len(b)-from > MaxCheckpoint {
-		return nil, fmt.Errorf("%s/%d: a state of %d bytes does not fit a checkpoint: the topic needs more partitions", s.ID.Topic, s.ID.Partition, len(b)-from)
+	if w.flush(0); w.n > MaxCheckpoint {
+		return nil, 0, fmt.Errorf("%s/%d: a state of %d bytes does not fit a checkpoint: the topic needs more partitions", s.ID.Topic, s.ID.Partition, w.n)
 	}
-	binary.LittleEndian.PutUint64(b[from+len(magic):], xxhash.Sum64(b[from+checkpointHead:]))
-	return b, nil
+	return binary.LittleEndian.AppendUint64([]byte(magic), w.digest.Sum64()), w.n, w.err
+}
+
+// checkpointSize is about how many bytes WriteCheckpoint writes.
+func (s *Shard) checkpointSize(parent string) int {
+	if parent != "" {
+		return 1024 + 256*len(s.since.entries) + len(s.since.forgotten)
+	}
+	return 1024 + int(s.slab.used) + 8*s.table.n
+}
+
+// checkpointPiece bytes are handed on at once, while a cache has them.
+const checkpointPiece = 64 << 10
+
+// digesting hands on bytes and digests them, until there is an error or there are more than a checkpoint may have: the rest is only
+// counted.
+type digesting struct {
+	out    io.Writer
+	digest *xxhash.Digest
+	b      []byte // not handed on yet
+	n      int64  // bytes of the object
+	err    error
+}
+
+// flush hands on what there is, if it is so many bytes.
+func (w *digesting) flush(least int) {
+	if len(w.b) < least {
+		return
+	}
+	if w.n += int64(len(w.b)); w.err == nil && w.n <= MaxCheckpoint {
+		if _, w.err = w.digest.Write(w.b); w.err == nil {
+			_, w.err = w.out.Write(w.b)
+		}
+	}
+	w.b = w.b[:0]
 }
 
 func (s *Shard) appendSession(b []byte, en *entry) []byte {

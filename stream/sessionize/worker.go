@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"path"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"tandem/core/tenant"
@@ -376,27 +376,19 @@ func (w *Worker) now() time.Time {
 	return time.Now()
 }
 
-// buffers are those of checkpoints that are written, for the next shard of the process: to have tens of megabytes cleared
-// and mapped again costs as much as to fill them. The collector takes what no shard asks for.
-var buffers = sync.Pool{New: func() any { return new([]byte) }}
-
 // checkpoint takes a checkpoint, and deletes old ones once it is safe.
 func (w *Worker) checkpoint() CheckpointStats {
 	s, whole, parent := w.Shard, w.whole(), ""
 	if !whole {
 		parent = w.line.newest()
 	}
-	buf := buffers.Get().(*[]byte)
-	data, err := s.AppendCheckpoint((*buf)[:0], parent)
-	if err != nil {
-		return CheckpointStats{Err: err}
-	}
-	st := CheckpointStats{Taken: true, Whole: whole, Bytes: int64(len(data))}
-	name := w.checkpointName(s.ID.Generation, s.Offset)
-	switch err := w.blobs.Create(name, data); {
-	case err == nil: // else somebody may still be reading it
-		*buf = data
-		buffers.Put(buf)
+	st, name := CheckpointStats{Taken: true, Whole: whole}, w.checkpointName(s.ID.Generation, s.Offset)
+	err := blob.CreateInPieces(w.blobs, name, checkpointHead, s.checkpointSize(parent), func(out io.Writer) (head []byte, err error) {
+		head, st.Bytes, err = s.WriteCheckpoint(out, parent)
+		return head, err
+	})
+	switch {
+	case err == nil:
 		w.line.add(name, whole, s.Offset, st.Bytes)
 	case errors.Is(err, blob.ErrExists): // another owner's, of the same state; what it goes on from is not known
 		w.line = w.line.lost()

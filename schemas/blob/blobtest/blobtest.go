@@ -24,6 +24,7 @@ func Run(t *testing.T, open func(t *testing.T) blob.Store) {
 		{"create and read", createAndRead},
 		{"create only", createOnly},
 		{"create free", createFree},
+		{"in pieces", inPieces},
 		{"caller's bytes", callersBytes},
 		{"missing", missing},
 		{"open", openReader},
@@ -126,6 +127,56 @@ func createFree(t *testing.T, s blob.Store) {
 	one := func(int) string { return "f/0" }
 	if name, _, err := blob.CreateFree(s, one, 0, []byte("y")); name != "f/0" || !errors.Is(err, blob.ErrExists) {
 		t.Errorf("CreateFree where all names are taken = %q, %v", name, err)
+	}
+}
+
+// inPieces is around the sizes where an object's first and last piece are full (a MiB, the head included).
+func inPieces(t *testing.T, s blob.Store) {
+	const head, piece = 14, 1 << 20
+	all := make([]byte, 3*piece)
+	for i := range all {
+		all[i] = byte(i ^ i>>8 ^ i>>16)
+	}
+	create := func(name string, size, each int) error {
+		return blob.CreateInPieces(s, name, head, size, func(w io.Writer) ([]byte, error) {
+			for at := head; at < head+size; at += each {
+				part := bytes.Clone(all[at:min(at+each, head+size)])
+				if n, err := w.Write(part); n != len(part) || err != nil {
+					return nil, fmt.Errorf("%d of %d bytes, %w", n, len(part), err)
+				}
+				clear(part) // it is the caller's again
+			}
+			return all[:head], nil
+		})
+	}
+	for _, size := range []int{0, 1, piece - head - 1, piece - head, piece - head + 1, 2*piece - head - 1, 2*piece - head, 2*piece - head + 1, 2*piece + 5} {
+		for _, each := range []int{64 << 10, piece, 3*piece - head, 4099} {
+			name := fmt.Sprintf("p/%d-%d", size, each)
+			if err := create(name, size, each); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if got, err := s.Get(name); err != nil || !bytes.Equal(got, all[:head+size]) {
+				t.Fatalf("%s: %d bytes, which differ, %v", name, len(got), err)
+			}
+		}
+	}
+	wantErr(t, "again", create("p/0-4099", 5, 5), blob.ErrExists)
+	wantErr(t, "a bad name", create("/p", 5, 5), blob.ErrName)
+	broken := errors.New("broken")
+	for _, size := range []int{0, 3 * piece} {
+		err := blob.CreateInPieces(s, "q/r", head, size, func(w io.Writer) ([]byte, error) {
+			if _, err := w.Write(all[:size]); err != nil {
+				return nil, err
+			}
+			return nil, broken
+		})
+		wantErr(t, "fill fails", err, broken)
+		if _, err := s.Get("q/r"); !errors.Is(err, blob.ErrNotFound) {
+			t.Errorf("what fill did not end is there: %v", err)
+		}
+	}
+	if names, err := s.List("q/"); err != nil || len(names) > 0 {
+		t.Errorf("listed is %v, %v", names, err)
 	}
 }
 
@@ -269,6 +320,11 @@ func folders(t *testing.T, s blob.Store) {
 func tooLarge(t *testing.T, s blob.Store) {
 	// The pages of this slice are never touched, so the test needs no memory for it.
 	wantErr(t, "one byte too many", s.Create("a", make([]byte, blob.MaxObjectBytes+1)), blob.ErrTooLarge)
+	err := blob.CreateInPieces(s, "a", 14, 0, func(w io.Writer) ([]byte, error) {
+		_, err := w.Write(make([]byte, blob.MaxObjectBytes-13))
+		return nil, err
+	})
+	wantErr(t, "one byte too many, in pieces", err, blob.ErrTooLarge)
 	if names, err := s.List(""); err != nil || len(names) != 0 {
 		t.Errorf("List = %q, %v", names, err)
 	}
