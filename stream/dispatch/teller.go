@@ -157,9 +157,8 @@ func (t *Teller) Forget(src int) {
 	delete(t.at, src)
 	delete(t.told, src)
 	delete(t.waiting, src)
-	if v := &t.view[src]; v.read > v.heard {
-		v.read, v.known = 0, v.heard > 0
-	}
+	v := &t.view[src]
+	v.read, v.known = 0, v.heard > 0
 }
 
 // Crosses says whether a record of that time begins a new interval.
