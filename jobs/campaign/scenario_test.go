@@ -87,8 +87,8 @@ type datacentre struct {
 func siteOn(t testing.TB, x *traffic, sh shape, servers *devstack.Stack, dc datacentre) *scenario {
 	t.Helper()
 	s := &scenario{t: t, shape: sh, dir: t.TempDir(), traffic: x, servers: servers, layer: "stream." + dc.name, metrics: "metrics.stream." + dc.name}
-	t.Cleanup(s.keep)
 	s.kafka = newKafka(t, dc.brokers)
+	t.Cleanup(s.keep) // before the client ends, which it asks
 	s.file("tenant.yaml", x.config)
 	for _, folder := range []string{"logs", "checkpoints"} {
 		if err := os.Mkdir(filepath.Join(s.dir, folder), 0o755); err != nil {

@@ -18,12 +18,12 @@ type Creator interface {
 // there is no object then. Of an object that is there fill may not be asked.
 func CreateInPieces(s Creator, name string, head, hint int, fill func(w io.Writer) ([]byte, error)) error {
 	if d, ok := s.(*Dir); ok {
-		if err := CheckCreate(name, 0); err != nil {
+		if err := CheckName(name); err != nil {
 			return err
 		}
 		return d.create(name, func(temp string, f *os.File) error {
-			w := &pieces{path: temp, f: f, name: name, head: head}
-			begin, err := fill(w)
+			w := &pieces{path: temp, f: f, piece: make([]byte, head, pieceBytes)}
+			begin, err := fill(&limited{w, name, head})
 			if err != nil {
 				return err
 			}
@@ -36,7 +36,7 @@ func CreateInPieces(s Creator, name string, head, hint int, fill func(w io.Write
 		w.b = make([]byte, 0, n+n/4) // a quarter more: else the next one, of a state that has grown, does not fit again
 	}
 	w.b = append(w.b, make([]byte, head)...)
-	begin, err := fill(&w)
+	begin, err := fill(&limited{&w, name, head})
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
@@ -47,6 +47,20 @@ func CreateInPieces(s Creator, name string, head, hint int, fill func(w io.Write
 	*buf = w.b
 	whole.Put(buf)
 	return nil
+}
+
+// limited refuses what would make an object too large, before it takes memory or goes to a disk.
+type limited struct {
+	to   io.Writer
+	name string
+	size int // of the object so far
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if l.size += len(p); l.size > MaxObjectBytes {
+		return 0, CheckCreate(l.name, l.size)
+	}
+	return l.to.Write(p)
 }
 
 // whole are buffers of objects that are held whole: to have tens of megabytes cleared and mapped again costs as much as to fill them.
@@ -63,39 +77,22 @@ func (h *held) Write(p []byte) (int, error) {
 // pieceBytes go to a file at once, past the page cache.
 const pieceBytes = directLeast
 
-// pieces writes a file.
+// pieces writes a file. Its pieces have room for pieceBytes.
 type pieces struct {
-	path, name string
-	f          *os.File
-	head       int
-	first      []byte // the first piece, once it is full: it begins with the head, which is known last
-	piece      []byte // the one at hand
-	at         int64  // of it in the file
+	path  string
+	f     *os.File
+	first []byte // the first piece, once it is full: it begins with the head, which is known last
+	piece []byte // the one at hand
+	at    int64  // of it in the file
 }
 
 // Write implements io.Writer.
 func (w *pieces) Write(p []byte) (int, error) {
 	n := len(p)
-	if size := w.at + int64(max(len(w.piece), w.head)+n); size > MaxObjectBytes {
-		return 0, fmt.Errorf("%s: %w: at most %d bytes are allowed", w.name, ErrTooLarge, MaxObjectBytes)
-	}
 	for len(p) > 0 {
-		switch {
-		case len(w.piece) < pieceBytes:
-		case w.first == nil:
-			w.first, w.piece = w.piece, nil
-			w.at = pieceBytes
-		default:
-			if err := writeAt(w.path, w.f, w.piece, w.at); err != nil {
+		if len(w.piece) == pieceBytes {
+			if err := w.next(); err != nil {
 				return 0, err
-			}
-			w.piece = w.piece[:0]
-			w.at += pieceBytes
-		}
-		if w.piece == nil {
-			w.piece = make([]byte, 0, pieceBytes)
-			if w.first == nil {
-				w.piece = w.piece[:w.head]
 			}
 		}
 		k := min(len(p), pieceBytes-len(w.piece))
@@ -105,18 +102,25 @@ func (w *pieces) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// end writes what is left, and the head.
-func (w *pieces) end(head []byte) error {
+// next begins a piece.
+func (w *pieces) next() error {
 	if w.first == nil {
-		if w.piece == nil {
-			w.piece = make([]byte, w.head)
-		}
-		copy(w.piece[:w.head], head)
-		return writeAt(w.path, w.f, w.piece, 0)
-	}
-	if err := writeAt(w.path, w.f, w.piece, w.at); err != nil {
+		w.first, w.piece = w.piece, make([]byte, 0, pieceBytes)
+	} else if err := writeAt(w.path, w.f, w.piece, w.at); err != nil {
 		return err
 	}
-	copy(w.first[:w.head], head)
+	w.piece = w.piece[:0]
+	w.at += pieceBytes
+	return nil
+}
+
+// end writes what is left, and the first piece with the head.
+func (w *pieces) end(head []byte) error {
+	if w.first == nil {
+		w.first = w.piece
+	} else if err := writeAt(w.path, w.f, w.piece, w.at); err != nil {
+		return err
+	}
+	copy(w.first, head)
 	return writeAt(w.path, w.f, w.first, 0)
 }

@@ -127,7 +127,8 @@ func (s *Shard) WriteCheckpoint(out io.Writer, parent string) (head []byte, n in
 	if err != nil {
 		return nil, 0, fmt.Errorf("checkpoint header: %w", err)
 	}
-	w := digesting{out: out, digest: xxhash.New(), n: int64(checkpointHead)}
+	digest := xxhash.New()
+	w := handing{out: io.MultiWriter(digest, out), n: int64(checkpointHead)}
 	w.b = appendBytes(w.b, text)
 	if parent == "" {
 		for part := range slices.Chunk(s.table.entries, peekAhead) {
@@ -152,7 +153,7 @@ func (s *Shard) WriteCheckpoint(out io.Writer, parent string) (head []byte, n in
 	if w.flush(0); w.n > MaxCheckpoint {
 		return nil, 0, fmt.Errorf("%s/%d: a state of %d bytes does not fit a checkpoint: the topic needs more partitions", s.ID.Topic, s.ID.Partition, w.n)
 	}
-	return binary.LittleEndian.AppendUint64([]byte(magic), w.digest.Sum64()), w.n, w.err
+	return binary.LittleEndian.AppendUint64([]byte(magic), digest.Sum64()), w.n, w.err
 }
 
 // checkpointSize is about how many bytes WriteCheckpoint writes.
@@ -166,25 +167,21 @@ func (s *Shard) checkpointSize(parent string) int {
 // checkpointPiece bytes are handed on at once, while a cache has them.
 const checkpointPiece = 64 << 10
 
-// digesting hands on bytes and digests them, until there is an error or there are more than a checkpoint may have: the rest is only
-// counted.
-type digesting struct {
-	out    io.Writer
-	digest *xxhash.Digest
-	b      []byte // not handed on yet
-	n      int64  // bytes of the object
-	err    error
+// handing hands on bytes, until there is an error or there are more than a checkpoint may have: the rest is only counted.
+type handing struct {
+	out io.Writer
+	b   []byte // not handed on yet
+	n   int64  // bytes of the object
+	err error
 }
 
 // flush hands on what there is, if it is so many bytes.
-func (w *digesting) flush(least int) {
+func (w *handing) flush(least int) {
 	if len(w.b) < least {
 		return
 	}
 	if w.n += int64(len(w.b)); w.err == nil && w.n <= MaxCheckpoint {
-		if _, w.err = w.digest.Write(w.b); w.err == nil {
-			_, w.err = w.out.Write(w.b)
-		}
+		_, w.err = w.out.Write(w.b)
 	}
 	w.b = w.b[:0]
 }

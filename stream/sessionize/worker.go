@@ -81,8 +81,8 @@ type TickStats struct {
 // CheckpointStats describes a checkpoint, if the tick took one.
 type CheckpointStats struct {
 	Taken bool
-	Whole bool // else it has what changed since the last one
-	Bytes int64
+	Whole bool  // else it has what changed since the last one
+	Bytes int64 // 0 if another owner had taken it already
 	Took  time.Duration
 	Err   error // it was not taken, and is due again at the next tick: a shard can go on without, only a restart is longer
 }
