@@ -250,16 +250,18 @@ func TestSlowHTTP2(t *testing.T) {
 			t.Fatal(err)
 		}
 		refused := false
+		var failed error
 		for at := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 			if !refused && time.Since(at) > turnPast {
 				return true
 			}
 			if time.Since(at) > 10*time.Second {
-				t.Fatalf("refused %v, and nothing is answered after it", refused)
+				t.Fatalf("refused %v, and nothing is answered after it; the last error: %v", refused, failed)
 			}
 			res, err := client.Post("https://"+address+"/shop", "application/json", strings.NewReader(`{"formulas":[{"id":"visits"}]}`))
-			if err != nil {
-				t.Fatal(err)
+			if err != nil { // a client that the machine holds up for 300 ms is cut off too
+				failed = err
+				continue
 			}
 			res.Body.Close()
 			if res.StatusCode == http.StatusTooManyRequests {

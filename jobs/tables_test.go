@@ -72,6 +72,7 @@ func duckdb(t *testing.T, python, folder, sql string) []string {
 import sys, duckdb
 db = duckdb.connect()
 db.execute("set timezone = 'UTC'")
+db.execute("set enable_progress_bar = false") # it prints one where a query takes 2 s
 for statement in sys.argv[1].split(";"):
     if not statement.strip():
         continue

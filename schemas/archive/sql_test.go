@@ -22,6 +22,7 @@ import (
 // this package reads. Strings are compared by their lengths and extremes, which only a UTF-8 column has.
 const sqlSums = `
 import sys, duckdb, pyarrow.dataset as ds, pyarrow.compute as pc
+duckdb.sql("set enable_progress_bar = false") # it prints one where a query takes 2 s
 folder = sys.argv[1]
 for row in duckdb.sql(f"""
     select tenant, dt::varchar, hh::varchar, count(*), count(distinct session), sum(session_hash::hugeint)::varchar,
