@@ -6,7 +6,9 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -80,7 +82,7 @@ type member struct {
 	fenced  bool // the group has given it up, and it does not know
 	dead    bool // nothing that it does has any effect
 	closed  bool
-	calls   lock // of Assigned and Released: one after another
+	calls   <-chan struct{} // of Assigned and Released, one after another: closed once the last of them has returned
 	stop    context.CancelFunc
 	ended   chan struct{}
 	working map[int32]*work
@@ -150,13 +152,33 @@ func (p *plant) rests() {
 		time.Sleep(time.Second)
 	}
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	for n, log := range p.logs {
 		if p.done[n] < int64(len(log)) || p.commits[n] < int64(len(log)) {
-			p.found("partition %d is published up to %d and committed up to %d of %d, %s after the last fault; it is %s", n, p.done[n], p.commits[n], len(log),
-				restFor, p.whose(n))
+			p.found("partition %d is published up to %d and committed up to %d of %d, %s after the last fault; it is %s\n%s", n, p.done[n], p.commits[n], len(log),
+				restFor, p.whose(n), p.state())
 		}
 	}
-	p.mu.Unlock()
+}
+
+// state tells what the group knows of each process, and what each process does. The caller has the lock.
+func (p *plant) state() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "balancing %d\n", len(p.turn))
+	for _, m := range p.members {
+		fmt.Fprintf(&b, "%s: in %t, fenced %t, dead %t, closed %t, has %v\n", m.name, m.in, m.fenced, m.dead, m.closed, m.has)
+		for _, s := range m.host.Seats() {
+			s.mu.Lock()
+			fmt.Fprintf(&b, "  %v: %+v, %d queued, paused %t, broken %v, gone %t\n", s.Partition, s.status, len(s.queue), s.paused, s.broken, s.gone)
+			s.mu.Unlock()
+		}
+		m.host.mu.Lock()
+		fmt.Fprintf(&b, "  to commit: %v, committing %d\n", m.host.commits, len(m.host.committing))
+		m.host.mu.Unlock()
+	}
+	buf := make([]byte, 1<<20)
+	b.Write(buf[:runtime.Stack(buf, true)])
+	return b.String()
 }
 
 // whose says whose a partition is. The caller has the lock.
@@ -231,7 +253,7 @@ func (p *plant) write(n int) {
 
 // start starts a process.
 func (p *plant) start(name string) {
-	m := &member{p: p, name: name, ended: make(chan struct{}), calls: make(lock, 1), working: map[int32]*work{}}
+	m := &member{p: p, name: name, ended: make(chan struct{}), working: map[int32]*work{}}
 	m.host = host(broker.Connection{}, name, m.open)
 	m.host.via, m.host.Session = m, groupSession
 	p.mu.Lock()
@@ -325,17 +347,17 @@ func (p *plant) timeout(m *member) {
 		return
 	}
 	time.Sleep(p.upTo(20 * time.Second))
-	m.calls.Lock()
-	p.mu.Lock()
-	lost := m.has
-	m.has = nil
-	closed := m.closed
-	p.mu.Unlock()
-	if len(lost) > 0 && !closed {
-		m.m.Released(lost, true)
-		m.over(lost)
-	}
-	m.calls.Unlock()
+	<-m.call(func() {
+		p.mu.Lock()
+		lost := m.has
+		m.has = nil
+		closed := m.closed
+		p.mu.Unlock()
+		if len(lost) > 0 && !closed {
+			m.m.Released(lost, true)
+			m.over(lost)
+		}
+	})
 	p.balance(func() {
 		m.fenced = false
 		m.in = !m.closed
@@ -389,14 +411,10 @@ func (p *plant) balance(change func()) {
 	p.mu.Unlock()
 	var left sync.WaitGroup
 	for m, parts := range take {
+		released := m.release(parts)
 		left.Go(func() {
-			done := make(chan struct{})
-			go func() {
-				defer close(done)
-				m.release(parts)
-			}()
 			select {
-			case <-done:
+			case <-released:
 			case <-time.After(groupWaits): // others get them all the same
 			}
 		})
@@ -414,24 +432,40 @@ func (p *plant) balance(change func()) {
 	}
 }
 
-func (m *member) release(parts []broker.Partition) {
-	m.calls.Lock()
-	defer m.calls.Unlock()
+// call calls a process once all calls before have returned: a group's client calls in the order in which the group decides. The
+// channel is closed when this one has.
+func (m *member) call(f func()) <-chan struct{} {
+	done := make(chan struct{})
 	m.p.mu.Lock()
-	if m.closed || m.fenced {
-		m.p.mu.Unlock()
-		return
-	}
-	m.has = slices.DeleteFunc(m.has, func(p broker.Partition) bool { return slices.Contains(parts, p) })
+	before := m.calls
+	m.calls = done
 	m.p.mu.Unlock()
-	m.m.Released(parts, false)
-	m.over(parts)
+	go func() {
+		defer close(done)
+		if before != nil {
+			<-before
+		}
+		f()
+	}()
+	return done
+}
+
+func (m *member) release(parts []broker.Partition) (released <-chan struct{}) {
+	return m.call(func() {
+		m.p.mu.Lock()
+		if m.closed || m.fenced {
+			m.p.mu.Unlock()
+			return
+		}
+		m.has = slices.DeleteFunc(m.has, func(p broker.Partition) bool { return slices.Contains(parts, p) })
+		m.p.mu.Unlock()
+		m.m.Released(parts, false)
+		m.over(parts)
+	})
 }
 
 func (m *member) assign(parts []broker.Partition) {
-	go func() {
-		m.calls.Lock()
-		defer m.calls.Unlock()
+	m.call(func() {
 		m.p.mu.Lock()
 		parts = slices.DeleteFunc(parts, func(p broker.Partition) bool { return m.p.owner[p.Partition] != m || slices.Contains(m.has, p) })
 		gone := m.closed || m.fenced
@@ -442,7 +476,7 @@ func (m *member) assign(parts []broker.Partition) {
 		if !gone && len(parts) > 0 {
 			m.m.Assigned(parts)
 		}
-	}()
+	})
 }
 
 // Join implements client. One that comes back under its name within its session has what it had.
@@ -500,16 +534,16 @@ func (m *member) Close() {
 	m.p.mu.Lock()
 	m.closed, m.in = true, false
 	m.p.mu.Unlock()
-	m.calls.Lock()
-	defer m.calls.Unlock()
-	m.p.mu.Lock()
-	has := m.has
-	m.has = nil
-	m.p.mu.Unlock()
-	if len(has) > 0 {
-		m.m.Released(has, m.fenced)
-		m.over(has)
-	}
+	<-m.call(func() {
+		m.p.mu.Lock()
+		has := m.has
+		m.has = nil
+		m.p.mu.Unlock()
+		if len(has) > 0 {
+			m.m.Released(has, m.fenced)
+			m.over(has)
+		}
+	})
 }
 
 // open opens an owner.
