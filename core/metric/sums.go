@@ -112,6 +112,13 @@ func (s *Sums) At(minute int64) *Minute {
 	if s.last != nil && s.last.Minute == minute {
 		return s.last
 	}
+	// As a rule there is one for each minute from the first on.
+	if len(s.minutes) > 0 {
+		if i := minute - s.minutes[0].Minute; i >= 0 && i < int64(len(s.minutes)) && s.minutes[i].Minute == minute {
+			s.last = s.minutes[i]
+			return s.last
+		}
+	}
 	i, ok := slices.BinarySearchFunc(s.minutes, minute, func(m *Minute, t int64) int {
 		switch {
 		case m.Minute < t:
