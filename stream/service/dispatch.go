@@ -133,8 +133,9 @@ func (d *Dispatch) open(ctx context.Context, s *Seat) (Owner, int64, error) {
 	}
 	if known && from > 0 && from == at.Offset {
 		// Everything before the commit is acknowledged, so how far the source is can be told at once. Otherwise one that
-		// is silent would be unknown until it speaks, and hold back the others.
-		within, cancel := context.WithTimeout(ctx, 5*time.Second)
+		// is silent would be unknown until it speaks, and hold back the others. The record may not be there: forgotten by the log, or none
+		// of a producer's, where somebody else has moved the commit.
+		within, cancel := context.WithTimeout(ctx, boundsTimeout)
 		defer cancel()
 		if ms, err := broker.TimeOf(within, d.Host.Connection, s.Partition, from-1); err == nil {
 			d.teller.Read(src, ms, from)

@@ -359,7 +359,8 @@ func (h *Host) backoff(ctx context.Context, attempt int) {
 	}
 }
 
-// boundsTimeout bounds how long an owner that opens waits for Kafka to tell where a log begins; then it is opened anew.
+// boundsTimeout bounds how long an owner that opens waits for Kafka to tell where a log begins, then it is opened anew; or for the time of a
+// record, without which it can do.
 const boundsTimeout = 30 * time.Second
 
 // logStart is the first offset that a partition's log still has.
