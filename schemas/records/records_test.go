@@ -206,6 +206,38 @@ func TestDiscardKeepsTheOldFile(t *testing.T) {
 	}
 }
 
+// Two runs that write one file at once are not in each other's way: it is one's and then the other's, whole.
+func TestTwoWritersOfOneFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "r.tsv")
+	var both [2]*FileWriter
+	for i := range both {
+		var err error
+		if both[i], err = Create(path); err != nil {
+			t.Fatal(err)
+		}
+		defer both[i].Discard()
+	}
+	for i, text := range []string{"first, which is the longer", "second"} {
+		for range 10_000 { // more than is buffered
+			if err := both[1-i].Write(Record{Payload: []byte(text)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for i, text := range []string{"second\n", "first, which is the longer\n"} {
+		if err := both[i].Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != strings.Repeat(text, 10_000) {
+			t.Errorf("after close %d it has %d bytes and not only %q, %v", i, len(got), text, err)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("%v is left, %v", left, err)
+	}
+}
+
 func TestWriterRefuses(t *testing.T) {
 	var out bytes.Buffer
 	w, err := NewWriter(&out, "x.tsv")

@@ -3,6 +3,7 @@ package records
 import (
 	"bufio"
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -100,8 +101,9 @@ func Create(path string) (*FileWriter, error) {
 		if target, linkErr := filepath.EvalSymlinks(path); linkErr == nil {
 			f.path = target // a link stays one: /dev/stdout, say
 		}
-		f.temp = filepath.Join(filepath.Dir(f.path), "."+filepath.Base(f.path)+".part")
-		f.file, err = os.Create(f.temp)
+		// A name of its own: of two runs that write one file at once the last to end has it, whole.
+		f.temp = filepath.Join(filepath.Dir(f.path), "."+filepath.Base(f.path)+"."+rand.Text()[:8]+".part")
+		f.file, err = os.OpenFile(f.temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	}
 	if err != nil {
 		return nil, err
