@@ -112,22 +112,7 @@ func (s *Sums) At(minute int64) *Minute {
 	if s.last != nil && s.last.Minute == minute {
 		return s.last
 	}
-	// As a rule there is one for each minute from the first on.
-	if len(s.minutes) > 0 {
-		if i := minute - s.minutes[0].Minute; i >= 0 && i < int64(len(s.minutes)) && s.minutes[i].Minute == minute {
-			s.last = s.minutes[i]
-			return s.last
-		}
-	}
-	i, ok := slices.BinarySearchFunc(s.minutes, minute, func(m *Minute, t int64) int {
-		switch {
-		case m.Minute < t:
-			return -1
-		case m.Minute > t:
-			return 1
-		}
-		return 0
-	})
+	i, ok := s.place(minute)
 	if !ok {
 		m := &Minute{sums: s}
 		if n := len(s.free); n > 0 {
@@ -138,6 +123,16 @@ func (s *Sums) At(minute int64) *Minute {
 	}
 	s.last = s.minutes[i]
 	return s.last
+}
+
+// place is where the minute is, or where it would be.
+func (s *Sums) place(minute int64) (i int, ok bool) {
+	if len(s.minutes) > 0 { // as a rule there is one for each minute from the first on
+		if i := minute - s.minutes[0].Minute; i >= 0 && i < int64(len(s.minutes)) && s.minutes[i].Minute == minute {
+			return int(i), true
+		}
+	}
+	return slices.BinarySearchFunc(s.minutes, minute, func(m *Minute, t int64) int { return cmp.Compare(m.Minute, t) })
 }
 
 // Minutes returns the minutes that there are, in order. The slice is valid until the next call that changes Sums.

@@ -135,11 +135,16 @@ func (d *Dispatch) open(ctx context.Context, s *Seat) (Owner, int64, error) {
 		// Everything before the commit is acknowledged, so how far the source is can be told at once. Otherwise one that
 		// is silent would be unknown until it speaks, and hold back the others. The record may not be there: forgotten by the log, or none
 		// of a producer's, where somebody else has moved the commit.
-		within, cancel := context.WithTimeout(ctx, boundsTimeout)
+		staying, leave := s.staying()
+		defer leave()
+		within, cancel := context.WithTimeout(staying, boundsTimeout)
 		defer cancel()
-		if ms, err := broker.TimeOf(within, d.Host.Connection, s.Partition, from-1); err == nil {
+		switch ms, err := broker.TimeOf(within, d.Host.Connection, s.Partition, from-1); {
+		case err == nil:
 			d.teller.Read(src, ms, from)
-		} else {
+		case staying.Err() != nil:
+			return nil, 0, staying.Err()
+		default:
 			d.Host.Log.Warn("its progress is told once it has a new record", "topic", s.Partition.Topic, "partition", s.Partition.Partition, "err", err)
 		}
 	}

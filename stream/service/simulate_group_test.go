@@ -110,6 +110,20 @@ func (m *member) release(parts []broker.Partition) (released <-chan struct{}) {
 	})
 }
 
+// drop takes all from a process that it has.
+func (m *member) drop() (released <-chan struct{}) {
+	return m.call(func() {
+		m.p.mu.Lock()
+		has, lost := m.has, m.fenced
+		m.has = nil
+		m.p.mu.Unlock()
+		if len(has) > 0 {
+			m.m.Released(has, lost)
+			m.over(has)
+		}
+	})
+}
+
 func (m *member) assign(parts []broker.Partition) {
 	m.call(func() {
 		m.p.mu.Lock()
@@ -180,14 +194,5 @@ func (m *member) Close() {
 	m.p.mu.Lock()
 	m.closed, m.in = true, false
 	m.p.mu.Unlock()
-	<-m.call(func() {
-		m.p.mu.Lock()
-		has := m.has
-		m.has = nil
-		m.p.mu.Unlock()
-		if len(has) > 0 {
-			m.m.Released(has, m.fenced)
-			m.over(has)
-		}
-	})
+	<-m.drop()
 }

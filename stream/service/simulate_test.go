@@ -347,17 +347,7 @@ func (p *plant) timeout(m *member) {
 		return
 	}
 	time.Sleep(p.upTo(20 * time.Second))
-	<-m.call(func() {
-		p.mu.Lock()
-		lost := m.has
-		m.has = nil
-		closed := m.closed
-		p.mu.Unlock()
-		if len(lost) > 0 && !closed {
-			m.m.Released(lost, true)
-			m.over(lost)
-		}
-	})
+	<-m.drop()
 	p.balance(func() {
 		m.fenced = false
 		m.in = !m.closed
