@@ -9,6 +9,7 @@ import (
 	"errors"
 
 	"tandem/core/tenant"
+	"tandem/core/varint"
 )
 
 // Event is a used beacon as its revision reads it: names are ids of the tenant.Chain, so an event is valid only with
@@ -95,32 +96,32 @@ func AppendEvent(b []byte, e *Event) []byte {
 		}
 	}
 	b = append(b, flags)
-	b = binary.AppendVarint(b, e.TS)
-	b = binary.AppendUvarint(b, uint64(len(e.ID)))
+	b = varint.AppendSigned(b, e.TS)
+	b = varint.Append(b, uint64(len(e.ID)))
 	b = append(b, e.ID...)
-	b = binary.AppendVarint(b, e.Ingest-e.TS)
-	b = binary.AppendUvarint(b, uint64(e.Offset))
+	b = varint.AppendSigned(b, e.Ingest-e.TS)
+	b = varint.Append(b, uint64(e.Offset))
 	b = binary.LittleEndian.AppendUint64(b, e.Digest)
-	b = binary.AppendUvarint(b, uint64(e.Size))
-	b = binary.AppendUvarint(b, uint64(e.Point))
-	b = binary.AppendUvarint(b, uint64(e.Tags))
+	b = varint.Append(b, uint64(e.Size))
+	b = varint.Append(b, uint64(e.Point))
+	b = varint.Append(b, uint64(e.Tags))
 	if e.Visitor != 0 {
 		b = binary.LittleEndian.AppendUint64(b, e.Visitor)
 	}
 	if len(e.Values) > 0 {
-		b = binary.AppendUvarint(b, uint64(len(e.Values)))
+		b = varint.Append(b, uint64(len(e.Values)))
 		for _, v := range e.Values {
-			b = binary.AppendVarint(binary.AppendUvarint(b, uint64(v.Index)), v.N)
+			b = varint.AppendSigned(varint.Append(b, uint64(v.Index)), v.N)
 		}
 	}
 	if len(e.Exps) > 0 {
-		b = binary.AppendUvarint(b, uint64(len(e.Exps)))
+		b = varint.Append(b, uint64(len(e.Exps)))
 		for _, x := range e.Exps {
-			b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(x.Inst)), uint64(x.Variation+1))
+			b = varint.Append(varint.Append(b, uint64(x.Inst)), uint64(x.Variation+1))
 		}
 	}
 	if conds > 0 {
-		b = binary.AppendUvarint(b, uint64(conds))
+		b = varint.Append(b, uint64(conds))
 		for _, w := range e.Conds[:conds] {
 			b = binary.LittleEndian.AppendUint64(b, w)
 		}
@@ -133,24 +134,32 @@ var errCorrupt = errors.New("bytes are corrupt")
 // reader reads varints; the first fault sticks.
 type reader struct {
 	b   []byte
+	at  int // what is before it is read
 	err error
 }
 
 func (r *reader) u() uint64 {
-	if len(r.b) > 0 && r.b[0] < 0x80 {
-		v := uint64(r.b[0])
-		r.b = r.b[1:]
-		return v
+	if r.at < len(r.b) && r.b[r.at] < 0x80 {
+		r.at++
+		return uint64(r.b[r.at-1])
 	}
-	v, n := binary.Uvarint(r.b)
+	return r.long()
+}
+
+func (r *reader) long() uint64 {
+	v, n := varint.Read(r.b[r.at:])
 	if n <= 0 {
-		r.err = errCorrupt
-		r.b = nil
+		r.corrupt()
 		return 0
 	}
-	r.b = r.b[n:]
+	r.at += n
 	return v
 }
+
+// corrupt notes the fault; there is nothing more to read.
+func (r *reader) corrupt() { r.err, r.at = errCorrupt, len(r.b) }
+
+func (r *reader) left() int { return len(r.b) - r.at }
 
 func (r *reader) s() int64 {
 	u := r.u()
@@ -160,23 +169,20 @@ func (r *reader) s() int64 {
 // count reads a length of things of at least size bytes each.
 func (r *reader) count(size int) int {
 	n := r.u()
-	if n > uint64(len(r.b)/size) {
-		r.err = errCorrupt
-		r.b = nil
+	if n > uint64(r.left()/size) {
+		r.corrupt()
 		return 0
 	}
 	return int(n)
 }
 
 func (r *reader) take(n int) []byte {
-	if n > len(r.b) {
-		r.err = errCorrupt
-		r.b = nil
+	if n > r.left() {
+		r.corrupt()
 		return nil
 	}
-	b := r.b[:n]
-	r.b = r.b[n:]
-	return b
+	r.at += n
+	return r.b[r.at-n : r.at]
 }
 
 func (r *reader) fixed() uint64 {
@@ -189,7 +195,8 @@ func (r *reader) fixed() uint64 {
 // Decode appends the event at the head of b to the run and returns the rest of b. The event's ID aliases b.
 func (r *Run) Decode(b []byte) ([]byte, error) {
 	in := reader{b: b}
-	var e Event
+	r.Events = append(r.Events, Event{})
+	e := &r.Events[len(r.Events)-1]
 	flags := byte(in.u())
 	e.TS = in.s()
 	e.ID = in.take(in.count(1))
@@ -226,10 +233,10 @@ func (r *Run) Decode(b []byte) ([]byte, error) {
 		e.Conds = r.conds[from:len(r.conds):len(r.conds)]
 	}
 	if in.err != nil {
+		r.Events = r.Events[:len(r.Events)-1]
 		return nil, in.err
 	}
-	r.Events = append(r.Events, e)
-	return in.b, nil
+	return b[in.at:], nil
 }
 
 // Check says whether the events are such as a reader of the chain makes, each after the one before: what they name is there, so

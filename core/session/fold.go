@@ -1,6 +1,8 @@
 package session
 
 import (
+	"math"
+	"math/bits"
 	"sort"
 
 	"tandem/core/metric"
@@ -144,7 +146,13 @@ func (f *Folder) forget() {
 
 // markers sets the markers that the beacons of one ts set (SPEC 4).
 func (f *Folder) markers(s *State, rev *tenant.Rev, g []Event) {
-	ts := g[0].TS
+	ts, changed, begun := g[0].TS, false, none
+	begin := func() int32 {
+		if begun == none {
+			begun = s.totals.begin()
+		}
+		return begun
+	}
 	for i := range g {
 		// A site names its experiments in the same order in each beacon, as a rule the config's, of which a Reader gives the reverse: so
 		// the place of the next one's mark is looked for from the last one's on.
@@ -157,23 +165,30 @@ func (f *Folder) markers(s *State, rev *tenant.Rev, g []Event) {
 				}
 				continue
 			}
+			var has bool
+			if at, has = s.mark(a.Inst, at); has && s.Marks[at].Variation == a.Variation {
+				continue
+			}
 			if l := rev.Exp(a.Inst).Life; ts < l.Start || ts >= l.End {
 				continue
 			}
-			var has bool
-			if at, has = s.mark(a.Inst, at); has {
-				if s.Marks[at].Variation != a.Variation && f.Beacons {
+			if has {
+				if f.Beacons {
 					f.Counts.Conflict += f.Sign
 				}
 				continue
 			}
-			m := Mark{Inst: a.Inst, Variation: a.Variation, Assigned: ts, Tags: g[0].Tags, FmTags: g[0].Tags}
+			m := Mark{Inst: a.Inst, Variation: a.Variation, Assigned: ts, Tags: g[0].Tags, FmTags: g[0].Tags, assigned: begin(), fm: none}
 			if len(f.Chain.Exps[a.Inst].Qualify) == 0 {
-				m.IsQualified, m.Qualified = true, ts
+				m.IsQualified, m.Qualified, m.fm = true, ts, m.assigned
 			}
 			m.end, m.life = f.Chain.ScopeEnds(rev, a.Inst, a.Variation, ts)
 			f.endBurst()
-			s.addMark(at, m)
+			s.Marks, changed = append(s.Marks, m), true
+			if last := len(s.Marks) - 1; at < last {
+				copy(s.Marks[at+1:], s.Marks[at:last])
+				s.Marks[at] = m
+			}
 		}
 	}
 	for i := range s.Marks {
@@ -190,10 +205,16 @@ func (f *Folder) markers(s *State, rev *tenant.Rev, g []Event) {
 				continue
 			}
 			if m.Step++; m.Step == len(ex.Qualify) {
-				m.IsQualified, m.Qualified, m.FmTags = true, ts, g[0].Tags
+				m.IsQualified, m.Qualified, m.FmTags, changed = true, ts, g[0].Tags, true
+				if m.fm = begin(); m.over {
+					m.fm = s.totals.freeze(none) // a scope that has ended counts nothing
+				}
 				break
 			}
 		}
+	}
+	if changed {
+		s.settleMarks()
 	}
 }
 
@@ -209,18 +230,59 @@ func (s *State) mark(inst, from int) (at int, has bool) {
 	return from, from < len(marks) && marks[from].Inst == inst
 }
 
-// addMark adds a mark at its place, so that they stay in order of instance, and totals of zero with it.
-func (s *State) addMark(at int, m Mark) {
-	s.Marks = append(s.Marks, m)
-	s.totals = grow(s.totals, 2*s.slots)
-	if at == len(s.Marks)-1 {
-		return
+// sure is what holds of a state's marks until the next of them is set, qualifies or ends.
+type sure struct {
+	until int64    // the least end of scopes that have not ended
+	same  together // marks whose scopes get what the site gets of every beacon until then, since they began with the session
+	look  uint64   // those of the first mostTogether of which that is not sure
+}
+
+// settleMarks says what is sure of the marks.
+func (s *State) settleMarks() {
+	q := sure{until: math.MaxInt64}
+	for i := range s.Marks {
+		m := &s.Marks[i]
+		if m.over {
+			continue
+		}
+		q.until = min(q.until, m.end)
+		if i >= mostTogether {
+			continue
+		}
+		same := m.assigned == site && m.Assigned == s.FirstTS && m.Tags == s.Tags
+		sameFm := same && m.fm == site && m.Qualified == s.FirstTS && m.FmTags == s.Tags
+		if same {
+			q.same.assigned |= 1 << i
+		}
+		if sameFm {
+			q.same.fm |= 1 << i
+		}
+		if !same || m.IsQualified && !sameFm {
+			q.look |= 1 << i
+		}
 	}
-	copy(s.Marks[at+1:], s.Marks[at:])
-	s.Marks[at] = m
-	from, n := (1+2*at)*s.slots, 2*s.slots
-	copy(s.totals[from+n:], s.totals[from:])
-	clear(s.totals[from : from+n])
+	s.sure = q
+}
+
+// endScopes gives the scopes that have ended by ts totals of their own, since those of others move on.
+func (s *State) endScopes(ts int64) {
+	for i := range s.Marks {
+		m := &s.Marks[i]
+		if m.over || ts < m.end {
+			continue
+		}
+		m.over = true
+		was := m.assigned
+		m.assigned = s.totals.freeze(was)
+		switch m.fm {
+		case none:
+		case was:
+			m.fm = m.assigned
+		default:
+			m.fm = s.totals.freeze(m.fm)
+		}
+	}
+	s.settleMarks()
 }
 
 // beacon measures one beacon in every scope that it is in (SPEC 5, 6). firstOfGroup: no beacon of this ts came
@@ -236,6 +298,9 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 		lastP = s.saw(e.Point, e.TS)
 		f.change(p, e)
 	}
+	if e.TS >= s.sure.until {
+		s.endScopes(e.TS)
+	}
 	w := measure{f: f, e: e, p: p, out: posting{last: -1}}
 	if minute := metric.FloorDiv(e.TS, 60000); f.Beacons && minute >= f.Floor {
 		w.minute = f.Sums.At(minute)
@@ -246,62 +311,62 @@ func (f *Folder) beacon(s *State, rev *tenant.Rev, e *Event, firstOfVisit, first
 		}
 		first := firsts{firstOfVisit, firstOfSession, lastP == noTime, f.newVisitor}
 		f.open(w.minute, e, s, w.others(s, first, lastP, firstOfGroup))
-		w.together(s.Tags, s.siteTotals(), first)
+		w.together(s.Tags, s.totals.of(site), first)
 	}
-	w.move(s.siteTotals())
-	for i := range s.Marks {
-		if m := &s.Marks[i]; e.TS < m.end {
-			assigned, fm := s.markTotals(i)
-			w.move(assigned)
-			if m.IsQualified {
-				w.move(fm)
-			}
-		}
+	if p != nil {
+		s.totals.move(f.deltas)
 	}
 	f.seenTS = e.TS
 }
 
 // others adds the beacon's contributions to the scopes of the session's marks that get others than the site, whose firsts are
 // given, and returns those that get the same.
-func (w *measure) others(s *State, site firsts, lastP int64, firstOfGroup bool) (same together) {
-	f, ts := w.f, w.e.TS
-	for i := range s.Marks {
-		m := &s.Marks[i]
-		if ts >= m.end {
-			continue
-		}
-		x := f.Chain.Exps[m.Inst].X
-		assigned, fm := s.markTotals(i)
-		of := func(began int64) firsts {
-			first := firstOfGroup && ts == began
-			return firsts{site.visit || first, first, lastP < began, site.visitor || f.seenTS < began}
-		}
-		first := of(m.Assigned)
-		isSame := i < mostTogether && first == site && m.Tags == s.Tags && w.alike(s.siteTotals(), assigned)
-		if isSame {
-			same.assigned |= 1 << i
-		}
-		if !m.IsQualified {
-			if !isSame {
-				w.in(tenant.AssignedScope(x), m.Variation, false, m.Tags, assigned, first)
-			}
-			continue
-		}
-		firstFm := of(m.Qualified)
-		switch {
-		case isSame && firstFm == site && m.FmTags == s.Tags && w.alike(s.siteTotals(), fm):
-			same.fm |= 1 << i
-		case !isSame && first == firstFm && m.Tags == m.FmTags && w.alike(assigned, fm):
-			w.in(tenant.AssignedScope(x), m.Variation, true, m.Tags, assigned, first)
-		default:
-			if !isSame {
-				w.in(tenant.AssignedScope(x), m.Variation, false, m.Tags, assigned, first)
-			}
-			w.in(tenant.FmScope(x), m.Variation, false, m.FmTags, fm, firstFm)
+func (w *measure) others(s *State, ofSite firsts, lastP int64, firstOfGroup bool) (same together) {
+	same = s.sure.same
+	for left := s.sure.look; left != 0; left &= left - 1 {
+		w.other(s, bits.TrailingZeros64(left), ofSite, lastP, firstOfGroup, &same)
+	}
+	for i := mostTogether; i < len(s.Marks); i++ {
+		if !s.Marks[i].over {
+			w.other(s, i, ofSite, lastP, firstOfGroup, &same)
 		}
 	}
 	w.endBunches()
 	return same
+}
+
+// other does it for the scopes of one mark.
+func (w *measure) other(s *State, i int, ofSite firsts, lastP int64, firstOfGroup bool, same *together) {
+	f, ts, m := w.f, w.e.TS, &s.Marks[i]
+	x := f.Chain.Exps[m.Inst].X
+	of := func(began int64) firsts {
+		first := firstOfGroup && ts == began
+		return firsts{ofSite.visit || first, first, lastP < began, ofSite.visitor || f.seenTS < began}
+	}
+	totals, assigned := s.totals.of(site), s.totals.of(m.assigned)
+	first := of(m.Assigned)
+	isSame := i < mostTogether && first == ofSite && m.Tags == s.Tags && w.alike(totals, assigned)
+	if isSame {
+		same.assigned |= 1 << i
+	}
+	if !m.IsQualified {
+		if !isSame {
+			w.in(tenant.AssignedScope(x), m.Variation, false, m.Tags, assigned, first)
+		}
+		return
+	}
+	firstFm, fm := of(m.Qualified), s.totals.of(m.fm)
+	switch {
+	case isSame && firstFm == ofSite && m.FmTags == s.Tags && w.alike(totals, fm):
+		same.fm |= 1 << i
+	case !isSame && first == firstFm && m.Tags == m.FmTags && w.alike(assigned, fm):
+		w.in(tenant.AssignedScope(x), m.Variation, true, m.Tags, assigned, first)
+	default:
+		if !isSame {
+			w.in(tenant.AssignedScope(x), m.Variation, false, m.Tags, assigned, first)
+		}
+		w.in(tenant.FmScope(x), m.Variation, false, m.FmTags, fm, firstFm)
+	}
 }
 
 const noTime = -1 << 62

@@ -125,19 +125,10 @@ func (w *measure) together(base uint32, totals []int64, first firsts) {
 	w.contribute(totals, first)
 }
 
-// move moves a scope's totals on.
-func (w *measure) move(totals []int64) {
-	if w.p != nil {
-		for _, d := range w.f.deltas {
-			totals[d.slot] += d.by
-		}
-	}
-}
-
 // alike says whether the beacon adds the same with either totals.
 func (w *measure) alike(a, b []int64) bool {
 	p := w.p
-	if p == nil {
+	if p == nil || len(a) > 0 && &a[0] == &b[0] {
 		return true
 	}
 	if p.Stat >= 0 && a[p.Stat] != b[p.Stat] {

@@ -1,10 +1,10 @@
 package session
 
 import (
-	"encoding/binary"
 	"slices"
 
 	"tandem/core/tenant"
+	"tandem/core/varint"
 )
 
 // State is what Fold must know of a session's past (SPEC 7, summary): it is enough to fold any beacon that is
@@ -24,8 +24,8 @@ type State struct {
 	Marks   []Mark     // by experiment instance
 	Pending []End      // ends still to come of visits from before a cut, by time
 
-	slots  int
-	totals []int64 // (1 + 2 * marks) * slots: of the site, then assigned and fm of each mark
+	totals totals
+	sure   sure
 }
 
 // LastSeen is the time of the last beacon of a point instance.
@@ -43,7 +43,9 @@ type Mark struct {
 	IsQualified     bool
 	Tags, FmTags    uint32 // of the first beacon in either scope
 
-	end, life int64 // tenant.ScopeEnds; of the chain, not stored
+	end, life    int64 // tenant.ScopeEnds; of the chain, not stored
+	assigned, fm int32 // the vectors of their totals; fm has none before t_qualified
+	over         bool  // its scopes have ended, so its vectors are its own
 }
 
 // End is the end of a visit that a cut has closed before its time had come.
@@ -65,28 +67,16 @@ func (s *State) Reset() {
 }
 
 func (s *State) restart() {
-	*s = State{Empty: true, Points: s.Points[:0], Marks: s.Marks[:0], Pending: s.Pending, slots: s.slots, totals: s.totals[:0]}
+	s.totals.reset(s.totals.slots)
+	*s = State{Empty: true, Points: s.Points[:0], Marks: s.Marks[:0], Pending: s.Pending, totals: s.totals}
 }
 
 // begin gives the state its first beacon.
 func (s *State) begin(chain *tenant.Chain, ts int64, tags uint32) {
 	s.Empty, s.FirstTS, s.Tags = false, ts, tags
-	s.slots = len(chain.Slots)
-	s.totals = grow(s.totals[:0], s.slots)
-}
-
-func grow(t []int64, n int) []int64 {
-	at := len(t)
-	t = slices.Grow(t, n)[:at+n]
-	clear(t[at:])
-	return t
-}
-
-func (s *State) siteTotals() []int64 { return s.totals[:s.slots] }
-
-func (s *State) markTotals(i int) (assigned, fm []int64) {
-	at := (1 + 2*i) * s.slots
-	return s.totals[at : at+s.slots], s.totals[at+s.slots : at+2*s.slots]
+	s.totals.reset(len(chain.Slots))
+	s.totals.add()
+	s.settleMarks()
 }
 
 // Copy makes s the same as o.
@@ -96,7 +86,8 @@ func (s *State) Copy(o *State) {
 	s.Points = append(points[:0], o.Points...)
 	s.Marks = append(marks[:0], o.Marks...)
 	s.Pending = append(pending[:0], o.Pending...)
-	s.totals = append(totals[:0], o.totals...)
+	s.totals = totals
+	s.totals.copy(&o.totals)
 }
 
 // cross takes the state over an edge: it keeps what goes on, under the ids that it has from there on.
@@ -109,30 +100,17 @@ func (s *State) cross(e *tenant.Edge) {
 		}
 	}
 	slices.SortFunc(s.Points, func(a, b LastSeen) int { return a.Inst - b.Inst })
-	old := *s
-	s.Marks, s.totals = nil, grow(nil, s.slots)
-	carry := func(to, from []int64) {
-		for i := range to {
-			if k := e.Slot(i); k >= 0 && k < len(from) {
-				to[i] = from[k]
-			}
+	marks := s.Marks
+	s.Marks = nil
+	for i := range marks {
+		m := marks[i]
+		if m.Inst = e.Exp(m.Inst); m.Inst >= 0 {
+			at, _ := s.mark(m.Inst, 0)
+			s.Marks = slices.Insert(s.Marks, at, m)
 		}
 	}
-	carry(s.siteTotals(), old.siteTotals())
-	for i := range old.Marks {
-		m := old.Marks[i]
-		to := e.Exp(m.Inst)
-		if to < 0 {
-			continue
-		}
-		m.Inst = to
-		at, _ := s.mark(to, 0)
-		s.addMark(at, m)
-		assigned, fm := s.markTotals(at)
-		oldAssigned, oldFm := old.markTotals(i)
-		carry(assigned, oldAssigned)
-		carry(fm, oldFm)
-	}
+	s.totals = s.totals.cross(e)
+	s.settleMarks()
 }
 
 // Covers says that every scope of o is one of s, with the same variation, begun no later and ended no earlier: of one session,
@@ -221,7 +199,7 @@ func AppendState(b []byte, s *State) []byte {
 	}
 	b = append(b, byte(flags))
 	if len(s.Pending) > 0 {
-		b = binary.AppendUvarint(b, uint64(len(s.Pending)))
+		b = varint.Append(b, uint64(len(s.Pending)))
 		for i := range s.Pending {
 			b = appendEnd(b, &s.Pending[i])
 		}
@@ -229,61 +207,65 @@ func AppendState(b []byte, s *State) []byte {
 	if s.Empty {
 		return b
 	}
-	u := func(v int64) { b = binary.AppendUvarint(b, uint64(v)) }
-	b = binary.AppendVarint(b, s.LastTS)
-	u(s.LastTS - s.FirstTS)
-	u(s.LastTS - s.VisitFirst)
-	u(int64(s.Tags))
-	u(int64(s.VisitTags))
-	u(int64(s.VisitPages))
-	u(int64(len(s.Points)))
+	b = varint.AppendSigned(b, s.LastTS)
+	b = varint.Append(b, uint64(s.LastTS-s.FirstTS))
+	b = varint.Append(b, uint64(s.LastTS-s.VisitFirst))
+	b = varint.Append(b, uint64(s.Tags))
+	b = varint.Append(b, uint64(s.VisitTags))
+	b = varint.Append(b, uint64(s.VisitPages))
+	b = varint.Append(b, uint64(len(s.Points)))
 	for _, p := range s.Points {
-		u(int64(p.Inst))
-		u(s.LastTS - p.TS)
+		b = varint.Append(b, uint64(p.Inst))
+		b = varint.Append(b, uint64(s.LastTS-p.TS))
 	}
-	b = appendTotals(b, s.siteTotals())
-	u(int64(len(s.Marks)))
+	b = appendTotals(b, s.totals.of(site))
+	b = varint.Append(b, uint64(len(s.Marks)))
+	nothingYet := s.totals.equal(site, none)
 	for i := range s.Marks {
 		m := &s.Marks[i]
-		assigned, fm := s.markTotals(i)
-		flags := s.markFlags(m, assigned, fm)
-		u(int64(m.Inst))
-		u(int64(m.Variation))
-		u(s.LastTS - m.Assigned)
-		u(int64(flags))
+		flags := s.markFlags(m, nothingYet)
+		b = varint.Append(b, uint64(m.Inst))
+		b = varint.Append(b, uint64(m.Variation))
+		b = varint.Append(b, uint64(s.LastTS-m.Assigned))
+		b = varint.Append(b, uint64(flags))
 		if flags&markQualified == 0 {
-			u(int64(m.Step))
+			b = varint.Append(b, uint64(m.Step))
 		} else if flags&markAtOnce == 0 {
-			u(s.LastTS - m.Qualified)
+			b = varint.Append(b, uint64(s.LastTS-m.Qualified))
 		}
 		if flags&markSiteTags == 0 {
-			u(int64(m.Tags))
+			b = varint.Append(b, uint64(m.Tags))
 		}
 		if flags&markSameTags == 0 {
-			u(int64(m.FmTags))
+			b = varint.Append(b, uint64(m.FmTags))
 		}
 		if flags&markSiteTotals == 0 {
-			b = appendTotals(b, assigned)
+			b = appendTotals(b, s.totals.of(m.assigned))
 		}
 		if flags&markSameTotals == 0 {
-			b = appendTotals(b, fm)
+			b = appendTotals(b, s.totals.of(m.fm))
 		}
 	}
 	return b
 }
 
-func (s *State) markFlags(m *Mark, assigned, fm []int64) int {
+// markFlags returns the mark's flags; nothingYet: the site's totals are zeros.
+func (s *State) markFlags(m *Mark, nothingYet bool) int {
 	flags := 0
 	if m.Tags == s.Tags {
 		flags |= markSiteTags
 	}
-	if slices.Equal(assigned, s.siteTotals()) {
+	if s.totals.equal(m.assigned, site) {
 		flags |= markSiteTotals
 	}
 	if m.FmTags == m.Tags {
 		flags |= markSameTags
 	}
-	if slices.Equal(fm, assigned) {
+	sameTotals := nothingYet
+	if m.assigned != site || m.fm != none {
+		sameTotals = s.totals.equal(m.fm, m.assigned)
+	}
+	if sameTotals {
 		flags |= markSameTotals
 	}
 	// For the bytes to tell: whoever reads them asks the chain again.
@@ -302,29 +284,13 @@ func (s *State) markFlags(m *Mark, assigned, fm []int64) int {
 	return flags
 }
 
-func appendTotals(b []byte, totals []int64) []byte {
-	n := 0
-	for _, t := range totals {
-		if t != 0 {
-			n++
-		}
-	}
-	b = binary.AppendUvarint(b, uint64(n))
-	for i, t := range totals {
-		if t != 0 {
-			b = binary.AppendVarint(binary.AppendUvarint(b, uint64(i)), t)
-		}
-	}
-	return b
-}
-
 func appendEnd(b []byte, e *End) []byte {
-	b = binary.AppendVarint(b, e.At)
+	b = varint.AppendSigned(b, e.At)
 	for _, v := range []int64{int64(e.Tags), int64(e.Pages), e.Seconds, int64(len(e.Scopes))} {
-		b = binary.AppendUvarint(b, uint64(v))
+		b = varint.Append(b, uint64(v))
 	}
 	for _, x := range e.Scopes {
-		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(x.Scope)), uint64(x.Variation))
+		b = varint.Append(varint.Append(b, uint64(x.Scope)), uint64(x.Variation))
 	}
 	return b
 }
@@ -356,17 +322,17 @@ func (s *State) Decode(chain *tenant.Chain, b []byte) error {
 		inst := in.id(len(chain.Points))
 		s.Points = append(s.Points, LastSeen{inst, back()})
 	}
-	s.slots = len(chain.Slots)
-	s.totals = grow(s.totals[:0], s.slots)
-	in.totals(s.siteTotals())
+	s.totals.reset(len(chain.Slots))
+	in.totals(s.totals.of(s.totals.add()))
 	n := in.count(4)
 	rev := chain.At(s.LastTS)
 	if n > len(chain.Exps) || in.err != nil || rev == nil {
 		return errCorrupt
 	}
-	s.totals = grow(s.totals, 2*n*s.slots)
-	for i := range n {
-		var m Mark
+	s.Marks = slices.Grow(s.Marks, n)[:n]
+	for i := range s.Marks {
+		m := &s.Marks[i]
+		*m = Mark{}
 		inst, variation := in.u(), in.u()
 		if inst >= uint64(len(chain.Exps)) || variation >= uint64(len(chain.XNames[chain.Exps[inst].X].Variations)) {
 			return errCorrupt
@@ -398,20 +364,28 @@ func (s *State) Decode(chain *tenant.Chain, b []byte) error {
 		if flags&markSameTags == 0 {
 			m.FmTags = tags()
 		}
-		assigned, fm := s.markTotals(i)
-		if flags&markSiteTotals != 0 {
-			copy(assigned, s.siteTotals())
-		} else {
-			in.totals(assigned)
-		}
-		if flags&markSameTotals != 0 {
-			copy(fm, assigned)
-		} else {
-			in.totals(fm)
-		}
 		m.end, m.life = chain.ScopeEnds(rev, m.Inst, m.Variation, m.Assigned)
-		s.Marks = append(s.Marks, m)
+		m.over = s.LastTS >= m.end
+		switch {
+		case flags&markSiteTotals == 0:
+			m.assigned = s.totals.read(&in, m.over)
+		case m.over:
+			m.assigned = s.totals.freeze(site)
+		default:
+			m.assigned = site
+		}
+		m.fm = m.assigned
+		if flags&markSameTotals == 0 {
+			m.fm = s.totals.read(&in, m.over)
+		}
+		if !m.IsQualified {
+			if !s.totals.equal(m.fm, none) {
+				return errCorrupt
+			}
+			m.fm = none
+		}
 	}
+	s.settleMarks()
 	return in.done()
 }
 
@@ -435,18 +409,6 @@ func ReadOutline(b []byte) (Outline, error) {
 		o.VisitFirst = o.LastTS - int64(in.u())
 	}
 	return o, in.err
-}
-
-func (r *reader) totals(t []int64) {
-	for range r.count(2) {
-		i := r.u()
-		v := r.s()
-		if i >= uint64(len(t)) {
-			r.err = errCorrupt
-			return
-		}
-		t[i] = v
-	}
 }
 
 func (r *reader) end(chain *tenant.Chain) End {
@@ -474,7 +436,7 @@ func (r *reader) id(n int) int {
 }
 
 func (r *reader) done() error {
-	if r.err == nil && len(r.b) != 0 {
+	if r.err == nil && r.left() != 0 {
 		return errCorrupt
 	}
 	return r.err

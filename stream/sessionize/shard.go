@@ -3,6 +3,7 @@
 package sessionize
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
 	"slices"
@@ -332,18 +333,36 @@ func (s *Shard) settleAll(share int) error {
 	return nil
 }
 
-// peekAhead is the number of sessions whose memory is asked for together.
-const peekAhead = 32
+const (
+	// peekAhead is the number of sessions whose memory is asked for together.
+	peekAhead = 32
+	// peekPending is the number of beacons of each that are asked for: a tick has two or three of a session.
+	peekPending = 3
+)
 
 // Expect asks for the memory of the sessions that records are about to be taken of, by what are likely their ids: it
 // spares time and changes nothing. At most peekAhead are asked for.
 func (s *Shard) Expect(n int, id func(i int) []byte) { s.peeked += s.table.peek(&s.slab, n, id) }
 
-// peek asks for the memory of sessions that are about to be looked at: they lie anywhere.
+// peek asks for the memory of sessions that are about to be looked at: they lie anywhere. At most peekAhead are given.
 func (s *Shard) peek(sessions []uint32) {
+	var pending [peekAhead]uint32 // the place + 1 of each one's newest beacon, then of the one before, and so on
 	sum := byte(0)
+	for k, i := range sessions {
+		en := &s.table.entries[i]
+		pending[k] = en.pending
+		sum += s.peekEntry(en)
+	}
 	for _, i := range sessions {
-		sum += s.peekEntry(&s.table.entries[i])
+		en := &s.table.entries[i]
+		sum += s.slab.peekEnd(en.core) + s.slab.peekEnd(en.head) + s.slab.peekEnd(en.open)
+	}
+	for range peekPending {
+		for k, at := range pending[:len(sessions)] {
+			if at != 0 {
+				pending[k] = binary.LittleEndian.Uint32(s.arena[at-1:])
+			}
+		}
 	}
 	s.peeked = sum
 }

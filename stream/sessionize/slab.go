@@ -3,6 +3,7 @@ package sessionize
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 )
 
 // slab keeps byte strings outside the garbage collector's sight: chunks of 1 MiB without pointers, each cut into
@@ -19,7 +20,6 @@ type slab struct {
 	spare   []uint32            // numbers of chunks that held one big string and are free
 	used    int64               // bytes of places handed out
 	begun   [len(places)]bool   // the class has had its first chunk
-	joined  []byte              // scratch of extend
 }
 
 const (
@@ -57,6 +57,13 @@ func (s *slab) put(b []byte) uint32 {
 	if c == big {
 		return s.putBig(b)
 	}
+	ref, at := s.room(c, len(b))
+	copy(at, b)
+	return ref
+}
+
+// room makes a place of the class for a string of n bytes and returns it with the memory to write them to.
+func (s *slab) room(c uint8, n int) (uint32, []byte) {
 	var ref uint32
 	if n := len(s.free[c]); n > 0 {
 		ref = s.free[c][n-1]
@@ -65,10 +72,14 @@ func (s *slab) put(b []byte) uint32 {
 		ref = s.fresh(c)
 	}
 	s.used += int64(places[c] * unit)
+	return ref, s.sized(ref, n)
+}
+
+// sized says that the place of the ref holds n bytes from now on, and returns them.
+func (s *slab) sized(ref uint32, n int) []byte {
 	at := s.chunks[ref/chunkUnit][ref%chunkUnit*unit:]
-	binary.LittleEndian.PutUint16(at, uint16(len(b)))
-	copy(at[2:], b)
-	return ref
+	binary.LittleEndian.PutUint16(at, uint16(n))
+	return at[2 : 2+n]
 }
 
 func (s *slab) fresh(c uint8) uint32 {
@@ -106,14 +117,13 @@ func (s *slab) chunk(b []byte, c uint8) int {
 	return len(s.chunks) - 1
 }
 
-func (s *slab) putBig(b []byte) uint32 {
+func (s *slab) putBig(parts ...[]byte) uint32 {
 	if len(s.chunks) == 0 {
 		s.chunk(nil, big) // so that no ref is 0
 	}
-	c := make([]byte, len(b))
-	copy(c, b)
+	b := slices.Concat(parts...)
 	s.used += int64(len(b))
-	return uint32(s.chunk(c, big) * chunkUnit)
+	return uint32(s.chunk(b, big) * chunkUnit)
 }
 
 // get returns the string of the ref: valid until it is dropped, not to be written.
@@ -139,6 +149,14 @@ func (s *slab) peek(ref uint32) byte {
 	return s.chunks[ref/chunkUnit][ref%chunkUnit*unit]
 }
 
+// peekEnd returns the last byte of the string: a long one is in more memory than peek asks for.
+func (s *slab) peekEnd(ref uint32) byte {
+	if b := s.get(ref); len(b) > 0 {
+		return b[len(b)-1]
+	}
+	return 0
+}
+
 // drop gives the place back.
 func (s *slab) drop(ref uint32) {
 	if ref == 0 {
@@ -161,23 +179,27 @@ func (s *slab) extend(ref uint32, b []byte) uint32 {
 		return s.put(b)
 	}
 	old := s.get(ref)
-	if c := s.classes[ref/chunkUnit]; c != big && len(old)+len(b)+2 <= places[c]*unit {
-		at := s.chunks[ref/chunkUnit][ref%chunkUnit*unit:]
-		binary.LittleEndian.PutUint16(at, uint16(len(old)+len(b)))
-		copy(at[2+len(old):], b)
+	n := len(old) + len(b)
+	if c := s.classes[ref/chunkUnit]; c != big && n+2 <= places[c]*unit {
+		copy(s.sized(ref, n)[len(old):], b)
 		return ref
 	}
-	s.joined = append(append(s.joined[:0], old...), b...)
-	return s.replace(ref, s.joined)
+	c := class(n)
+	if c == big {
+		s.drop(ref) // what old holds stays as it was
+		return s.putBig(old, b)
+	}
+	to, at := s.room(c, n)
+	copy(at[copy(at, old):], b)
+	s.drop(ref)
+	return to
 }
 
 // replace stores b in place of the ref, in its place if it fits one of the same size.
 func (s *slab) replace(ref uint32, b []byte) uint32 {
 	if ref != 0 {
 		if c := s.classes[ref/chunkUnit]; c != big && c == class(len(b)) {
-			at := s.chunks[ref/chunkUnit][ref%chunkUnit*unit:]
-			binary.LittleEndian.PutUint16(at, uint16(len(b)))
-			copy(at[2:], b)
+			copy(s.sized(ref, len(b)), b)
 			return ref
 		}
 		s.drop(ref)
