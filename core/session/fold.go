@@ -249,8 +249,8 @@ func (s *State) settleMarks() {
 		if i >= mostTogether {
 			continue
 		}
-		same := m.assigned == site && m.Assigned == s.FirstTS && m.Tags == s.Tags
-		sameFm := same && m.fm == site && m.Qualified == s.FirstTS && m.FmTags == s.Tags
+		same := m.assigned == site && m.Assigned == s.FirstTS // so under the session's tags
+		sameFm := same && m.fm == site && m.Qualified == s.FirstTS
 		if same {
 			q.same.assigned |= 1 << i
 		}

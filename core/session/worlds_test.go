@@ -65,6 +65,7 @@ var laws = []struct {
 		return against(configs, chain, w, true)
 	}},
 	{"a Fold in pieces gives other sums", inPieces},
+	{"a Fold beacon by beacon leaves another state", oneByOne},
 	{"contributions cannot be taken back", takenBack},
 	{"beacons and ends taken apart give other sums", apart},
 	{"a chain that grew gives other sums", grown},
@@ -165,6 +166,34 @@ func inPieces(_ []*tenant.Config, chain *tenant.Chain, w worlds.World) string {
 		return fmt.Sprintf("counts %+v, in pieces %+v", whole.Counts, pieces.Counts)
 	}
 	return differences(rows(chain, whole.Sums), rows(chain, pieces.Sums))
+}
+
+// oneByOne folds a session at once, and ts by ts with the state through its bytes between: both must leave the same bytes, by which the
+// batch knows that a range has not changed.
+func oneByOne(_ []*tenant.Config, chain *tenant.Chain, w worlds.World) string {
+	d := readAll(chain, w.Records, false)
+	f := d.folder()
+	for _, run := range d.runs {
+		var whole, st session.State
+		whole.Reset()
+		f.Fold(&whole, run)
+		st.Reset()
+		for from := 0; from < len(run); {
+			to := from + 1
+			for to < len(run) && run[to].TS == run[from].TS {
+				to++
+			}
+			f.Fold(&st, run[from:to])
+			if err := st.Decode(chain, session.AppendState(nil, &st)); err != nil {
+				return fmt.Sprintf("a state does not come back from its bytes: %v", err)
+			}
+			from = to
+		}
+		if want, got := session.AppendState(nil, &whole), session.AppendState(nil, &st); !bytes.Equal(want, got) {
+			return fmt.Sprintf("%x, beacon by beacon\n%x", want, got)
+		}
+	}
+	return ""
 }
 
 // pass lets the watermark pass, and forgets the session if it is gone.
