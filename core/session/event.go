@@ -9,7 +9,6 @@ import (
 	"errors"
 
 	"tandem/core/tenant"
-	"tandem/core/varint"
 )
 
 // Event is a used beacon as its revision reads it: names are ids of the tenant.Chain, so an event is valid only with
@@ -96,32 +95,32 @@ func AppendEvent(b []byte, e *Event) []byte {
 		}
 	}
 	b = append(b, flags)
-	b = varint.AppendSigned(b, e.TS)
-	b = varint.Append(b, uint64(len(e.ID)))
+	b = binary.AppendVarint(b, e.TS)
+	b = binary.AppendUvarint(b, uint64(len(e.ID)))
 	b = append(b, e.ID...)
-	b = varint.AppendSigned(b, e.Ingest-e.TS)
-	b = varint.Append(b, uint64(e.Offset))
+	b = binary.AppendVarint(b, e.Ingest-e.TS)
+	b = binary.AppendUvarint(b, uint64(e.Offset))
 	b = binary.LittleEndian.AppendUint64(b, e.Digest)
-	b = varint.Append(b, uint64(e.Size))
-	b = varint.Append(b, uint64(e.Point))
-	b = varint.Append(b, uint64(e.Tags))
+	b = binary.AppendUvarint(b, uint64(e.Size))
+	b = binary.AppendUvarint(b, uint64(e.Point))
+	b = binary.AppendUvarint(b, uint64(e.Tags))
 	if e.Visitor != 0 {
 		b = binary.LittleEndian.AppendUint64(b, e.Visitor)
 	}
 	if len(e.Values) > 0 {
-		b = varint.Append(b, uint64(len(e.Values)))
+		b = binary.AppendUvarint(b, uint64(len(e.Values)))
 		for _, v := range e.Values {
-			b = varint.AppendSigned(varint.Append(b, uint64(v.Index)), v.N)
+			b = binary.AppendVarint(binary.AppendUvarint(b, uint64(v.Index)), v.N)
 		}
 	}
 	if len(e.Exps) > 0 {
-		b = varint.Append(b, uint64(len(e.Exps)))
+		b = binary.AppendUvarint(b, uint64(len(e.Exps)))
 		for _, x := range e.Exps {
-			b = varint.Append(varint.Append(b, uint64(x.Inst)), uint64(x.Variation+1))
+			b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(x.Inst)), uint64(x.Variation+1))
 		}
 	}
 	if conds > 0 {
-		b = varint.Append(b, uint64(conds))
+		b = binary.AppendUvarint(b, uint64(conds))
 		for _, w := range e.Conds[:conds] {
 			b = binary.LittleEndian.AppendUint64(b, w)
 		}
@@ -147,7 +146,7 @@ func (r *reader) u() uint64 {
 }
 
 func (r *reader) long() uint64 {
-	v, n := varint.Read(r.b[r.at:])
+	v, n := binary.Uvarint(r.b[r.at:])
 	if n <= 0 {
 		r.corrupt()
 		return 0

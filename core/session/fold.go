@@ -206,8 +206,10 @@ func (f *Folder) markers(s *State, rev *tenant.Rev, g []Event) {
 			}
 			if m.Step++; m.Step == len(ex.Qualify) {
 				m.IsQualified, m.Qualified, m.FmTags, changed = true, ts, g[0].Tags, true
-				if m.fm = begin(); m.over {
+				if m.over {
 					m.fm = s.totals.freeze(none) // a scope that has ended counts nothing
+				} else {
+					m.fm = begin()
 				}
 				break
 			}

@@ -1,10 +1,10 @@
 package session
 
 import (
+	"encoding/binary"
 	"slices"
 
 	"tandem/core/tenant"
-	"tandem/core/varint"
 )
 
 // State is what Fold must know of a session's past (SPEC 7, summary): it is enough to fold any beacon that is
@@ -199,7 +199,7 @@ func AppendState(b []byte, s *State) []byte {
 	}
 	b = append(b, byte(flags))
 	if len(s.Pending) > 0 {
-		b = varint.Append(b, uint64(len(s.Pending)))
+		b = binary.AppendUvarint(b, uint64(len(s.Pending)))
 		for i := range s.Pending {
 			b = appendEnd(b, &s.Pending[i])
 		}
@@ -207,37 +207,37 @@ func AppendState(b []byte, s *State) []byte {
 	if s.Empty {
 		return b
 	}
-	b = varint.AppendSigned(b, s.LastTS)
-	b = varint.Append(b, uint64(s.LastTS-s.FirstTS))
-	b = varint.Append(b, uint64(s.LastTS-s.VisitFirst))
-	b = varint.Append(b, uint64(s.Tags))
-	b = varint.Append(b, uint64(s.VisitTags))
-	b = varint.Append(b, uint64(s.VisitPages))
-	b = varint.Append(b, uint64(len(s.Points)))
+	b = binary.AppendVarint(b, s.LastTS)
+	b = binary.AppendUvarint(b, uint64(s.LastTS-s.FirstTS))
+	b = binary.AppendUvarint(b, uint64(s.LastTS-s.VisitFirst))
+	b = binary.AppendUvarint(b, uint64(s.Tags))
+	b = binary.AppendUvarint(b, uint64(s.VisitTags))
+	b = binary.AppendUvarint(b, uint64(s.VisitPages))
+	b = binary.AppendUvarint(b, uint64(len(s.Points)))
 	for _, p := range s.Points {
-		b = varint.Append(b, uint64(p.Inst))
-		b = varint.Append(b, uint64(s.LastTS-p.TS))
+		b = binary.AppendUvarint(b, uint64(p.Inst))
+		b = binary.AppendUvarint(b, uint64(s.LastTS-p.TS))
 	}
 	b = appendTotals(b, s.totals.of(site))
-	b = varint.Append(b, uint64(len(s.Marks)))
+	b = binary.AppendUvarint(b, uint64(len(s.Marks)))
 	nothingYet := s.totals.equal(site, none)
 	for i := range s.Marks {
 		m := &s.Marks[i]
 		flags := s.markFlags(m, nothingYet)
-		b = varint.Append(b, uint64(m.Inst))
-		b = varint.Append(b, uint64(m.Variation))
-		b = varint.Append(b, uint64(s.LastTS-m.Assigned))
-		b = varint.Append(b, uint64(flags))
+		b = binary.AppendUvarint(b, uint64(m.Inst))
+		b = binary.AppendUvarint(b, uint64(m.Variation))
+		b = binary.AppendUvarint(b, uint64(s.LastTS-m.Assigned))
+		b = binary.AppendUvarint(b, uint64(flags))
 		if flags&markQualified == 0 {
-			b = varint.Append(b, uint64(m.Step))
+			b = binary.AppendUvarint(b, uint64(m.Step))
 		} else if flags&markAtOnce == 0 {
-			b = varint.Append(b, uint64(s.LastTS-m.Qualified))
+			b = binary.AppendUvarint(b, uint64(s.LastTS-m.Qualified))
 		}
 		if flags&markSiteTags == 0 {
-			b = varint.Append(b, uint64(m.Tags))
+			b = binary.AppendUvarint(b, uint64(m.Tags))
 		}
 		if flags&markSameTags == 0 {
-			b = varint.Append(b, uint64(m.FmTags))
+			b = binary.AppendUvarint(b, uint64(m.FmTags))
 		}
 		if flags&markSiteTotals == 0 {
 			b = appendTotals(b, s.totals.of(m.assigned))
@@ -285,12 +285,12 @@ func (s *State) markFlags(m *Mark, nothingYet bool) int {
 }
 
 func appendEnd(b []byte, e *End) []byte {
-	b = varint.AppendSigned(b, e.At)
+	b = binary.AppendVarint(b, e.At)
 	for _, v := range []int64{int64(e.Tags), int64(e.Pages), e.Seconds, int64(len(e.Scopes))} {
-		b = varint.Append(b, uint64(v))
+		b = binary.AppendUvarint(b, uint64(v))
 	}
 	for _, x := range e.Scopes {
-		b = varint.Append(varint.Append(b, uint64(x.Scope)), uint64(x.Variation))
+		b = binary.AppendUvarint(binary.AppendUvarint(b, uint64(x.Scope)), uint64(x.Variation))
 	}
 	return b
 }
@@ -429,7 +429,7 @@ func (r *reader) end(chain *tenant.Chain) End {
 func (r *reader) id(n int) int {
 	v := r.u()
 	if v >= uint64(n) {
-		r.err = errCorrupt
+		r.corrupt()
 		return 0
 	}
 	return int(v)

@@ -1,10 +1,10 @@
 package session
 
 import (
+	"encoding/binary"
 	"slices"
 
 	"tandem/core/tenant"
-	"tandem/core/varint"
 )
 
 // totals are the running totals of a session's scopes: vectors of a number for each slot of the chain. Scopes that begin with the
@@ -132,7 +132,7 @@ func (r *reader) totals(t []int64) {
 		i := r.u()
 		v := r.s()
 		if i >= uint64(len(t)) {
-			r.err = errCorrupt
+			r.corrupt()
 			return
 		}
 		t[i] = v
@@ -146,10 +146,10 @@ func appendTotals(b []byte, totals []int64) []byte {
 			n++
 		}
 	}
-	b = varint.Append(b, uint64(n))
+	b = binary.AppendUvarint(b, uint64(n))
 	for i, t := range totals {
 		if t != 0 {
-			b = varint.AppendSigned(varint.Append(b, uint64(i)), t)
+			b = binary.AppendVarint(binary.AppendUvarint(b, uint64(i)), t)
 		}
 	}
 	return b
