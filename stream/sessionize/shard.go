@@ -20,8 +20,8 @@ import (
 // Limits of a shard. None of them depends on memory or time, only on the prefix of the log, so that every owner does
 // the same.
 const (
-	// MaxTickRecords ends a tick by itself, so that a backlog does not gather in one.
-	MaxTickRecords = 1 << 20
+	// MaxTickRecords ends a tick by itself, so that a backlog does not gather in one: a minute of 35,000 beacons/s.
+	MaxTickRecords = 1 << 21
 	// maxArena bytes of beacons not yet folded end it too: with many values and experiments a beacon can be large.
 	maxArena = 512 << 20
 	// maxPending beacons of one session are folded at once, in the middle of a tick: they are deduplicated then, and
