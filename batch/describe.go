@@ -2,7 +2,6 @@ package batch
 
 import (
 	"math"
-	"strconv"
 
 	"tandem/core/session"
 	"tandem/core/tenant"
@@ -14,24 +13,46 @@ const noTime = math.MinInt64 / 2
 
 // describer says of sessions what a state run says for SQL. It is scratch memory, and what it returns is valid until the next call.
 type describer struct {
-	chain *tenant.Chain
-	keys  []string   // of totals, by slot: name, quotes and colon; "" for what is not told
-	heads [][]string // of experiments, by name and variation: what comes before the time
-	out   staterun.About
+	chain      *tenant.Chain
+	variations [][]int32 // by experiment and its variation: the latter's name
+	told       []bool    // by slot: the total is told
+	out        staterun.About
 }
 
-// newDescriber names the totals: of a name that began anew the one that is in force at a window's end, ms, else the last, and of those
+// sessionNames are the names that a describer speaks of: experiments as in the chain, totals by slot, of which several may have one name, and variations,
+// each once, which it returns by experiment too.
+func sessionNames(chain *tenant.Chain) (names *staterun.Names, variations [][]int32) {
+	names = &staterun.Names{}
+	at := map[string]int32{}
+	for i := range chain.XNames {
+		x := &chain.XNames[i]
+		names.Experiments = append(names.Experiments, x.Name)
+		places := make([]int32, len(x.Variations))
+		for v, name := range x.Variations {
+			if _, ok := at[name]; !ok {
+				at[name] = int32(len(names.Variations))
+				names.Variations = append(names.Variations, name)
+			}
+			places[v] = at[name]
+		}
+		variations = append(variations, places)
+	}
+	for _, s := range chain.Slots {
+		name := chain.Points[s.Point].Name
+		if s.Value != "" {
+			name += "." + s.Value
+		}
+		names.Totals = append(names.Totals, name)
+	}
+	return names, variations
+}
+
+// newDescriber chooses the totals: of a name that began anew the one that is in force at a window's end, ms, else the last, and of those
 // that begin at several times the first. What a run says of a window must not change when a later revision becomes known, nor by a
 // splice that is over before it.
 func newDescriber(chain *tenant.Chain, end int64) describer {
-	d := describer{chain: chain, keys: make([]string, len(chain.Slots))}
-	for i := range chain.XNames {
-		x, heads := &chain.XNames[i], []string(nil)
-		for _, v := range x.Variations {
-			heads = append(heads, `"`+x.Name+`":{"variation":"`+v+`","assigned":`)
-		}
-		d.heads = append(d.heads, heads)
-	}
+	names, variations := sessionNames(chain)
+	d := describer{chain: chain, variations: variations, told: make([]bool, len(chain.Slots))}
 	last := chain.At(end - 1)
 	inForce := func(slot int) bool { return last != nil && last.Point(chain.Slots[slot].Point) != nil }
 	at := map[string]int{}
@@ -39,19 +60,15 @@ func newDescriber(chain *tenant.Chain, end int64) describer {
 		if s.From >= end {
 			continue
 		}
-		name := chain.Points[s.Point].Name
-		if s.Value != "" {
-			name += "." + s.Value
-		}
+		name := names.Totals[i]
 		before, known := at[name]
 		if known && (chain.Slots[before].Point == s.Point || inForce(before)) {
 			continue
 		}
 		if known {
-			d.keys[before] = ""
+			d.told[before] = false
 		}
-		at[name] = i
-		d.keys[i] = strconv.Quote(name) + ":"
+		at[name], d.told[i] = i, true
 	}
 	return d
 }
@@ -59,22 +76,17 @@ func newDescriber(chain *tenant.Chain, end int64) describer {
 // about describes the session of a state that the events of a window were folded onto; before is the state's last beacon before
 // them, noTime if it had none.
 func (d *describer) about(s *session.State, events []session.Event, before int64) *staterun.About {
-	d.out = staterun.About{Experiments: append(d.out.Experiments[:0], '{'), Totals: append(d.out.Totals[:0], '{')}
-	if !s.Empty {
-		d.window(s.FirstTS, events, before)
-		d.experiments(s)
-		for i, n := range s.Totals() {
-			if n == 0 || d.keys[i] == "" {
-				continue
-			}
-			if len(d.out.Totals) > 1 {
-				d.out.Totals = append(d.out.Totals, ',')
-			}
-			d.out.Totals = strconv.AppendInt(append(d.out.Totals, d.keys[i]...), n, 10)
+	d.out = staterun.About{Experiments: d.out.Experiments[:0], Totals: d.out.Totals[:0]}
+	if s.Empty {
+		return &d.out
+	}
+	d.window(s.FirstTS, events, before)
+	d.experiments(s)
+	for i, n := range s.Totals() {
+		if n != 0 && d.told[i] {
+			d.out.Totals = append(d.out.Totals, staterun.Total{Name: int32(i), Value: n})
 		}
 	}
-	d.out.Experiments = append(d.out.Experiments, '}')
-	d.out.Totals = append(d.out.Totals, '}')
 	return &d.out
 }
 
@@ -104,15 +116,8 @@ func (d *describer) experiments(s *session.State) {
 		if later := i + 1; later < len(s.Marks) && d.again(s.Marks[later:], x) {
 			continue
 		}
-		b := d.out.Experiments
-		if len(b) > 1 {
-			b = append(b, ',')
-		}
-		b = strconv.AppendInt(append(b, d.heads[x][m.Variation]...), m.Assigned, 10)
-		if m.IsQualified {
-			b = strconv.AppendInt(append(b, `,"qualified":`...), m.Qualified, 10)
-		}
-		d.out.Experiments = append(b, '}')
+		d.out.Experiments = append(d.out.Experiments, staterun.Experiment{Name: int32(x), Variation: d.variations[x][m.Variation],
+			Assigned: m.Assigned, Qualified: m.Qualified, IsQualified: m.IsQualified})
 	}
 }
 

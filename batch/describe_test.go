@@ -43,6 +43,7 @@ func TestRunsDescribeSessions(t *testing.T) {
 	}
 	var all staterun.About
 	experiments, totals := 0, map[string]int64{}
+	names, _ := sessionNames(chain)
 	files := j.open()
 	defer files.close()
 	for i := range p.Windows {
@@ -64,21 +65,21 @@ func TestRunsDescribeSessions(t *testing.T) {
 		closeRuns()
 		for _, r := range out.rows {
 			all.Beacons, all.Visits, all.Pages = all.Beacons+r.Beacons, all.Visits+r.Visits, all.Pages+r.Pages
-			var marks map[string]struct {
-				Variation           string
-				Assigned, Qualified int64
+			marks, n := map[string]staterun.Experiment{}, map[string]int64{}
+			for _, x := range r.Experiments {
+				marks[names.Experiments[x.Name]] = x
 			}
-			var n map[string]int64
-			if err := json.Unmarshal(r.Experiments, &marks); err != nil {
-				t.Fatalf("%s: %v", r.Experiments, err)
+			for _, x := range r.Totals {
+				n[names.Totals[x.Name]] = x.Value
 			}
-			if err := json.Unmarshal(r.Totals, &n); err != nil {
-				t.Fatalf("%s: %v", r.Totals, err)
+			if len(marks) != len(r.Experiments) || len(n) != len(r.Totals) {
+				t.Errorf("a name is told twice: %v", r)
 			}
 			if c, ok := marks["color"]; ok {
 				experiments++
-				if c.Variation != "red" && c.Variation != "control" || c.Assigned < t0 || c.Qualified != 0 && c.Qualified < c.Assigned {
-					t.Errorf("markers %s", r.Experiments)
+				variation := names.Variations[c.Variation]
+				if variation != "red" && variation != "control" || c.Assigned < t0 || c.IsQualified && c.Qualified < c.Assigned {
+					t.Errorf("markers %v", r.Experiments)
 				}
 			}
 			for k, v := range n {
@@ -112,32 +113,34 @@ func TestDescribeWhatBeganAnew(t *testing.T) {
 	chain := compile(t, "points: {home: {stats: true}}\nexperiments: {x: {variations: [a, b]}}\n",
 		"from: "+at(10)+"\npoints: {home: {kind: page, stats: true}}\nexperiments: {x: {variations: [a, b], qualify: ['point == \"home\"']}}\n")
 	anew := t0 + 10*minute
-	if d := newDescriber(chain, anew); !slices.Equal(d.keys, []string{`"home":`, ""}) {
-		t.Errorf("before: keys of totals %q", d.keys)
+	if d := newDescriber(chain, anew); !slices.Equal(d.told, []bool{true, false}) {
+		t.Errorf("before: totals told %v", d.told)
 	}
 	d := newDescriber(chain, anew+1)
-	if !slices.Equal(d.keys, []string{"", `"home":`}) {
-		t.Errorf("keys of totals %q", d.keys)
+	if !slices.Equal(d.told, []bool{false, true}) {
+		t.Errorf("totals told %v", d.told)
+	}
+	if names, _ := sessionNames(chain); !slices.Equal(names.Totals, []string{"home", "home"}) || !slices.Equal(names.Variations, []string{"a", "b"}) {
+		t.Errorf("names %v", names)
 	}
 	gone := compile(t, "points: {home: {stats: true}}\n", "from: "+at(10)+"\npoints: {order: {}}\n", "from: "+at(20)+"\npoints: {home: {kind: page, stats: true}}\n")
-	if d := newDescriber(gone, anew+minute); !slices.Equal(d.keys, []string{`"home":`, ""}) {
-		t.Errorf("of a point that is gone, and will come again: keys of totals %q", d.keys)
+	if d := newDescriber(gone, anew+minute); !slices.Equal(d.told, []bool{true, false}) {
+		t.Errorf("of a point that is gone, and will come again: totals told %v", d.told)
 	}
 	configs := load(t, "from: "+at(0)+"\npoints: {home: {stats: true}}\n")
 	splice := *load(t, "from: "+at(10)+"\npoints: {home: {kind: page, stats: true}}\n")[0]
 	splice.HasTo, splice.From, splice.To = true, anew, anew+minute
 	over := chainOf(t, append(configs, &splice))
-	for end, want := range map[int64][]string{anew: {`"home":`, ""}, anew + 1: {"", `"home":`}, anew + minute: {"", `"home":`}, anew + minute + 1: {`"home":`, ""}} {
-		if d := newDescriber(over, end); !slices.Equal(d.keys, want) {
-			t.Errorf("with a splice, at %d: keys of totals %q, want %q", end-anew, d.keys, want)
+	for end, want := range map[int64][]bool{anew: {true, false}, anew + 1: {false, true}, anew + minute: {false, true}, anew + minute + 1: {true, false}} {
+		if d := newDescriber(over, end); !slices.Equal(d.told, want) {
+			t.Errorf("with a splice, at %d: totals told %v, want %v", end-anew, d.told, want)
 		}
 	}
 	s := session.State{FirstTS: t0, LastTS: t0, Marks: []session.Mark{{Inst: 0, Variation: 1, Assigned: t0, Qualified: t0, IsQualified: true},
 		{Inst: 1, Variation: 0, Assigned: t0 + 11*minute}}}
-	d.out = staterun.About{Experiments: []byte{'{'}}
 	d.experiments(&s)
-	if got := string(d.out.Experiments); got != `{"x":{"variation":"a","assigned":1767226260000}` {
-		t.Error(got)
+	if want := []staterun.Experiment{{Assigned: t0 + 11*minute}}; !slices.Equal(d.out.Experiments, want) {
+		t.Errorf("experiments %v, want %v", d.out.Experiments, want)
 	}
 }
 

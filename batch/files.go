@@ -132,7 +132,8 @@ func (o *openFiles) takeWritten() *staterun.Writer {
 	if w := reuse(o, &o.written); w != nil {
 		return w
 	}
-	return staterun.NewWriter()
+	names, _ := sessionNames(o.job.Chain)
+	return staterun.NewWriter(names)
 }
 
 func (o *openFiles) giveWritten(w *staterun.Writer) {

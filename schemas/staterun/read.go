@@ -30,15 +30,16 @@ type Iter struct {
 	closer  io.Closer
 	from    io.ReaderAt
 	groups  []*parquet.RowGroup
-	digests []uint64
+	columns int      // of a row group
+	digests []uint64 // of each
 
 	next    int    // the row group to read next
 	bytes   []byte // the row group at hand, as it is stored
 	start   int64  // where it begins
-	loaded  [numColumns]bool
-	pages   [numColumns][]byte
-	ints    [numColumns][]int64
-	ends    [numColumns][]int32 // of the values of a column of byte arrays
+	loaded  [numFlat]bool
+	pages   [numFlat][]byte
+	ints    [numFlat][]int64
+	ends    [numFlat][]int32 // of the values of a column of byte arrays
 	rows    int
 	pos     int    // of the row at hand
 	read    int64  // rows of the groups so far
@@ -103,27 +104,27 @@ func (it *Iter) footer(tail []byte) error {
 	if err := foot.Read(context.Background(), protocol(bytes.NewBuffer(tail[:n]))); err != nil {
 		return err
 	}
-	if err := sameSchema(foot.Schema); err != nil {
+	var err error
+	if it.columns, err = columnsOf(foot.Schema); err != nil {
 		return err
 	}
 	for _, kv := range foot.KeyValueMetadata {
 		if kv.Key == digestsKey {
-			var err error
 			if it.digests, err = decodeDigests(kv.GetValue()); err != nil {
 				return err
 			}
 		}
 	}
-	if it.groups = foot.RowGroups; len(it.digests) != numColumns*len(it.groups) {
+	if it.groups = foot.RowGroups; len(it.digests) != it.columns*len(it.groups) {
 		return fmt.Errorf("it has %d row groups and %d digests", len(it.groups), len(it.digests))
 	}
 	rows, end := int64(0), int64(len(magic))
 	for i, g := range it.groups {
-		if len(g.Columns) != numColumns || g.NumRows < 1 || g.NumRows > groupRows {
+		if len(g.Columns) != it.columns || g.NumRows < 1 || g.NumRows > groupRows {
 			return fmt.Errorf("row group %d has %d columns and %d rows", i, len(g.Columns), g.NumRows)
 		}
-		for _, c := range g.Columns {
-			if c.MetaData == nil || c.MetaData.DataPageOffset != end || c.MetaData.TotalCompressedSize < 1 {
+		for col, c := range g.Columns {
+			if c.MetaData == nil || begin(c.MetaData) != end || col < numFlat && c.MetaData.DataPageOffset != end || c.MetaData.TotalCompressedSize < 1 {
 				return fmt.Errorf("row group %d is not where it should be", i)
 			}
 			end += c.MetaData.TotalCompressedSize
@@ -215,7 +216,7 @@ func (it *Iter) nextGroup() bool {
 	if it.bytes, err = blob.ReadAt(it.from, first.DataPageOffset, last.DataPageOffset+last.TotalCompressedSize-first.DataPageOffset, it.bytes); err != nil {
 		return it.fail(err)
 	}
-	it.start, it.rows, it.pos, it.loaded = first.DataPageOffset, int(g.NumRows), 0, [numColumns]bool{}
+	it.start, it.rows, it.pos, it.loaded = first.DataPageOffset, int(g.NumRows), 0, [numFlat]bool{}
 	it.next++
 	return it.load(colHash)
 }
@@ -226,8 +227,8 @@ func (it *Iter) load(col int) bool {
 		return it.err == nil
 	}
 	g := it.next - 1
-	if err := it.decode(col, it.groups[g].Columns[col].MetaData, it.digests[g*numColumns+col]); err != nil {
-		return it.fail(fmt.Errorf("%w: row group %d: column %s: %w", ErrCorrupt, g, columns()[col].name, err))
+	if err := it.decode(col, it.groups[g].Columns[col].MetaData, it.digests[g*it.columns+col]); err != nil {
+		return it.fail(fmt.Errorf("%w: row group %d: column %s: %w", ErrCorrupt, g, flat()[col].name, err))
 	}
 	it.loaded[col] = true
 	return true

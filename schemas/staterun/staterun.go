@@ -21,6 +21,8 @@ const (
 	MaxSessionBytes = 1 << 10
 	// MaxStateBytes is the largest state of a session, in bytes.
 	MaxStateBytes = 1 << 20
+	// MaxEntries is how many experiments a row may tell, and how many totals: more than a config can have.
+	MaxEntries = 1 << 16
 	// MaxRunBytes is the most that the sessions and states of a file may have together. Begin another file before: a run may
 	// have several, each with the sessions after those of the one before it.
 	MaxRunBytes = 1 << 30
@@ -42,12 +44,30 @@ type About struct {
 	// What the window brought of the session: beacons, visits begun, beacons of a point with kind page. A session's are the
 	// sums over the rows of its windows.
 	Beacons, Visits, Pages int64
-	// Experiments is a JSON object, as of the window's end: for each experiment that the session is assigned to
-	// {"variation": V, "assigned": MS, "qualified": MS}, the last if it is.
-	Experiments []byte
-	// Totals is a JSON object: the session's running total, as of the window's end, of each point and value that the config
-	// has a total for (stats, cap, cross); {"item_page": 3, "order.revenue": 4995}; zeros are left out.
-	Totals []byte
+	// Experiments are those that the session is assigned to as of the window's end, each once.
+	Experiments []Experiment
+	// Totals are the session's running totals, as of the window's end, of the points and values that the config has a total
+	// for (stats, cap, cross), each once; zeros are left out.
+	Totals []Total
+}
+
+// Names are what those of experiments, variations and totals are places in. A Writer puts those that it is given into its file, in the order of
+// their first use, and no others.
+type Names struct {
+	Experiments, Variations, Totals []string
+}
+
+// Experiment is an assignment of a session: names of a Writer, times in ms since the epoch.
+type Experiment struct {
+	Name, Variation     int32
+	Assigned, Qualified int64
+	IsQualified         bool // else Qualified says nothing
+}
+
+// Total is a running total of a session; its name is one of a Writer.
+type Total struct {
+	Name  int32
+	Value int64
 }
 
 // RunInfo is what a reader must know before it opens a run. A Writer fills all but Name and Meta.

@@ -48,11 +48,54 @@ func testRows(seed uint64, n int) []Row {
 	return rows
 }
 
-func write(rows []Row) ([]byte, RunInfo, error) {
-	w := NewWriter()
+// testNames has more names than testAbout uses.
+var testNames = Names{
+	Experiments: []string{"unused", "color", "size", "é", ""},
+	Variations:  []string{"control", "red", "unused"},
+	Totals:      []string{"home", "order.revenue", "unused", "é"},
+}
+
+// testAbout is what is said of a row: of some nothing, of some much.
+func testAbout(r *Row) (a About) {
+	rng := rand.New(rand.NewPCG(r.Hash, uint64(len(r.Session))))
+	a = About{Beacons: rng.Int64N(1000), Visits: rng.Int64N(3), Pages: rng.Int64N(50)}
+	for _, x := range []int32{1, 2, 3, 4} {
+		if rng.IntN(3) == 0 {
+			a.Experiments = append(a.Experiments, Experiment{Name: x, Variation: rng.Int32N(2), Assigned: r.FirstTS + rng.Int64N(1000),
+				Qualified: r.FirstTS + 1000 + rng.Int64N(1000), IsQualified: rng.IntN(2) == 0})
+		}
+	}
+	for _, n := range []int32{3, 0, 1} {
+		if rng.IntN(2) == 0 {
+			a.Totals = append(a.Totals, Total{Name: n, Value: []int64{1, -1, math.MaxInt64, math.MinInt64, rng.Int64N(1000)}[rng.IntN(5)]})
+		}
+	}
+	return a
+}
+
+// said is a row's About as text.
+func said(a About) string {
+	text := fmt.Sprint(a.Beacons, " ", a.Visits, " ", a.Pages)
+	for _, x := range a.Experiments {
+		text += fmt.Sprintf(" %s=%s %d", testNames.Experiments[x.Name], testNames.Variations[x.Variation], x.Assigned)
+		if x.IsQualified {
+			text += fmt.Sprint("/", x.Qualified)
+		}
+	}
+	for _, n := range a.Totals {
+		text += fmt.Sprintf(" %s:%d", testNames.Totals[n.Name], n.Value)
+	}
+	return text
+}
+
+func write(rows []Row) ([]byte, RunInfo, error) { return writeSaying(rows, testAbout) }
+
+func writeSaying(rows []Row, about func(*Row) About) ([]byte, RunInfo, error) {
+	w := NewWriter(&testNames)
 	for i := range rows {
 		r := &rows[i]
-		if err := w.Add(r.Hash, []byte(r.Session), r.FirstTS, r.LastTS, r.Due, []byte(r.State), &About{1, 2, 3, []byte("{}"), []byte("{}")}); err != nil {
+		a := about(r)
+		if err := w.Add(r.Hash, []byte(r.Session), r.FirstTS, r.LastTS, r.Due, []byte(r.State), &a); err != nil {
 			return nil, RunInfo{}, err
 		}
 	}
@@ -186,7 +229,7 @@ func columnsForSQL(t *testing.T, data []byte, info RunInfo) (is func(i int) bool
 		for col := colState + 1; col < numColumns; col++ {
 			md := g.Columns[col].MetaData
 			for i := range md.TotalCompressedSize {
-				set[int(md.DataPageOffset+i)] = true
+				set[int(begin(md)+i)] = true
 			}
 		}
 	}
@@ -268,22 +311,24 @@ func TestPiecesAreCheckedApart(t *testing.T) {
 	}
 }
 
-// A run of a release that wrote plain integers and zstd is read as it was.
-func TestRunOfBefore(t *testing.T) {
-	data, err := os.ReadFile("testdata/zstd.parquet")
-	if err != nil {
-		t.Fatal(err)
-	}
-	about, err := os.ReadFile("testdata/zstd.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var info RunInfo
-	if err := json.Unmarshal(about, &info); err != nil {
-		t.Fatal(err)
-	}
-	if got := readAll(t, blob.Bytes(data), info, 0, math.MaxUint64); !slices.Equal(got, testRows(5, 40)) {
-		t.Errorf("%d rows that differ", len(got))
+// Runs of releases that wrote plain integers and zstd, or texts for maps, are read as they were.
+func TestRunsOfBefore(t *testing.T) {
+	for _, name := range []string{"zstd", "texts"} {
+		data, err := os.ReadFile("testdata/" + name + ".parquet")
+		if err != nil {
+			t.Fatal(err)
+		}
+		about, err := os.ReadFile("testdata/" + name + ".json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var info RunInfo
+		if err := json.Unmarshal(about, &info); err != nil {
+			t.Fatal(err)
+		}
+		if got := readAll(t, blob.Bytes(data), info, 0, math.MaxUint64); !slices.Equal(got, testRows(5, 40)) {
+			t.Errorf("%s: %d rows that differ", name, len(got))
+		}
 	}
 }
 
@@ -306,8 +351,8 @@ func FuzzRun(f *testing.F) {
 			return
 		}
 		for i := range it.digests {
-			md := it.groups[i/numColumns].Columns[i%numColumns].MetaData
-			it.digests[i] = xxhash.Sum64(data[md.DataPageOffset:][:md.TotalCompressedSize])
+			md := it.groups[i/it.columns].Columns[i%it.columns].MetaData
+			it.digests[i] = xxhash.Sum64(data[begin(md):][:md.TotalCompressedSize])
 		}
 		for it.Next() {
 			_ = it.Row()
@@ -326,10 +371,36 @@ func TestOneHash(t *testing.T) {
 	}
 }
 
-// arrow's table reader must see the same rows.
+// arrow's table reader must see the same rows, also where no row of a row group has an experiment or a total.
 func TestOtherReader(t *testing.T) {
 	rows := testRows(8, 9000)
-	data, _ := mustWrite(t, rows)
+	nothing := func(*Row) About { return About{Beacons: 1} }
+	for name, about := range map[string]func(*Row) About{"drawn": testAbout, "nothing": nothing, "in some row groups": func(r *Row) About {
+		if r.Hash < 1<<63 {
+			return nothing(r)
+		}
+		return testAbout(r)
+	}} {
+		data, _, err := writeSaying(rows, about)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, saying := readOther(t, data)
+		if !slices.Equal(got, rows) {
+			t.Errorf("%s: %d rows, want %d, or they differ", name, len(got), len(rows))
+			continue
+		}
+		for i := range rows {
+			if want := said(about(&rows[i])); saying[i] != want {
+				t.Fatalf("%s: of row %d it says\n%s, want\n%s", name, i, saying[i], want)
+			}
+		}
+	}
+}
+
+// readOther reads a run by arrow.
+func readOther(t *testing.T, data []byte) (rows []Row, saying []string) {
+	t.Helper()
 	table, err := pqarrow.ReadTable(context.Background(), bytes.NewReader(data), nil, pqarrow.ArrowReadProperties{}, memory.DefaultAllocator)
 	if err != nil {
 		t.Fatal(err)
@@ -340,31 +411,39 @@ func TestOtherReader(t *testing.T) {
 		fmt.Fprintf(&schema, "%s %s,", f.Name, f.Type)
 	}
 	const want = "session_hash int64,session utf8,first_ts timestamp[ms, tz=UTC],last_ts timestamp[ms, tz=UTC],due_ms int64,state binary," +
-		"beacons int64,visits int64,pages int64,experiments utf8,totals utf8,"
+		"beacons int64,visits int64,pages int64," +
+		"experiments map<utf8, struct<variation: utf8, assigned: timestamp[ms, tz=UTC], qualified: timestamp[ms, tz=UTC]>, items_nullable>," +
+		"totals map<utf8, int64, items_nullable>,"
 	if schema.String() != want {
 		t.Fatalf("schema\n%s, want\n%s", schema.String(), want)
 	}
-	got := []Row{}
+	rows = []Row{}
 	tr := array.NewTableReader(table, 1000)
 	defer tr.Release()
 	for tr.Next() {
 		rec := tr.Record()
+		x, totals := rec.Column(9).(*array.Map), rec.Column(10).(*array.Map)
+		item := x.Items().(*array.Struct)
 		for i := range int(rec.NumRows()) {
-			got = append(got, Row{
+			rows = append(rows, Row{
 				unflip(rec.Column(0).(*array.Int64).Value(i)), rec.Column(1).(*array.String).Value(i),
 				int64(rec.Column(2).(*array.Timestamp).Value(i)), int64(rec.Column(3).(*array.Timestamp).Value(i)),
 				rec.Column(4).(*array.Int64).Value(i), string(rec.Column(5).(*array.Binary).Value(i)),
 			})
-			about := fmt.Sprint(rec.Column(6).(*array.Int64).Value(i), rec.Column(7).(*array.Int64).Value(i), rec.Column(8).(*array.Int64).Value(i),
-				rec.Column(9).(*array.String).Value(i), rec.Column(10).(*array.String).Value(i))
-			if about != "1 2 3{}{}" {
-				t.Fatalf("about row %d it says %s", len(got)-1, about)
+			text := fmt.Sprint(rec.Column(6).(*array.Int64).Value(i), rec.Column(7).(*array.Int64).Value(i), rec.Column(8).(*array.Int64).Value(i))
+			for at, end := x.ValueOffsets(i); at < end; at++ {
+				text += fmt.Sprintf(" %s=%s %d", x.Keys().(*array.String).Value(int(at)), item.Field(0).(*array.String).Value(int(at)), item.Field(1).(*array.Timestamp).Value(int(at)))
+				if q := item.Field(2).(*array.Timestamp); q.IsValid(int(at)) {
+					text += fmt.Sprint("/", q.Value(int(at)))
+				}
 			}
+			for at, end := totals.ValueOffsets(i); at < end; at++ {
+				text += fmt.Sprintf(" %s:%d", totals.Keys().(*array.String).Value(int(at)), totals.Items().(*array.Int64).Value(int(at)))
+			}
+			saying = append(saying, text)
 		}
 	}
-	if !slices.Equal(got, rows) {
-		t.Errorf("%d rows, want %d, or they differ", len(got), len(rows))
-	}
+	return rows, saying
 }
 
 // failingReader fails for good once it has read so many bytes.

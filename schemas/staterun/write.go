@@ -8,21 +8,21 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"slices"
 	"unicode/utf8"
 
 	"github.com/apache/thrift/lib/go/thrift"
 	"github.com/cespare/xxhash/v2"
-	"github.com/klauspost/compress/s2"
 	"github.com/xitongsys/parquet-go/parquet"
 
 	"tandem/schemas/bitpack"
 )
 
-// A row group is cut at so many rows, or once its sessions and states have so many bytes: it is what a reader holds of a run.
+// A row group is cut at so many rows, or once its sessions and states have so many bytes, which is what a reader holds of a run, or it
+// tells so many experiments or totals.
 const (
-	groupRows  = 4096
-	groupBytes = 512 << 10
+	groupRows    = 4096
+	groupBytes   = 512 << 10
+	groupEntries = 256 << 10
 )
 
 // Writer encodes rows, in the order of Compare with each session once, as one Parquet file. It holds the file as it is
@@ -31,12 +31,13 @@ const (
 // The library's own writer takes rows by reflection and boxes every value, which cost more than folding them; the pages are
 // plain, so they are laid out here, and the library has the format's structures.
 type Writer struct {
-	columns [numColumns]column
+	columns [numFlat]column
 	out     []byte
-	pages   [numColumns][]byte  // of the row group at hand
-	ints    [numColumns][]int64 // of packed columns
-	scratch []byte
-	rows    int // in the row group
+	pages   [numFlat][]byte  // of the row group at hand
+	ints    [numFlat][]int64 // of packed columns
+	maps    maps
+	page    []byte // scratch: of a map column
+	rows    int    // in the row group
 	info    RunInfo
 	last    []byte // session
 	groups  []*parquet.RowGroup
@@ -44,15 +45,18 @@ type Writer struct {
 	err     error
 }
 
-// NewWriter begins a file.
-func NewWriter() *Writer { return &Writer{columns: columns(), out: []byte(magic)} }
+// NewWriter begins a file. The names are read as long as there is a Writer.
+func NewWriter(names *Names) *Writer {
+	return &Writer{columns: flat(), out: []byte(magic), maps: newMaps(names)}
+}
 
 // Reset begins another file in the memory of what Finish returned, which is of no use any more.
 func (w *Writer) Reset() {
 	for i := range w.pages {
 		w.pages[i], w.ints[i] = w.pages[i][:0], w.ints[i][:0]
 	}
-	*w = Writer{columns: w.columns, out: append(w.out[:0], magic...), pages: w.pages, ints: w.ints, scratch: w.scratch, last: w.last[:0]}
+	w.maps.reset()
+	*w = Writer{columns: w.columns, out: append(w.out[:0], magic...), pages: w.pages, ints: w.ints, maps: w.maps, page: w.page, last: w.last[:0]}
 }
 
 // Rows is how many rows the file has.
@@ -82,8 +86,8 @@ func (w *Writer) add(hash uint64, session []byte, firstTS, lastTS, due int64, st
 		return fmt.Errorf("row %d: session %q is not UTF-8", n, session)
 	case len(state) > MaxStateBytes:
 		return fmt.Errorf("row %d: state of session %q has %d bytes, at most %d are allowed", n, session, len(state), MaxStateBytes)
-	case len(about.Experiments) > MaxStateBytes || len(about.Totals) > MaxStateBytes:
-		return fmt.Errorf("row %d: experiments or totals of session %q have more than %d bytes", n, session, MaxStateBytes)
+	case len(about.Experiments) > MaxEntries || len(about.Totals) > MaxEntries:
+		return fmt.Errorf("row %d: session %q has %d experiments and %d totals, at most %d are allowed", n, session, len(about.Experiments), len(about.Totals), MaxEntries)
 	case w.info.RawBytes+int64(len(session)+len(state)) > MaxRunBytes:
 		return fmt.Errorf("the first %d rows have more than %d bytes: begin another file", n+1, MaxRunBytes)
 	case n > 0 && cmp.Or(cmp.Compare(w.info.MaxHash, hash), bytes.Compare(w.last, session)) >= 0:
@@ -105,9 +109,8 @@ func (w *Writer) add(hash uint64, session []byte, firstTS, lastTS, due int64, st
 	w.int(colPages, about.Pages)
 	w.bytes(colSession, session)
 	w.bytes(colState, state)
-	w.bytes(colExperiments, about.Experiments)
-	w.bytes(colTotals, about.Totals)
-	if w.rows++; w.rows == groupRows || len(w.pages[colSession])+len(w.pages[colState]) >= groupBytes {
+	w.maps.add(about)
+	if w.rows++; w.rows == groupRows || len(w.pages[colSession])+len(w.pages[colState]) >= groupBytes || w.maps.entries() >= groupEntries {
 		return w.flush()
 	}
 	return nil
@@ -125,7 +128,7 @@ func (w *Writer) bytes(col int, v []byte) {
 	w.pages[col] = append(binary.LittleEndian.AppendUint32(w.pages[col], uint32(len(v))), v...)
 }
 
-// flush writes the row group at hand: a chunk of one page for each column.
+// flush writes the row group at hand: a chunk for each column, with its values in one page, and ahead of it one of a dictionary's names.
 func (w *Writer) flush() error {
 	g := &parquet.RowGroup{NumRows: int64(w.rows)}
 	for col := range w.columns {
@@ -138,32 +141,84 @@ func (w *Writer) flush() error {
 		}
 		plain := w.pages[col]
 		w.pages[col] = plain[:0]
-		stored := plain
-		if c.codec == parquet.CompressionCodec_SNAPPY {
-			w.scratch = slices.Grow(w.scratch[:0], s2.MaxEncodedLen(len(plain)))
-			stored = s2.EncodeSnappy(w.scratch[:cap(w.scratch)], plain)
-		}
-		head, err := compact(&parquet.PageHeader{Type: parquet.PageType_DATA_PAGE, UncompressedPageSize: int32(len(plain)), CompressedPageSize: int32(len(stored)),
-			DataPageHeader: &parquet.DataPageHeader{NumValues: int32(w.rows), Encoding: encoding,
-				DefinitionLevelEncoding: parquet.Encoding_RLE, RepetitionLevelEncoding: parquet.Encoding_RLE}})
-		if err != nil {
+		md := w.begin(c.kind, c.name)
+		if err := w.values(md, w.rows, plain, encoding); err != nil {
 			return err
 		}
-		at := len(w.out)
-		w.out = append(append(w.out, head...), stored...)
-		w.digests = append(w.digests, xxhash.Sum64(w.out[at:]))
-		md := &parquet.ColumnMetaData{Type: c.kind, Encodings: []parquet.Encoding{encoding, parquet.Encoding_RLE}, PathInSchema: []string{c.name},
-			Codec: c.codec, NumValues: int64(w.rows), DataPageOffset: int64(at),
-			TotalUncompressedSize: int64(len(head) + len(plain)), TotalCompressedSize: int64(len(head) + len(stored))}
 		if col == colHash {
 			least, greatest := plain[:8:8], plain[len(plain)-8:]
 			md.Statistics = &parquet.Statistics{MinValue: bytes.Clone(least), MaxValue: bytes.Clone(greatest)}
 		}
-		g.Columns = append(g.Columns, &parquet.ColumnChunk{FileOffset: int64(at), MetaData: md})
-		g.TotalByteSize += md.TotalUncompressedSize
+		w.end(g, md)
+	}
+	if err := w.maps.flush(func(c *mapColumn) error { return w.mapColumn(g, c) }); err != nil {
+		return err
 	}
 	w.groups = append(w.groups, g)
 	w.rows = 0
+	return nil
+}
+
+// mapColumn writes a column of a map.
+func (w *Writer) mapColumn(g *parquet.RowGroup, c *mapColumn) error {
+	md := w.begin(parquet.Type_INT64, c.path...)
+	w.page = append(w.page[:0], c.levels...)
+	encoding := parquet.Encoding_PLAIN
+	switch {
+	case c.plain:
+		for _, v := range c.ints {
+			w.page = binary.LittleEndian.AppendUint64(w.page, uint64(v))
+		}
+	case c.names == nil:
+		encoding = parquet.Encoding_DELTA_BINARY_PACKED
+		w.page = bitpack.AppendDelta(w.page, c.ints)
+	default:
+		encoding = parquet.Encoding_RLE_DICTIONARY
+		md.Type = parquet.Type_BYTE_ARRAY
+		at := int64(len(w.out))
+		md.DictionaryPageOffset = &at
+		if err := w.append(md, c.names.dictionary(), &parquet.PageHeader{Type: parquet.PageType_DICTIONARY_PAGE,
+			DictionaryPageHeader: &parquet.DictionaryPageHeader{NumValues: int32(len(c.names.used)), Encoding: parquet.Encoding_PLAIN}}); err != nil {
+			return err
+		}
+		w.page = bitpack.AppendPlaces(w.page, c.names.places, len(c.names.used))
+	}
+	if err := w.values(md, c.entries, w.page, encoding); err != nil {
+		return err
+	}
+	w.end(g, md)
+	return nil
+}
+
+// begin begins a chunk, which end ends.
+func (w *Writer) begin(kind parquet.Type, path ...string) *parquet.ColumnMetaData {
+	return &parquet.ColumnMetaData{Type: kind, PathInSchema: path, Encodings: []parquet.Encoding{parquet.Encoding_RLE}}
+}
+
+func (w *Writer) end(g *parquet.RowGroup, md *parquet.ColumnMetaData) {
+	w.digests = append(w.digests, xxhash.Sum64(w.out[begin(md):]))
+	g.Columns = append(g.Columns, &parquet.ColumnChunk{FileOffset: begin(md), MetaData: md})
+	g.TotalByteSize += md.TotalUncompressedSize
+}
+
+// values writes the page of n values.
+func (w *Writer) values(md *parquet.ColumnMetaData, n int, page []byte, encoding parquet.Encoding) error {
+	md.NumValues, md.DataPageOffset = int64(n), int64(len(w.out))
+	md.Encodings = append(md.Encodings, encoding)
+	return w.append(md, page, &parquet.PageHeader{Type: parquet.PageType_DATA_PAGE, DataPageHeader: &parquet.DataPageHeader{NumValues: int32(n), Encoding: encoding,
+		DefinitionLevelEncoding: parquet.Encoding_RLE, RepetitionLevelEncoding: parquet.Encoding_RLE}})
+}
+
+// append writes a page.
+func (w *Writer) append(md *parquet.ColumnMetaData, page []byte, header *parquet.PageHeader) error {
+	header.UncompressedPageSize, header.CompressedPageSize = int32(len(page)), int32(len(page))
+	head, err := compact(header)
+	if err != nil {
+		return err
+	}
+	w.out = append(append(w.out, head...), page...)
+	md.TotalUncompressedSize += int64(len(head) + len(page))
+	md.TotalCompressedSize = md.TotalUncompressedSize
 	return nil
 }
 
@@ -183,7 +238,7 @@ func (w *Writer) Finish() (data []byte, info RunInfo, err error) {
 
 func (w *Writer) footer() error {
 	digests, by := encodeDigests(w.digests), "tandem"
-	foot, err := compact(&parquet.FileMetaData{Version: 1, Schema: schemaElements(), NumRows: w.info.Rows, RowGroups: w.groups,
+	foot, err := compact(&parquet.FileMetaData{Version: 1, Schema: schemaElements(false), NumRows: w.info.Rows, RowGroups: w.groups,
 		KeyValueMetadata: []*parquet.KeyValue{{Key: digestsKey, Value: &digests}}, CreatedBy: &by})
 	if err != nil {
 		return err
