@@ -18,7 +18,7 @@ import (
 )
 
 // Limits of a shard. None of them depends on memory or time, only on the prefix of the log, so that every owner does
-// the same.
+// the same; another limit that ends a tick is another CoreVersion.
 const (
 	// MaxTickRecords ends a tick by itself, so that a backlog does not gather in one: a minute of 35,000 beacons/s.
 	MaxTickRecords = 1 << 21

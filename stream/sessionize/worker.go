@@ -19,7 +19,7 @@ import (
 )
 
 // CoreVersion changes when what Fold computes changes, what a tick touches, where it ends or when a minute is passed: a new generation (DESIGN 4).
-const CoreVersion = 3
+const CoreVersion = 4
 
 // Config of a shard's worker.
 type Config struct {
