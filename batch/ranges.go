@@ -38,7 +38,7 @@ const (
 	// sampleFiles is how many files are looked at for hash ranges that have more than their share, and sampleRows how many
 	// rows of each.
 	sampleFiles = 4
-	sampleRows  = 1 << 20
+	sampleRows  = 1 << 16
 )
 
 // uniform divides the hashes into n equal ranges of whole buckets.
