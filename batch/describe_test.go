@@ -144,6 +144,38 @@ func TestDescribeWhatBeganAnew(t *testing.T) {
 	}
 }
 
+// Experiments have variations of one name and others: of each mark its own is told, with all that a mark has.
+func TestDescribeByName(t *testing.T) {
+	chain := compile(t, "experiments: {x: {variations: [a, b]}, y: {variations: [c, b, d]}, z: {variations: [d, a]}}\n")
+	names, _ := sessionNames(chain)
+	if slices.Sort(names.Variations); !slices.Equal(names.Variations, []string{"a", "b", "c", "d"}) {
+		t.Errorf("variations %v, want each once", names.Variations)
+	}
+	names, _ = sessionNames(chain)
+	d := newDescriber(chain, t0+minute)
+	told := 0
+	for inst := range chain.Exps {
+		x := chain.XNames[chain.Exps[inst].X]
+		for v, variation := range x.Variations {
+			assigned := t0 + int64(10*inst+v)
+			s := session.State{Marks: []session.Mark{{Inst: inst, Variation: v, Assigned: assigned, Qualified: assigned + 5, IsQualified: v > 0}}}
+			d.out.Experiments = nil
+			d.experiments(&s)
+			if len(d.out.Experiments) != 1 {
+				t.Fatalf("%s: %v", x.Name, d.out.Experiments)
+			}
+			e := d.out.Experiments[0]
+			if names.Experiments[e.Name] != x.Name || names.Variations[e.Variation] != variation || e.Assigned != assigned || e.IsQualified != (v > 0) || v > 0 && e.Qualified != assigned+5 {
+				t.Errorf("%s is %s: told as %s is %s: %+v", x.Name, variation, names.Experiments[e.Name], names.Variations[e.Variation], e)
+			}
+			told++
+		}
+	}
+	if told != 7 {
+		t.Errorf("%d marks told", told)
+	}
+}
+
 func number(t *testing.T, text string) (n int64) {
 	t.Helper()
 	if err := json.Unmarshal([]byte(text), &n); err != nil {

@@ -104,8 +104,8 @@ func (o *runWriter) end() error {
 	if err != nil {
 		return fmt.Errorf("window %d: %w", o.window, err)
 	}
-	// Other bytes under a name are of a map that was stopped, and of another release, or an architecture that compresses otherwise: no
-	// result names them, and they go with the generation.
+	// Other bytes under a name are of a map that was stopped, and of another release: no result names them, and they go with
+	// the generation.
 	if info.Name, o.next, err = blob.CreateFree(o.job.Blobs, o.name, o.next, data); err != nil {
 		return fmt.Errorf("state run: %w", err)
 	}

@@ -125,6 +125,15 @@ func TestTablesInDuckDB(t *testing.T) {
 		}
 	}
 	check("as covered", true)
+	maps := duckdb(t, python, blobs, views+`select (select sum(totals['item_page']) from sessions)::bigint, (select sum(value) from metric_rows where scope = 'site' and metric = 'item_page')::bigint,
+		(select sum(x.value) from (select unnest(map_entries(totals)) as x from sessions) where x.key = 'order.revenue')::bigint, (select sum(value) from metric_rows where scope = 'site' and metric = 'order.revenue')::bigint,
+		count(*), count(*) filter (assigned between first_ts and last_ts), count(qualified), count(*) filter (qualified between assigned and last_ts)
+		from (select first_ts, last_ts, unnest(experiments['checkout_button']) from sessions where experiments['checkout_button'] is not null)`)
+	var item, items, revenue, revenues, assigned, within, qualified, after int64
+	if _, err := fmt.Sscanf(maps[0], "%d|%d|%d|%d|%d|%d|%d|%d", &item, &items, &revenue, &revenues, &assigned, &within, &qualified, &after); err != nil ||
+		item == 0 || item != items || revenue == 0 || revenue != revenues || assigned == 0 || assigned != within || qualified == 0 || qualified >= assigned || qualified != after {
+		t.Errorf("totals beside metrics, and the times of assignments: %s, %v", maps[0], err)
+	}
 	beacons := func() (files, view int64) {
 		got := duckdb(t, python, blobs, views+`select (select count(*) from read_parquet('events/*/*/*/*.parquet')), (select count(*) from beacons)`)
 		if _, err := fmt.Sscanf(got[0], "%d|%d", &files, &view); err != nil {

@@ -30,11 +30,11 @@ const (
 	numFlat
 )
 
-// numColumns is how many there are with those of maps: of experiments four, of totals two. numFormer is how many files of before have: a
-// text for each map.
+// numColumns is how many there are with those of maps: of experiments four, of totals two. numTop is how many fields a row has, and how many
+// columns files of before: a text for each map.
 const (
 	numColumns = numFlat + 6
-	numFormer  = numFlat + 2
+	numTop     = numFlat + 2
 )
 
 type column struct {
@@ -82,7 +82,7 @@ const required, optional, repeated = parquet.FieldRepetitionType_REQUIRED, parqu
 
 // schemaElements is the schema, depth first; with texts for maps that of before.
 func schemaElements(texts bool) []*parquet.SchemaElement {
-	all := []*parquet.SchemaElement{group("sessions", required, numFormer)}
+	all := []*parquet.SchemaElement{group("sessions", required, numTop)}
 	for _, c := range flat() {
 		all = append(all, leaf(c.name, c.kind, required, c.text, c.logical))
 	}
@@ -103,8 +103,8 @@ func schemaElements(texts bool) []*parquet.SchemaElement {
 
 // columnsOf is how many columns a file of that schema has.
 func columnsOf(have []*parquet.SchemaElement) (int, error) {
-	if sameSchema(have, schemaElements(true)) == nil {
-		return numFormer, nil
+	if texts := schemaElements(true); len(have) == len(texts) {
+		return numTop, sameSchema(have, texts)
 	}
 	return numColumns, sameSchema(have, schemaElements(false))
 }
@@ -113,9 +113,16 @@ func sameSchema(have, want []*parquet.SchemaElement) error {
 	if len(have) != len(want) {
 		return fmt.Errorf("its schema has %d elements, want %d", len(have), len(want))
 	}
+	say := func(e *parquet.SchemaElement) string {
+		kind := "group"
+		if e.IsSetType() {
+			kind = e.GetType().String()
+		}
+		return fmt.Sprintf("%s %s %s of %d", e.Name, e.GetRepetitionType(), kind, e.GetNumChildren())
+	}
 	for i, e := range want[1:] {
-		if h := have[i+1]; h.Name != e.Name || h.IsSetType() != e.IsSetType() || h.GetType() != e.GetType() || h.GetRepetitionType() != e.GetRepetitionType() || h.GetNumChildren() != e.GetNumChildren() {
-			return fmt.Errorf("element %d of its schema is %s %v, want %s %v", i, h.Name, h.Type, e.Name, e.Type)
+		if h := have[i+1]; say(h) != say(e) {
+			return fmt.Errorf("element %d of its schema is %s, want %s", i+1, say(h), say(e))
 		}
 	}
 	return nil

@@ -131,7 +131,7 @@ type mapColumn struct {
 }
 
 // flush hands out the columns, in order, and makes itself empty. What may be null is plain: arrow-go 17 loses its place in differences that
-// have nulls among them.
+// have nulls among them, which a row without entries is not: it has no value to leave out.
 func (m *maps) flush(column func(*mapColumn) error) error {
 	x, t := &m.experiments, &m.totals
 	m.reps = levels(m.reps[:0], x.reps, 1)

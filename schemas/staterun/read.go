@@ -33,21 +33,21 @@ type Iter struct {
 	columns int      // of a row group
 	digests []uint64 // of each
 
-	next    int    // the row group to read next
-	bytes   []byte // the row group at hand, as it is stored
-	start   int64  // where it begins
-	loaded  [numFlat]bool
-	pages   [numFlat][]byte
-	ints    [numFlat][]int64
-	ends    [numFlat][]int32 // of the values of a column of byte arrays
-	rows    int
-	pos     int    // of the row at hand
-	read    int64  // rows of the groups so far
-	hash    uint64 // of the row at hand
-	started bool
-	before  []byte // session of the row before, if that has the same hash
-	err     error
-	done    bool
+	next     int    // the row group to read next
+	bytes    []byte // the row group at hand, as it is stored
+	start    int64  // where it begins
+	loaded   [numFlat]bool
+	pages    [numFlat][]byte
+	inflated [numFlat][]byte // memory for those that were compressed, which pages are of then
+	ints     [numFlat][]int64
+	ends     [numFlat][]int32 // of the values of a column of byte arrays
+	rows     int
+	pos      int    // of the row at hand
+	hash     uint64 // of the row at hand
+	started  bool
+	before   []byte // session of the row before, if that has the same hash
+	err      error
+	done     bool
 }
 
 // Open returns the rows of a run whose hash is in [lo, hi], both included; r is the object info.Name. Every piece of the
@@ -86,7 +86,7 @@ func open(r blob.Reader, info RunInfo, lo, hi uint64) (*Iter, error) {
 	return it, nil
 }
 
-// maxPage is more than any page has that is written.
+// maxPage is more than any compressed page inflates to, which are of releases before.
 const maxPage = 4 * (groupBytes + MaxStateBytes)
 
 // decoder is of files of releases before, and shared by all iterators.
@@ -124,10 +124,14 @@ func (it *Iter) footer(tail []byte) error {
 			return fmt.Errorf("row group %d has %d columns and %d rows", i, len(g.Columns), g.NumRows)
 		}
 		for col, c := range g.Columns {
-			if c.MetaData == nil || begin(c.MetaData) != end || col < numFlat && c.MetaData.DataPageOffset != end || c.MetaData.TotalCompressedSize < 1 {
-				return fmt.Errorf("row group %d is not where it should be", i)
+			md := c.MetaData
+			if md == nil || begin(md) != end || md.TotalCompressedSize < 1 || md.TotalCompressedSize > it.info.Bytes-it.info.Tail-end {
+				return fmt.Errorf("column %d of row group %d is not where it should be", col, i)
 			}
-			end += c.MetaData.TotalCompressedSize
+			end += md.TotalCompressedSize
+			if md.DataPageOffset < begin(md) || md.DataPageOffset >= end || col < numFlat && md.DataPageOffset != begin(md) {
+				return fmt.Errorf("the values of column %d of row group %d are not where they should be", col, i)
+			}
 		}
 		if st := g.Columns[colHash].MetaData.Statistics; st == nil || len(st.MinValue) != 8 || len(st.MaxValue) != 8 {
 			return fmt.Errorf("row group %d does not say which hashes it has", i)
@@ -256,18 +260,19 @@ func (it *Iter) decode(col int, md *parquet.ColumnMetaData, digest uint64) error
 		if err != nil {
 			return err
 		}
-		if it.pages[col], err = dec.DecodeAll(b, it.pages[col][:0]); err != nil {
+		if it.inflated[col], err = dec.DecodeAll(b, it.inflated[col][:0]); err != nil {
 			return err
 		}
+		it.pages[col] = it.inflated[col]
 	case parquet.CompressionCodec_SNAPPY:
 		if n, err := s2.DecodedLen(b); err != nil || n > maxPage {
 			return fmt.Errorf("it inflates to %d bytes, %v", n, err)
 		}
-		page, err := s2.Decode(it.pages[col][:cap(it.pages[col])], b)
+		page, err := s2.Decode(it.inflated[col][:cap(it.inflated[col])], b)
 		if err != nil {
 			return err
 		}
-		it.pages[col] = page
+		it.inflated[col], it.pages[col] = page, page
 	default:
 		return fmt.Errorf("its codec is %v", md.Codec)
 	}

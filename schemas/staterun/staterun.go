@@ -21,7 +21,8 @@ const (
 	MaxSessionBytes = 1 << 10
 	// MaxStateBytes is the largest state of a session, in bytes.
 	MaxStateBytes = 1 << 20
-	// MaxEntries is how many experiments a row may tell, and how many totals: more than a config can have.
+	// MaxEntries is how many experiments a row may tell, and how many totals: more experiments than a config can have, and as many totals as no
+	// chain of configs comes to.
 	MaxEntries = 1 << 16
 	// MaxRunBytes is the most that the sessions and states of a file may have together. Begin another file before: a run may
 	// have several, each with the sessions after those of the one before it.

@@ -2,8 +2,8 @@ package staterun
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -16,11 +16,9 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/apache/arrow/go/v17/arrow/array"
-	"github.com/apache/arrow/go/v17/arrow/memory"
 	"github.com/apache/arrow/go/v17/parquet/file"
-	"github.com/apache/arrow/go/v17/parquet/pqarrow"
 	"github.com/cespare/xxhash/v2"
+	"github.com/xitongsys/parquet-go/parquet"
 
 	"tandem/schemas/blob"
 )
@@ -74,24 +72,25 @@ func testAbout(r *Row) (a About) {
 }
 
 // said is a row's About as text.
-func said(a About) string {
-	text := fmt.Sprint(a.Beacons, " ", a.Visits, " ", a.Pages)
+func said(names *Names, a About) string {
+	var text strings.Builder
+	fmt.Fprint(&text, a.Beacons, " ", a.Visits, " ", a.Pages)
 	for _, x := range a.Experiments {
-		text += fmt.Sprintf(" %s=%s %d", testNames.Experiments[x.Name], testNames.Variations[x.Variation], x.Assigned)
+		fmt.Fprintf(&text, " %s=%s %d", names.Experiments[x.Name], names.Variations[x.Variation], x.Assigned)
 		if x.IsQualified {
-			text += fmt.Sprint("/", x.Qualified)
+			fmt.Fprint(&text, "/", x.Qualified)
 		}
 	}
 	for _, n := range a.Totals {
-		text += fmt.Sprintf(" %s:%d", testNames.Totals[n.Name], n.Value)
+		fmt.Fprintf(&text, " %s:%d", names.Totals[n.Name], n.Value)
 	}
-	return text
+	return text.String()
 }
 
-func write(rows []Row) ([]byte, RunInfo, error) { return writeSaying(rows, testAbout) }
+func write(rows []Row) ([]byte, RunInfo, error) { return writeSaying(rows, &testNames, testAbout) }
 
-func writeSaying(rows []Row, about func(*Row) About) ([]byte, RunInfo, error) {
-	w := NewWriter(&testNames)
+func writeSaying(rows []Row, names *Names, about func(*Row) About) ([]byte, RunInfo, error) {
+	w := NewWriter(names)
 	for i := range rows {
 		r := &rows[i]
 		a := about(r)
@@ -175,6 +174,14 @@ func TestLargeRunFromDir(t *testing.T) {
 
 func TestWriteRefuses(t *testing.T) {
 	long := strings.Repeat("x", MaxStateBytes+1)
+	many := func(a *About) {
+		w := NewWriter(&testNames)
+		if err := w.Add(1, nil, 0, 0, 0, nil, a); err == nil || !strings.Contains(err.Error(), "at most 65536 are allowed") {
+			t.Errorf("%d experiments, %d totals: %v", len(a.Experiments), len(a.Totals), err)
+		}
+	}
+	many(&About{Experiments: make([]Experiment, MaxEntries+1)})
+	many(&About{Totals: make([]Total, MaxEntries+1)})
 	for want, rows := range map[string][]Row{
 		"is not after":            {{Hash: 2}, {Hash: 1}},
 		"session \"a\" is not":    {{Hash: 1, Session: "b"}, {Hash: 1, Session: "a"}},
@@ -311,33 +318,121 @@ func TestPiecesAreCheckedApart(t *testing.T) {
 	}
 }
 
-// Runs of releases that wrote plain integers and zstd, or texts for maps, are read as they were.
+// formats are those of releases before, of which testdata has a run each: of plain integers and zstd, and of texts for maps and Snappy.
+var formats = []string{"zstd", "texts"}
+
+func runOfBefore(t testing.TB, name string) (data []byte, info RunInfo) {
+	t.Helper()
+	data, err := os.ReadFile("testdata/" + name + ".parquet")
+	if err != nil {
+		t.Fatal(err)
+	}
+	about, err := os.ReadFile("testdata/" + name + ".json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(about, &info); err != nil {
+		t.Fatal(err)
+	}
+	return data, info
+}
+
 func TestRunsOfBefore(t *testing.T) {
-	for _, name := range []string{"zstd", "texts"} {
-		data, err := os.ReadFile("testdata/" + name + ".parquet")
-		if err != nil {
-			t.Fatal(err)
-		}
-		about, err := os.ReadFile("testdata/" + name + ".json")
-		if err != nil {
-			t.Fatal(err)
-		}
-		var info RunInfo
-		if err := json.Unmarshal(about, &info); err != nil {
-			t.Fatal(err)
-		}
+	for _, name := range formats {
+		data, info := runOfBefore(t, name)
 		if got := readAll(t, blob.Bytes(data), info, 0, math.MaxUint64); !slices.Equal(got, testRows(5, 40)) {
 			t.Errorf("%s: %d rows that differ", name, len(got))
 		}
 	}
 }
 
-// Sessions of one hash are in order across a row group's end too.
+// A footer may say anything of where its columns are.
+func TestFooterOutOfPlace(t *testing.T) {
+	data, info := mustWrite(t, testRows(3, 20))
+	it, err := Open(blob.Bytes(data), info, 0, math.MaxUint64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foot := parquet.NewFileMetaData()
+	if err := foot.Read(t.Context(), protocol(bytes.NewBuffer(data[info.Bytes-info.Tail:info.Bytes-8]))); err != nil {
+		t.Fatal(err)
+	}
+	columns := foot.RowGroups[0].Columns
+	size := columns[1].MetaData.TotalCompressedSize
+	for what, change := range map[string]func() (undo func()){
+		"sizes that overflow": func() func() {
+			before := [3]parquet.ColumnMetaData{*columns[0].MetaData, *columns[1].MetaData, *columns[2].MetaData}
+			columns[0].MetaData.TotalCompressedSize = math.MaxInt64
+			columns[1].MetaData.DataPageOffset, columns[1].MetaData.TotalCompressedSize = math.MinInt64+3, math.MaxInt64
+			columns[2].MetaData.DataPageOffset = 2
+			columns[2].MetaData.TotalCompressedSize = columns[3].MetaData.DataPageOffset - 2
+			return func() {
+				for i := range before {
+					*columns[i].MetaData = before[i]
+				}
+			}
+		},
+		"a size of none": func() func() {
+			columns[1].MetaData.TotalCompressedSize = 0
+			return func() { columns[1].MetaData.TotalCompressedSize = size }
+		},
+		"values before their dictionary": func() func() {
+			md := columns[numFlat].MetaData
+			at := md.DataPageOffset
+			md.DataPageOffset = 4
+			return func() { md.DataPageOffset = at }
+		},
+		"values behind their column": func() func() {
+			md := columns[numFlat].MetaData
+			at := md.DataPageOffset
+			md.DataPageOffset = begin(md) + md.TotalCompressedSize
+			return func() { md.DataPageOffset = at }
+		},
+	} {
+		undo := change()
+		tail, err := compact(foot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tail = append(binary.LittleEndian.AppendUint32(tail, uint32(len(tail))), magic...)
+		if err := it.footer(tail); err == nil || !strings.Contains(err.Error(), "not where") {
+			t.Errorf("%s: %v", what, err)
+		}
+		undo()
+	}
+	if tail, err := compact(foot); err != nil || !bytes.Equal(tail, data[info.Bytes-info.Tail:info.Bytes-8]) {
+		t.Errorf("the footer is not as it was: %v", err)
+	}
+}
+
+// A Writer's second file has the bytes that a new one's has.
+func TestWriterAgain(t *testing.T) {
+	rows := testRows(6, 3*groupRows/2)
+	want, _ := mustWrite(t, rows)
+	w := NewWriter(&testNames)
+	for _, rows := range [][]Row{testRows(7, 100), rows} {
+		w.Reset()
+		for i := range rows {
+			r, a := &rows[i], testAbout(&rows[i])
+			if err := w.Add(r.Hash, []byte(r.Session), r.FirstTS, r.LastTS, r.Due, []byte(r.State), &a); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got, _, err := w.Finish(); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes, want %d, or they differ: %v", len(got), len(want), err)
+	}
+}
+
 // FuzzRun reads bytes whose digests are right, as if a writer had made them so: an error is fine, a panic or an endless loop
 // is not.
 func FuzzRun(f *testing.F) {
 	for _, n := range []int{0, 1, 3, 40} {
 		data, info := mustWrite(f, testRows(uint64(n), n))
+		f.Add(data, info.Tail, info.Rows)
+	}
+	for _, name := range formats {
+		data, info := runOfBefore(f, name)
 		f.Add(data, info.Tail, info.Rows)
 	}
 	f.Fuzz(func(t *testing.T, data []byte, tail, rows int64) {
@@ -360,6 +455,7 @@ func FuzzRun(f *testing.F) {
 	})
 }
 
+// Sessions of one hash are in order across a row group's end too.
 func TestOneHash(t *testing.T) {
 	var rows []Row
 	for i := range 2*groupRows + 5 {
@@ -369,81 +465,6 @@ func TestOneHash(t *testing.T) {
 	if got := readAll(t, blob.Bytes(data), info, 7, 7); !slices.Equal(got, rows) {
 		t.Errorf("%d rows, want %d, or they differ", len(got), len(rows))
 	}
-}
-
-// arrow's table reader must see the same rows, also where no row of a row group has an experiment or a total.
-func TestOtherReader(t *testing.T) {
-	rows := testRows(8, 9000)
-	nothing := func(*Row) About { return About{Beacons: 1} }
-	for name, about := range map[string]func(*Row) About{"drawn": testAbout, "nothing": nothing, "in some row groups": func(r *Row) About {
-		if r.Hash < 1<<63 {
-			return nothing(r)
-		}
-		return testAbout(r)
-	}} {
-		data, _, err := writeSaying(rows, about)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, saying := readOther(t, data)
-		if !slices.Equal(got, rows) {
-			t.Errorf("%s: %d rows, want %d, or they differ", name, len(got), len(rows))
-			continue
-		}
-		for i := range rows {
-			if want := said(about(&rows[i])); saying[i] != want {
-				t.Fatalf("%s: of row %d it says\n%s, want\n%s", name, i, saying[i], want)
-			}
-		}
-	}
-}
-
-// readOther reads a run by arrow.
-func readOther(t *testing.T, data []byte) (rows []Row, saying []string) {
-	t.Helper()
-	table, err := pqarrow.ReadTable(context.Background(), bytes.NewReader(data), nil, pqarrow.ArrowReadProperties{}, memory.DefaultAllocator)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer table.Release()
-	var schema strings.Builder
-	for _, f := range table.Schema().Fields() {
-		fmt.Fprintf(&schema, "%s %s,", f.Name, f.Type)
-	}
-	const want = "session_hash int64,session utf8,first_ts timestamp[ms, tz=UTC],last_ts timestamp[ms, tz=UTC],due_ms int64,state binary," +
-		"beacons int64,visits int64,pages int64," +
-		"experiments map<utf8, struct<variation: utf8, assigned: timestamp[ms, tz=UTC], qualified: timestamp[ms, tz=UTC]>, items_nullable>," +
-		"totals map<utf8, int64, items_nullable>,"
-	if schema.String() != want {
-		t.Fatalf("schema\n%s, want\n%s", schema.String(), want)
-	}
-	rows = []Row{}
-	tr := array.NewTableReader(table, 1000)
-	defer tr.Release()
-	for tr.Next() {
-		rec := tr.Record()
-		x, totals := rec.Column(9).(*array.Map), rec.Column(10).(*array.Map)
-		item := x.Items().(*array.Struct)
-		for i := range int(rec.NumRows()) {
-			rows = append(rows, Row{
-				unflip(rec.Column(0).(*array.Int64).Value(i)), rec.Column(1).(*array.String).Value(i),
-				int64(rec.Column(2).(*array.Timestamp).Value(i)), int64(rec.Column(3).(*array.Timestamp).Value(i)),
-				rec.Column(4).(*array.Int64).Value(i), string(rec.Column(5).(*array.Binary).Value(i)),
-			})
-			text := fmt.Sprint(rec.Column(6).(*array.Int64).Value(i), rec.Column(7).(*array.Int64).Value(i), rec.Column(8).(*array.Int64).Value(i))
-			for at, end := x.ValueOffsets(i); at < end; at++ {
-				text += fmt.Sprintf(" %s=%s %d", x.Keys().(*array.String).Value(int(at)), item.Field(0).(*array.String).Value(int(at)), item.Field(1).(*array.Timestamp).Value(int(at)))
-				if q := item.Field(2).(*array.Timestamp); q.IsValid(int(at)) {
-					text += fmt.Sprint("/", q.Value(int(at)))
-				}
-			}
-			for at, end := totals.ValueOffsets(i); at < end; at++ {
-				text += fmt.Sprintf(" %s:%d", totals.Keys().(*array.String).Value(int(at)), totals.Items().(*array.Int64).Value(int(at)))
-			}
-			saying = append(saying, text)
-		}
-	}
-	return rows, saying
 }
 
 // failingReader fails for good once it has read so many bytes.

@@ -22,7 +22,7 @@ import (
 const (
 	groupRows    = 4096
 	groupBytes   = 512 << 10
-	groupEntries = 256 << 10
+	groupEntries = 64 << 10
 )
 
 // Writer encodes rows, in the order of Compare with each session once, as one Parquet file. It holds the file as it is
@@ -176,7 +176,7 @@ func (w *Writer) mapColumn(g *parquet.RowGroup, c *mapColumn) error {
 		encoding = parquet.Encoding_RLE_DICTIONARY
 		md.Type = parquet.Type_BYTE_ARRAY
 		at := int64(len(w.out))
-		md.DictionaryPageOffset = &at
+		md.DictionaryPageOffset, md.Encodings = &at, append(md.Encodings, parquet.Encoding_PLAIN)
 		if err := w.append(md, c.names.dictionary(), &parquet.PageHeader{Type: parquet.PageType_DICTIONARY_PAGE,
 			DictionaryPageHeader: &parquet.DictionaryPageHeader{NumValues: int32(len(c.names.used)), Encoding: parquet.Encoding_PLAIN}}); err != nil {
 			return err
