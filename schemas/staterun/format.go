@@ -128,14 +128,6 @@ func sameSchema(have, want []*parquet.SchemaElement) error {
 	return nil
 }
 
-// begin is where a column of a row group begins: with its dictionary, if it has one.
-func begin(md *parquet.ColumnMetaData) int64 {
-	if md.IsSetDictionaryPageOffset() {
-		return md.GetDictionaryPageOffset()
-	}
-	return md.DataPageOffset
-}
-
 // digestsKey is the footer's entry of the digests: base64 of 8 bytes, the xxhash64, for each column of each row group.
 const digestsKey = "tandem.digests"
 

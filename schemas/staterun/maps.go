@@ -1,10 +1,6 @@
 package staterun
 
-import (
-	"encoding/binary"
-
-	"tandem/schemas/bitpack"
-)
+import "tandem/schemas/pages"
 
 // maps are the values of the map columns of the row group at hand.
 type maps struct {
@@ -53,7 +49,7 @@ func (l *listing) reset() {
 // dictionary is the page of the names, plain.
 func (l *listing) dictionary() (page []byte) {
 	for _, name := range l.used {
-		page = append(binary.LittleEndian.AppendUint32(page, uint32(len(l.names[name]))), l.names[name]...)
+		page = pages.AppendText(page, l.names[name])
 	}
 	return page
 }
@@ -111,15 +107,6 @@ func (m *maps) add(about *About) {
 	}
 }
 
-// levels appends levels up to most as a page of values begins with them.
-func levels(b []byte, of []int32, most int) []byte {
-	at := len(b)
-	b = append(b, 0, 0, 0) // with the width that follows, which is known of levels, room for the size
-	b = bitpack.AppendPlaces(b, of, most+1)
-	binary.LittleEndian.PutUint32(b[at:], uint32(len(b)-at-4))
-	return b
-}
-
 // mapColumn is a column of a map as a row group has it.
 type mapColumn struct {
 	path    []string
@@ -134,10 +121,10 @@ type mapColumn struct {
 // have nulls among them, which a row without entries is not: it has no value to leave out.
 func (m *maps) flush(column func(*mapColumn) error) error {
 	x, t := &m.experiments, &m.totals
-	m.reps = levels(m.reps[:0], x.reps, 1)
-	m.defs = levels(append(m.defs[:0], m.reps...), m.isQualified, 2)
-	m.reps = levels(m.reps, x.defs, 1)
-	m.last = levels(levels(m.last[:0], t.reps, 1), t.defs, 1)
+	m.reps = pages.AppendLevels(m.reps[:0], x.reps, 1)
+	m.defs = pages.AppendLevels(append(m.defs[:0], m.reps...), m.isQualified, 2)
+	m.reps = pages.AppendLevels(m.reps, x.defs, 1)
+	m.last = pages.AppendLevels(pages.AppendLevels(m.last[:0], t.reps, 1), t.defs, 1)
 	for _, c := range [...]mapColumn{
 		{path: []string{"experiments", "key_value", "key"}, names: &x.keys, entries: len(x.reps), levels: m.reps},
 		{path: []string{"experiments", "key_value", "value", "variation"}, names: &m.variations, entries: len(x.reps), levels: m.reps},

@@ -15,6 +15,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"tandem/schemas/blob"
+	"tandem/schemas/pages"
 )
 
 // arrow's table reader must see the same rows, also where no row of a row group has an experiment or a total, or all of one name, and with
@@ -150,7 +151,7 @@ func TestDigestsOfAllColumns(t *testing.T) {
 	}
 	for i, digest := range it.digests {
 		md := it.groups[i/numColumns].Columns[i%numColumns].MetaData
-		if got := xxhash.Sum64(data[begin(md):][:md.TotalCompressedSize]); got != digest {
+		if got := xxhash.Sum64(data[pages.Begin(md):][:md.TotalCompressedSize]); got != digest {
 			t.Errorf("column %d of row group %d: digest %x, its bytes have %x", i%numColumns, i/numColumns, digest, got)
 		}
 	}

@@ -20,6 +20,7 @@ import (
 
 	"tandem/schemas/bitpack"
 	"tandem/schemas/blob"
+	"tandem/schemas/pages"
 )
 
 // Iter walks the rows of a run: call Next until it is false, then Err, then Close. Of a row only what is asked for is
@@ -125,11 +126,11 @@ func (it *Iter) footer(tail []byte) error {
 		}
 		for col, c := range g.Columns {
 			md := c.MetaData
-			if md == nil || begin(md) != end || md.TotalCompressedSize < 1 || md.TotalCompressedSize > it.info.Bytes-it.info.Tail-end {
+			if md == nil || pages.Begin(md) != end || md.TotalCompressedSize < 1 || md.TotalCompressedSize > it.info.Bytes-it.info.Tail-end {
 				return fmt.Errorf("column %d of row group %d is not where it should be", col, i)
 			}
 			end += md.TotalCompressedSize
-			if md.DataPageOffset < begin(md) || md.DataPageOffset >= end || col < numFlat && md.DataPageOffset != begin(md) {
+			if md.DataPageOffset < pages.Begin(md) || md.DataPageOffset >= end || col < numFlat && md.DataPageOffset != pages.Begin(md) {
 				return fmt.Errorf("the values of column %d of row group %d are not where they should be", col, i)
 			}
 		}

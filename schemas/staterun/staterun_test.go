@@ -21,6 +21,7 @@ import (
 	"github.com/xitongsys/parquet-go/parquet"
 
 	"tandem/schemas/blob"
+	"tandem/schemas/pages"
 )
 
 func testRows(seed uint64, n int) []Row {
@@ -236,7 +237,7 @@ func columnsForSQL(t *testing.T, data []byte, info RunInfo) (is func(i int) bool
 		for col := colState + 1; col < numColumns; col++ {
 			md := g.Columns[col].MetaData
 			for i := range md.TotalCompressedSize {
-				set[int(begin(md)+i)] = true
+				set[int(pages.Begin(md)+i)] = true
 			}
 		}
 	}
@@ -385,12 +386,12 @@ func TestFooterOutOfPlace(t *testing.T) {
 		"values behind their column": func() func() {
 			md := columns[numFlat].MetaData
 			at := md.DataPageOffset
-			md.DataPageOffset = begin(md) + md.TotalCompressedSize
+			md.DataPageOffset = pages.Begin(md) + md.TotalCompressedSize
 			return func() { md.DataPageOffset = at }
 		},
 	} {
 		undo := change()
-		tail, err := compact(foot)
+		tail, err := pages.Compact(foot)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -400,7 +401,7 @@ func TestFooterOutOfPlace(t *testing.T) {
 		}
 		undo()
 	}
-	if tail, err := compact(foot); err != nil || !bytes.Equal(tail, data[info.Bytes-info.Tail:info.Bytes-8]) {
+	if tail, err := pages.Compact(foot); err != nil || !bytes.Equal(tail, data[info.Bytes-info.Tail:info.Bytes-8]) {
 		t.Errorf("the footer is not as it was: %v", err)
 	}
 }
@@ -447,7 +448,7 @@ func FuzzRun(f *testing.F) {
 		}
 		for i := range it.digests {
 			md := it.groups[i/it.columns].Columns[i%it.columns].MetaData
-			it.digests[i] = xxhash.Sum64(data[begin(md):][:md.TotalCompressedSize])
+			it.digests[i] = xxhash.Sum64(data[pages.Begin(md):][:md.TotalCompressedSize])
 		}
 		for it.Next() {
 			_ = it.Row()

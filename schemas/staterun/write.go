@@ -3,18 +3,17 @@ package staterun
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"unicode/utf8"
 
-	"github.com/apache/thrift/lib/go/thrift"
 	"github.com/cespare/xxhash/v2"
 	"github.com/xitongsys/parquet-go/parquet"
 
 	"tandem/schemas/bitpack"
+	"tandem/schemas/pages"
 )
 
 // A row group is cut at so many rows, or once its sessions and states have so many bytes, which is what a reader holds of a run, or it
@@ -125,7 +124,7 @@ func (w *Writer) int(col int, v int64) {
 }
 
 func (w *Writer) bytes(col int, v []byte) {
-	w.pages[col] = append(binary.LittleEndian.AppendUint32(w.pages[col], uint32(len(v))), v...)
+	w.pages[col] = pages.AppendText(w.pages[col], v)
 }
 
 // flush writes the row group at hand: a chunk for each column, with its values in one page, and ahead of it one of a dictionary's names.
@@ -142,14 +141,13 @@ func (w *Writer) flush() error {
 		plain := w.pages[col]
 		w.pages[col] = plain[:0]
 		md := w.begin(c.kind, c.name)
-		if err := w.values(md, w.rows, plain, encoding); err != nil {
-			return err
-		}
 		if col == colHash {
 			least, greatest := plain[:8:8], plain[len(plain)-8:]
 			md.Statistics = &parquet.Statistics{MinValue: bytes.Clone(least), MaxValue: bytes.Clone(greatest)}
 		}
-		w.end(g, md)
+		if err := w.chunk(g, md, w.rows, encoding, plain); err != nil {
+			return err
+		}
 	}
 	if err := w.maps.flush(func(c *mapColumn) error { return w.mapColumn(g, c) }); err != nil {
 		return err
@@ -174,51 +172,31 @@ func (w *Writer) mapColumn(g *parquet.RowGroup, c *mapColumn) error {
 		w.page = bitpack.AppendDelta(w.page, c.ints)
 	default:
 		encoding = parquet.Encoding_RLE_DICTIONARY
-		md.Type = parquet.Type_BYTE_ARRAY
-		at := int64(len(w.out))
-		md.DictionaryPageOffset, md.Encodings = &at, append(md.Encodings, parquet.Encoding_PLAIN)
-		if err := w.append(md, c.names.dictionary(), &parquet.PageHeader{Type: parquet.PageType_DICTIONARY_PAGE,
-			DictionaryPageHeader: &parquet.DictionaryPageHeader{NumValues: int32(len(c.names.used)), Encoding: parquet.Encoding_PLAIN}}); err != nil {
+		md.Type, md.Encodings = parquet.Type_BYTE_ARRAY, append(md.Encodings, parquet.Encoding_PLAIN)
+		page := c.names.dictionary()
+		var err error
+		if w.out, err = pages.AppendDictionary(w.out, md, len(c.names.used), len(page), page); err != nil {
 			return err
 		}
 		w.page = bitpack.AppendPlaces(w.page, c.names.places, len(c.names.used))
 	}
-	if err := w.values(md, c.entries, w.page, encoding); err != nil {
-		return err
-	}
-	w.end(g, md)
-	return nil
+	return w.chunk(g, md, c.entries, encoding, w.page)
 }
 
-// begin begins a chunk, which end ends.
+// begin begins a chunk, which chunk writes.
 func (w *Writer) begin(kind parquet.Type, path ...string) *parquet.ColumnMetaData {
 	return &parquet.ColumnMetaData{Type: kind, PathInSchema: path, Encodings: []parquet.Encoding{parquet.Encoding_RLE}}
 }
 
-func (w *Writer) end(g *parquet.RowGroup, md *parquet.ColumnMetaData) {
-	w.digests = append(w.digests, xxhash.Sum64(w.out[begin(md):]))
-	g.Columns = append(g.Columns, &parquet.ColumnChunk{FileOffset: begin(md), MetaData: md})
-	g.TotalByteSize += md.TotalUncompressedSize
-}
-
-// values writes the page of n values.
-func (w *Writer) values(md *parquet.ColumnMetaData, n int, page []byte, encoding parquet.Encoding) error {
-	md.NumValues, md.DataPageOffset = int64(n), int64(len(w.out))
-	md.Encodings = append(md.Encodings, encoding)
-	return w.append(md, page, &parquet.PageHeader{Type: parquet.PageType_DATA_PAGE, DataPageHeader: &parquet.DataPageHeader{NumValues: int32(n), Encoding: encoding,
-		DefinitionLevelEncoding: parquet.Encoding_RLE, RepetitionLevelEncoding: parquet.Encoding_RLE}})
-}
-
-// append writes a page.
-func (w *Writer) append(md *parquet.ColumnMetaData, page []byte, header *parquet.PageHeader) error {
-	header.UncompressedPageSize, header.CompressedPageSize = int32(len(page)), int32(len(page))
-	head, err := compact(header)
-	if err != nil {
+// chunk writes the page of a column's n values, behind its dictionary if it has one, and lists it in the row group.
+func (w *Writer) chunk(g *parquet.RowGroup, md *parquet.ColumnMetaData, n int, encoding parquet.Encoding, page []byte) (err error) {
+	md.NumValues, md.Encodings = int64(n), append(md.Encodings, encoding)
+	if w.out, err = pages.AppendValues(w.out, md, encoding, len(page), page); err != nil {
 		return err
 	}
-	w.out = append(append(w.out, head...), page...)
-	md.TotalUncompressedSize += int64(len(head) + len(page))
-	md.TotalCompressedSize = md.TotalUncompressedSize
+	w.digests = append(w.digests, xxhash.Sum64(w.out[pages.Begin(md):]))
+	g.Columns = append(g.Columns, &parquet.ColumnChunk{FileOffset: pages.Begin(md), MetaData: md})
+	g.TotalByteSize += md.TotalUncompressedSize
 	return nil
 }
 
@@ -238,7 +216,7 @@ func (w *Writer) Finish() (data []byte, info RunInfo, err error) {
 
 func (w *Writer) footer() error {
 	digests, by := encodeDigests(w.digests), "tandem"
-	foot, err := compact(&parquet.FileMetaData{Version: 1, Schema: schemaElements(false), NumRows: w.info.Rows, RowGroups: w.groups,
+	foot, err := pages.Compact(&parquet.FileMetaData{Version: 1, Schema: schemaElements(false), NumRows: w.info.Rows, RowGroups: w.groups,
 		KeyValueMetadata: []*parquet.KeyValue{{Key: digestsKey, Value: &digests}}, CreatedBy: &by})
 	if err != nil {
 		return err
@@ -248,10 +226,4 @@ func (w *Writer) footer() error {
 	sum := sha256.Sum256(w.out[at:])
 	w.info.Bytes, w.info.Tail, w.info.Digest = int64(len(w.out)), int64(len(w.out)-at), hex.EncodeToString(sum[:])
 	return nil
-}
-
-func compact(v thrift.TStruct) ([]byte, error) {
-	s := thrift.NewTSerializer()
-	s.Protocol = thrift.NewTCompactProtocolFactoryConf(nil).GetProtocol(s.Transport)
-	return s.Write(context.Background(), v)
 }

@@ -10,7 +10,6 @@
 package tables
 
 import (
-	"context"
 	"encoding/binary"
 	"fmt"
 	"math"
@@ -19,11 +18,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/apache/thrift/lib/go/thrift"
 	"github.com/klauspost/compress/zstd"
 	"github.com/xitongsys/parquet-go/parquet"
 
 	"tandem/schemas/bitpack"
+	"tandem/schemas/pages"
 )
 
 // RowsName and CoverageName are the names of a window's objects in a generation; window is in ms since the epoch.
@@ -199,19 +198,18 @@ func (w *writer) chunk(c *column) (*parquet.ColumnChunk, error) {
 	case text:
 		encoding = parquet.Encoding_RLE_DICTIONARY
 		for _, v := range c.values {
-			b = append(binary.LittleEndian.AppendUint32(b, uint32(len(v))), v...)
+			b = pages.AppendText(b, v)
 		}
-		at := int64(len(w.out))
-		md.DictionaryPageOffset = &at
-		err := w.write(md, b, &parquet.PageHeader{Type: parquet.PageType_DICTIONARY_PAGE,
-			DictionaryPageHeader: &parquet.DictionaryPageHeader{NumValues: int32(len(c.values)), Encoding: parquet.Encoding_PLAIN}})
+		stored, err := w.compressed(md, b)
 		if err != nil {
+			return nil, err
+		}
+		if w.out, err = pages.AppendDictionary(w.out, md, len(c.values), len(b), stored); err != nil {
 			return nil, err
 		}
 		b = bitpack.AppendPlaces(b[:0], c.indices, len(c.values))
 	case double:
-		levels := bitpack.AppendPlaces(nil, c.known, 2)[1:] // of levels the width is known
-		b = append(binary.LittleEndian.AppendUint32(b, uint32(len(levels))), levels...)
+		b = pages.AppendLevels(b, c.known, 1)
 		for _, v := range c.doubles {
 			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(v))
 		}
@@ -224,37 +222,28 @@ func (w *writer) chunk(c *column) (*parquet.ColumnChunk, error) {
 	}
 	c.empty()
 	md.Encodings = []parquet.Encoding{parquet.Encoding_PLAIN, parquet.Encoding_RLE, encoding}
-	md.DataPageOffset = int64(len(w.out))
 	w.page = b
-	err := w.write(md, b, &parquet.PageHeader{Type: parquet.PageType_DATA_PAGE, DataPageHeader: &parquet.DataPageHeader{NumValues: int32(w.rows),
-		Encoding: encoding, DefinitionLevelEncoding: parquet.Encoding_RLE, RepetitionLevelEncoding: parquet.Encoding_RLE}})
-	first := md.DataPageOffset
-	if md.DictionaryPageOffset != nil {
-		first = *md.DictionaryPageOffset
+	stored, err := w.compressed(md, b)
+	if err != nil {
+		return nil, err
 	}
-	return &parquet.ColumnChunk{FileOffset: first, MetaData: md}, err
+	if w.out, err = pages.AppendValues(w.out, md, encoding, len(b), stored); err != nil {
+		return nil, err
+	}
+	return &parquet.ColumnChunk{FileOffset: pages.Begin(md), MetaData: md}, nil
 }
 
-// write writes a page.
-func (w *writer) write(md *parquet.ColumnMetaData, page []byte, head *parquet.PageHeader) error {
-	stored := page
-	if md.Codec == parquet.CompressionCodec_ZSTD {
-		enc, err := compressor()
-		if err != nil {
-			return err
-		}
-		w.stored = enc.EncodeAll(page, w.stored[:0])
-		stored = w.stored
+// compressed is a page as it is stored, valid until the next call.
+func (w *writer) compressed(md *parquet.ColumnMetaData, page []byte) ([]byte, error) {
+	if md.Codec != parquet.CompressionCodec_ZSTD {
+		return page, nil
 	}
-	head.UncompressedPageSize, head.CompressedPageSize = int32(len(page)), int32(len(stored))
-	b, err := compact(head)
+	enc, err := compressor()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	w.out = append(append(w.out, b...), stored...)
-	md.TotalUncompressedSize += int64(len(b) + len(page))
-	md.TotalCompressedSize += int64(len(b) + len(stored))
-	return nil
+	w.stored = enc.EncodeAll(page, w.stored[:0])
+	return w.stored, nil
 }
 
 func (k kind) physical() parquet.Type {
@@ -291,16 +280,10 @@ func (w *writer) finish() ([]byte, error) {
 		}
 		schema = append(schema, e)
 	}
-	foot, err := compact(&parquet.FileMetaData{Version: 1, Schema: schema, NumRows: w.all, RowGroups: w.groups, CreatedBy: &by})
+	foot, err := pages.Compact(&parquet.FileMetaData{Version: 1, Schema: schema, NumRows: w.all, RowGroups: w.groups, CreatedBy: &by})
 	if err != nil {
 		return nil, err
 	}
 	w.out = append(binary.LittleEndian.AppendUint32(append(w.out, foot...), uint32(len(foot))), magic...)
 	return w.out, nil
-}
-
-func compact(v thrift.TStruct) ([]byte, error) {
-	s := thrift.NewTSerializer()
-	s.Protocol = thrift.NewTCompactProtocolFactoryConf(nil).GetProtocol(s.Transport)
-	return s.Write(context.Background(), v)
 }
