@@ -30,21 +30,14 @@ type openFiles struct {
 	// Memory of tasks that are done, for the next ones: new memory takes longer to get than to fill.
 	written []*staterun.Writer
 	writers []*writer
-	// results are those of maps of a process that reduces too: they need not be stored. left is how many bytes more of them
-	// are taken.
-	results map[runKey]*rangeResult
-	left    int64
+	// What maps of a process that reduces too leave in memory (gather.go): of ranges all but their sums, and these of several at once.
+	// forSums is how many bytes they may take, typical what one of them took at most.
+	results          map[runKey]*rangeResult
+	gathers          []*gathered
+	forSums, typical int64
 
 	sums sync.Pool // *metric.Sums of maps that are done; the largest memory of a task, so it is not kept while it has no use
 }
-
-// heldResults bounds the map results in memory. Those beyond are stored, as all are where another process may reduce: whoever
-// goes on with a plan that was stopped maps again what is neither stored nor covered. Of windows of more than largeWindow records they
-// are many more than that anyway, so that holding half as many takes no more time, and leaves memory to the maps.
-const (
-	heldResults = 64 << 20
-	largeWindow = 4 << 20
-)
 
 // maxIdle bounds the files that are kept open though nobody reads them; beyond, those used longest ago are closed. maxHeldBytes
 // bounds what files hold that are held whole: where there is no room, those that nobody reads are closed, and if that is not
@@ -139,39 +132,6 @@ func (o *openFiles) takeWritten() *staterun.Writer {
 func (o *openFiles) giveWritten(w *staterun.Writer) {
 	w.Reset()
 	give(o, &o.written, w)
-}
-
-// hold keeps a map result in memory for the reduce, and says if it did.
-func (o *openFiles) hold(k runKey, res *result, sums *metric.Sums) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	bytes := sums.Bytes()
-	if bytes >= o.left {
-		return false
-	}
-	o.left -= bytes
-	o.results[k] = &rangeResult{result: *res, name: o.job.outName(k.generation, k.window, k.r, "sums"), job: o.job, sums: sums, bytes: bytes}
-	return true
-}
-
-// held gives a map result that is in memory, nil if it is not.
-func (o *openFiles) held(k runKey) *rangeResult {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	res := o.results[k]
-	delete(o.results, k)
-	return res
-}
-
-// letGo takes back the memory of a result that was held.
-func (o *openFiles) letGo(res *rangeResult) {
-	if res.sums == nil {
-		return
-	}
-	o.giveSums(res.sums)
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.left += res.bytes
 }
 
 // made keeps what is known of a run.

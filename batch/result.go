@@ -76,18 +76,14 @@ func (j *Job) encodeResult(res *result, sums *metric.Sums) ([]byte, error) {
 	return append(append(b, head...), blocks...), nil
 }
 
-// rangeResult is a result whose sums are read when they are wanted: from its object, or in the process that mapped it from
-// memory.
+// rangeResult is a result whose sums are read when they are wanted: from its object, if it is stored. One in memory has none, since they
+// are gathered (gather.go).
 type rangeResult struct {
 	result
 	name string
 	job  *Job
 
-	sums  *metric.Sums // in memory
-	bytes int64        // that they take
-	walk  *metric.Walk
-
-	from   blob.Reader // else
+	from   blob.Reader // nil in memory
 	at     int64       // of the first block
 	next   int         // the block to read next
 	stored []byte
@@ -160,12 +156,6 @@ func (res *rangeResult) readHead() error {
 
 // pages puts the next pages into p, and is false if there are none any more.
 func (res *rangeResult) pages(p *metric.Pages) (bool, error) {
-	if res.sums != nil {
-		if res.walk == nil {
-			res.walk = res.sums.Walk(res.job.cells)
-		}
-		return res.walk.Next(p), nil
-	}
 	if len(res.rest) == 0 {
 		if res.next == len(res.Blocks) {
 			return false, nil
@@ -226,11 +216,11 @@ func (j *Job) openResults(ctx context.Context, p *Plan, w *WindowPlan, files *op
 	closeAll = func() {
 		for _, res := range all {
 			res.close() // it was only read
-			files.letGo(res)
 		}
+		files.letGo(w.Window)
 	}
 	for r := range p.Bounds {
-		res := files.held(runKey{p.Generation, w.Window, r})
+		res := files.inMemory(runKey{p.Generation, w.Window, r})
 		if res == nil {
 			res, err = j.openResult(p.Generation, w.Window, r)
 		}
@@ -248,32 +238,52 @@ func (j *Job) openResults(ctx context.Context, p *Plan, w *WindowPlan, files *op
 	return all, closeAll, nil
 }
 
-// eachPages calls fn with the sums of all ranges of a window, in the order of metric.Walk. fn may change them.
-func (j *Job) eachPages(ctx context.Context, window int64, results []*rangeResult, fn func(*metric.Pages) error) error {
+// sumSource is where some of a window's sums come from.
+type sumSource struct {
+	name string
+	next func(*metric.Pages) (bool, error) // as rangeResult.pages
+}
+
+// sources are those of a window, of whose ranges these are the results.
+func (j *Job) sources(window int64, results []*rangeResult, files *openFiles) (all []sumSource) {
+	for _, sums := range files.gatheredOf(window) {
+		walk := sums.Walk(j.cells)
+		all = append(all, sumSource{"in memory", func(p *metric.Pages) (bool, error) { return walk.Next(p), nil }})
+	}
+	for _, res := range results {
+		if res.from != nil {
+			all = append(all, sumSource{res.name, res.pages})
+		}
+	}
+	return all
+}
+
+// eachPages calls fn with the sums of all sources of a window, in the order of metric.Walk. fn may change them.
+func eachPages(ctx context.Context, window int64, sources []sumSource, fn func(*metric.Pages) error) error {
 	type cursor struct {
-		res   *rangeResult
+		sumSource
 		p     metric.Pages
 		place uint64 // row, minute of the window
 	}
 	var open []*cursor
 	var total metric.Pages
-	next := func(c *cursor) (bool, error) {
-		more, err := c.res.pages(&c.p)
+	move := func(c *cursor) (bool, error) {
+		more, err := c.next(&c.p)
 		if !more || err != nil {
 			return false, err
 		}
 		minute, before := c.p.Minute-window/60000, c.place
 		if minute < 0 || minute >= WindowMS/60000 {
-			return false, fmt.Errorf("map result %s: %w: it has sums of minute %d, outside of its window", c.res.name, ErrCorrupt, c.p.Minute)
+			return false, fmt.Errorf("map result %s: %w: it has sums of minute %d, outside of its window", c.name, ErrCorrupt, c.p.Minute)
 		}
 		if c.place = uint64(c.p.Row())<<8 | uint64(minute) + 1; c.place <= before {
-			return false, fmt.Errorf("map result %s: %w: its rows are not in order", c.res.name, ErrCorrupt)
+			return false, fmt.Errorf("map result %s: %w: its rows are not in order", c.name, ErrCorrupt)
 		}
 		return true, nil
 	}
-	for _, res := range results {
-		c := &cursor{res: res}
-		more, err := next(c)
+	for _, of := range sources {
+		c := &cursor{sumSource: of}
+		more, err := move(c)
 		if err != nil {
 			return err
 		}
@@ -298,7 +308,7 @@ func (j *Job) eachPages(ctx context.Context, window int64, results []*rangeResul
 				sum = &c.p
 				continue
 			case sum != &total:
-				// Not in the first one's place: sketches of a result in memory would grow to those of all ranges, for each
+				// Not in the first one's place: sketches in memory would grow to those of all ranges, for each
 				// row and minute.
 				total.Reset()
 				total.Minute = sum.Minute
@@ -315,7 +325,7 @@ func (j *Job) eachPages(ctx context.Context, window int64, results []*rangeResul
 			more := true
 			if c.place == place {
 				var err error
-				if more, err = next(c); err != nil {
+				if more, err = move(c); err != nil {
 					return err
 				}
 			}

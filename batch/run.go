@@ -335,10 +335,7 @@ func (l *line) run(ctx context.Context) error {
 		l.job.Holds(l.holds())
 	}
 	if l.reduces {
-		l.files.left = heldResults
-		if slices.ContainsFunc(l.windows, func(w int) bool { return l.archive.Records[l.plan.Windows[w].Window] > largeWindow }) {
-			l.files.left /= 2
-		}
+		l.files.forSums = int64(l.job.parallel()) * taskSums
 	}
 	stop := context.AfterFunc(ctx, func() { l.fail(ctx.Err()) })
 	defer stop()

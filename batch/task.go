@@ -36,7 +36,7 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 	}
 	defer closeRuns()
 	out := &runWriter{job: j, generation: p.Generation, window: w.Window, r: r, w: files.takeWritten()}
-	sums := files.takeSums()
+	sums, g := files.sumsFor(w.Window, a.Records[w.Window])
 	m := newMapper(j.Chain, w.Window, j.Digest, sums, out)
 	m.onTime, m.reparse, m.unknown = j.OnTime, p.Reparse, w.Unknown
 	pace := j.pace()
@@ -50,7 +50,7 @@ func (j *Job) Map(ctx context.Context, p *Plan, window, r int, a Archive, files 
 	files.giveWritten(out.w)
 	k := runKey{p.Generation, w.Window, r}
 	res := result{Revisions: w.Revisions, Run: out.files, Digests: m.digests, Counts: m.counts}
-	if !files.hold(k, &res, sums) {
+	if g == nil || !files.added(g, k, &res) {
 		data, err := j.encodeResult(&res, sums)
 		if err != nil {
 			return Counts{}, err

@@ -36,7 +36,7 @@ func (j *Job) write(ctx context.Context, c *Covered, results []*rangeResult, fil
 		w = j.writer()
 	}
 	w.start(c, pace)
-	err := j.eachPages(ctx, c.Window, results, func(p *metric.Pages) error { return w.pages(ctx, p) })
+	err := eachPages(ctx, c.Window, j.sources(c.Window, results, files), func(p *metric.Pages) error { return w.pages(ctx, p) })
 	if err == nil {
 		err = w.end(ctx)
 	}
