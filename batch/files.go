@@ -31,10 +31,10 @@ type openFiles struct {
 	written []*staterun.Writer
 	writers []*writer
 	// What maps of a process that reduces too leave in memory (gather.go): of ranges all but their sums, and these of several at once.
-	// forSums is how many bytes they may take, typical what one of them took at most.
+	// forSums is how many bytes they may take, largest what one of them took at most.
 	results          map[runKey]*rangeResult
 	gathers          []*gathered
-	forSums, typical int64
+	forSums, largest int64
 
 	sums sync.Pool // *metric.Sums of maps that are done; the largest memory of a task, so it is not kept while it has no use
 }

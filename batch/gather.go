@@ -20,7 +20,8 @@ type gathered struct {
 // beside another map, is mapped by itself and its result stored, as all are where another process may reduce. So are all ranges of
 // configs whose sums of one take more, and of windows of more than largeWindow records: sketches of distinct visitors grow with the
 // ranges that they have, and a plan that is stopped in the middle of such a window goes on where it was. Of other windows a plan maps
-// again what is neither stored nor covered.
+// again what is neither stored nor covered. Sums that there are take all further ranges of their window and may grow beyond the bound:
+// a window below largeWindow has few.
 const (
 	taskSums    = 96 << 20
 	largeWindow = 4 << 20
@@ -34,13 +35,13 @@ func (o *openFiles) sumsFor(window, records int64) (*metric.Sums, *gathered) {
 	if o.forSums == 0 || records > largeWindow {
 		return o.takeSums(), nil
 	}
-	taken := o.typical
+	taken := o.largest
 	for _, g := range o.gathers {
 		if g.window == window && !g.busy {
 			g.busy = true
 			return g.sums, g
 		}
-		taken += max(g.bytes, o.typical)
+		taken += max(g.bytes, o.largest)
 	}
 	if taken > o.forSums {
 		return o.takeSums(), nil
@@ -62,7 +63,7 @@ func (o *openFiles) added(g *gathered, k runKey, res *result) bool {
 		return false
 	}
 	g.bytes, g.busy = bytes, false
-	o.typical = max(o.typical, bytes)
+	o.largest = max(o.largest, bytes)
 	o.results[k] = &rangeResult{result: *res, name: o.job.outName(k.generation, k.window, k.r, "sums"), job: o.job}
 	return true
 }
@@ -88,14 +89,12 @@ func (o *openFiles) gatheredOf(window int64) (all []*metric.Sums) {
 
 // letGo takes back the memory of what was gathered of a window, which is reduced, and forgets its results.
 func (o *openFiles) letGo(window int64) {
+	all := o.gatheredOf(window)
 	o.mu.Lock()
-	defer o.mu.Unlock()
 	maps.DeleteFunc(o.results, func(k runKey, _ *rangeResult) bool { return k.window == window })
-	o.gathers = slices.DeleteFunc(o.gathers, func(g *gathered) bool {
-		if g.window != window {
-			return false
-		}
-		o.giveSums(g.sums)
-		return true
-	})
+	o.gathers = slices.DeleteFunc(o.gathers, func(g *gathered) bool { return g.window == window })
+	o.mu.Unlock()
+	for _, sums := range all {
+		o.giveSums(sums) // not under the lock: to empty them takes a while
+	}
 }

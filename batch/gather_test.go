@@ -22,10 +22,7 @@ func TestGatheredBesideStored(t *testing.T) {
 		for _, stored := range [][]int{{}, {1}, {0, 2}, {0, 1, 2}} {
 			j, st := job(t, chain, objects(), 9)
 			j.Parallel = parallel
-			p, a, err := j.Plan(context.Background())
-			if err != nil {
-				t.Fatal(err)
-			}
+			p, a := planOf(t, j)
 			for _, part := range stored {
 				must(t, j.MapPart(context.Background(), p, a, part, 3))
 			}
@@ -67,7 +64,7 @@ func TestGatherBounds(t *testing.T) {
 	if gathers(o, t0, largeWindow+1) != nil {
 		t.Error("a large window is gathered")
 	}
-	o.typical = taskSums
+	o.largest = taskSums
 	if gathers(o, other, 1) != nil {
 		t.Error("a third of the largest size is gathered in room for two")
 	}
